@@ -1,0 +1,59 @@
+//! The locking protocol, pure: no async, no clock, no Kubernetes client.
+//!
+//! Everything here is `(state, event, now) → (state', what to do next)`. Time comes in as a [`Moment`], requests go out
+//! as [`Write`]s, and whoever drives a machine (the crate's own driver, the operator, a model checker) does the rest.
+//!
+//! | module | what it knows |
+//! | --- | --- |
+//! | [`record`] | what stands on a lock's Lease and on a session's Lease |
+//! | [`write`] | every guarded command: one request, with its condition and its change |
+//! | [`grant`] | who is next: "as many from the head as fit" |
+//! | [`contender`] | one client's part in one lock: acquire, wait, hold, leave |
+//! | [`session`] | this process's heartbeat |
+//! | [`observer`] | another session seen from outside: alive, or ended |
+//!
+//! This module is public for the operator and for tools. Its shape may change in any release.
+
+pub mod contender;
+pub mod grant;
+mod id;
+mod moment;
+pub mod observer;
+pub mod record;
+pub mod session;
+pub mod write;
+
+pub use id::{BadId, HolderId, SessionId, Ticket, Version};
+pub use moment::{Moment, Now};
+pub use record::{Holder, Liveness, Malformed, Record, Waiter};
+pub use write::Write;
+
+use std::time::Duration;
+
+/// How far any two machines' clocks may drift apart: 1 %.
+const DRIFT: f64 = 1.01;
+
+/// The longest duration a session may have. An absent session counts as dead after this long.
+pub const LONGEST_SESSION: Duration = Duration::from_secs(60);
+
+/// How long after it was sent a request may still be carried out by the API server, whatever the sender heard.
+///
+/// An API server works on a request for at most a minute; the rest is for what the network and etcd add.
+pub const LATEST_COMMIT: Duration = Duration::from_secs(90);
+
+/// Until when the sender of a successful renewal may believe in it.
+///
+/// An observer waits for the whole `duration` on its own clock, from the time it *received* the renewal. The sender
+/// counts from the time it *sent* it, with a clock that may be slower by [1 %](self), and stops `grace` earlier, so
+/// that what it runs can be stopped in time. A little slack pays for the way from the check to the work.
+#[must_use]
+pub fn deadline(sent: Moment, duration: Duration, grace: Duration) -> Moment {
+    let slack = (duration / 50).clamp(Duration::from_millis(10), Duration::from_millis(500));
+    sent + duration.saturating_sub(grace).div_f64(DRIFT).saturating_sub(slack)
+}
+
+/// How often something of this duration is renewed: a third of it.
+#[must_use]
+pub fn renew_interval(duration: Duration) -> Duration {
+    duration / 3
+}

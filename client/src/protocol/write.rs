@@ -1,0 +1,353 @@
+//! The guarded commands: each is one request that the API server carries out whole or not at all.
+//!
+//! A PUT or DELETE has the whole object as its condition (uid and resourceVersion). A JSON Patch has only what its
+//! `test`s name, so that waiters may join beside it. A refused PUT answers 409, a failed `test` 422.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, ToSpan};
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, CopyOperation, Patch, PatchOperation, RemoveOperation, TestOperation};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTime, ObjectMeta};
+use serde_json::{Value, json};
+
+use super::record::{
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, Liveness, OWN, Record, SessionRecord,
+    WANT, Waiter,
+};
+use super::{HolderId, SessionId, Version};
+
+/// One write to one Lease, with its condition.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// POST. Condition: no such Lease.
+    Create(Box<Lease>),
+    /// PUT. Condition: uid and resourceVersion, both in the object.
+    Replace(Box<Lease>),
+    /// JSON Patch. Condition: its `test`s.
+    Patch(Patch),
+    /// DELETE. Condition: uid and resourceVersion.
+    Delete {
+        /// `metadata.uid`.
+        uid: String,
+        /// `metadata.resourceVersion`.
+        version: Version,
+    },
+}
+
+/// By what a new holder is to live, and what it says of its duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// The session's duration, or the lock's own.
+    pub duration: Duration,
+    /// The holder lives by the lock's own renewTime, not by its session.
+    pub own: bool,
+}
+
+impl Term {
+    fn seconds(self) -> i32 {
+        i32::try_from(self.duration.as_secs()).unwrap_or(i32::MAX).max(1)
+    }
+}
+
+/// The number of the next tenancy: one more, and after the largest comes 0.
+#[must_use]
+pub fn next_transition(transitions: i32) -> i32 {
+    transitions.checked_add(1).unwrap_or(0)
+}
+
+/// Create and acquire: a Lease made on the spot, which goes when the lock is free.
+#[must_use]
+pub fn create(name: &str, id: &HolderId, term: Term, stamp: Timestamp) -> Write {
+    let mut annotations =
+        vec![(EPHEMERAL.to_owned(), "true".to_owned()), (FORMAT.to_owned(), FORMAT_1.to_owned())];
+    if term.own {
+        annotations.push((LIVENESS.to_owned(), OWN.to_owned()));
+    }
+    // No version stands before this tenancy. Its token is the version that the POST answers, so the label has none.
+    let labels = [(KIND.to_owned(), KIND_LOCK.to_owned()), (format!("{HOLDER}{}", id.session), String::new())];
+    Write::Create(Box::new(Lease {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(labels.into()),
+            annotations: Some(annotations.into_iter().collect()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(id.to_string()),
+            lease_duration_seconds: Some(term.seconds()),
+            lease_transitions: Some(0),
+            acquire_time: Some(MicroTime(stamp)),
+            renew_time: Some(MicroTime(stamp)),
+            ..LeaseSpec::default()
+        }),
+    }))
+}
+
+/// Acquire a free lock for which nobody waits. Condition: the Lease as seen.
+#[must_use]
+pub fn acquire(record: &Record, id: &HolderId, term: Term, stamp: Timestamp) -> Write {
+    let mut lease = emptied(record);
+    lease
+        .metadata
+        .labels
+        .get_or_insert_default()
+        .insert(format!("{HOLDER}{}", id.session), record.version.to_string());
+    if term.own {
+        lease.metadata.annotations.get_or_insert_default().insert(LIVENESS.to_owned(), OWN.to_owned());
+    }
+    let spec = lease.spec.get_or_insert_default();
+    spec.holder_identity = Some(id.to_string());
+    spec.lease_duration_seconds = Some(term.seconds());
+    spec.acquire_time = Some(MicroTime(stamp));
+    spec.renew_time = Some(MicroTime(stamp));
+    Write::Replace(Box::new(lease))
+}
+
+/// Release a lock for which nobody but (leftovers of) `mine` waits. Condition: the Lease as seen.
+///
+/// A Lease made on the spot is removed with it.
+#[must_use]
+pub fn release(record: &Record, mine: Option<&SessionId>) -> Write {
+    if record.ephemeral {
+        return Write::Delete { uid: record.uid.clone(), version: record.version };
+    }
+    let mut lease = emptied(record);
+    if let Some(mine) = mine {
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        for waiter in record.waiters.iter().filter(|waiter| waiter.id.session == *mine) {
+            annotations.remove(&format!("{JOIN}{}", waiter.id));
+            annotations.remove(&format!("{WANT}{}", waiter.id));
+        }
+    }
+    lease.spec.get_or_insert_default().holder_identity = Some(String::new());
+    Write::Replace(Box::new(lease))
+}
+
+/// The Lease as it stands after its holder has gone: the next tenancy, nobody's yet.
+fn emptied(record: &Record) -> Lease {
+    let mut lease = (*record.lease).clone();
+    let meta = &mut lease.metadata;
+    let labels = meta.labels.get_or_insert_default();
+    labels.retain(|key, _| !key.starts_with(HOLDER));
+    labels.insert(KIND.to_owned(), KIND_LOCK.to_owned());
+    let annotations = meta.annotations.get_or_insert_default();
+    annotations.remove(LIVENESS);
+    annotations.insert(FORMAT.to_owned(), FORMAT_1.to_owned());
+    untracked(&mut lease.metadata);
+    lease.spec.get_or_insert_default().lease_transitions = Some(next_transition(record.transitions));
+    lease
+}
+
+/// One empty entry tells the API server to stop tracking who owns which field, which costs a fifth of every write.
+fn untracked(meta: &mut ObjectMeta) {
+    if meta.managed_fields.as_ref().is_some_and(|fields| !fields.is_empty()) {
+        meta.managed_fields = Some(vec![ManagedFieldsEntry::default()]);
+    }
+}
+
+/// Hand a lock to `to`: a hand-off by its holder, an eviction by somebody else, an acquisition of a free lock by the
+/// first waiter.
+///
+/// Condition: the same tenancy with the same holder (who, if it lives by its own record, has not renewed), and the
+/// `join` keys of `to` and of those passed over as they were written. Joins may run beside it.
+#[must_use]
+pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Timestamp) -> Write {
+    let mut ops = Ops::of(record);
+    ops.test_tenancy(record);
+    if let Some(holder) = &record.holder {
+        if let (Liveness::Own(_), Some(spec)) = (&holder.liveness, &record.lease.spec) {
+            ops.test(["spec", "renewTime"], json!(spec.renew_time));
+        }
+    }
+    for waiter in record.waiters.iter().filter(|waiter| waiter.id == *to).chain(passed_over.iter().copied()) {
+        ops.remove_waiter(record, waiter);
+    }
+    for label in record.lease.metadata.labels.iter().flatten().map(|(key, _)| key) {
+        if label.starts_with(HOLDER) {
+            ops.remove(["metadata", "labels", label]);
+        }
+    }
+    ops.copy_version(["metadata", "labels", &format!("{HOLDER}{}", to.session)]);
+    if ops.has_annotation(record, LIVENESS) {
+        ops.remove(["metadata", "annotations", LIVENESS]);
+    }
+    ops.add(["spec", "holderIdentity"], json!(to.to_string()));
+    ops.add(["spec", "leaseTransitions"], json!(next_transition(record.transitions)));
+    ops.add(["spec", "acquireTime"], json!(MicroTime(stamp)));
+    ops.add(["spec", "renewTime"], json!(MicroTime(stamp)));
+    ops.write()
+}
+
+/// Join the queue. Condition: the same Lease, and this acquisition has not joined before.
+#[must_use]
+pub fn join(record: &Record, id: &HolderId) -> Write {
+    let mut ops = Ops::of(record);
+    ops.test(["metadata", "uid"], json!(record.uid));
+    let key = format!("{JOIN}{id}");
+    ops.test(["metadata", "annotations", &key], Value::Null);
+    ops.copy_version(["metadata", "annotations", &key]);
+    ops.write()
+}
+
+/// Leave the queue. Condition: the `join` key as it was written.
+#[must_use]
+pub fn cancel(record: &Record, waiter: &Waiter) -> Write {
+    let mut ops = Ops::of(record);
+    ops.test(["metadata", "uid"], json!(record.uid));
+    ops.remove_waiter(record, waiter);
+    ops.write()
+}
+
+/// Remove waiters whose sessions have ended, and nothing else. Condition: their `join` keys as they were written.
+#[must_use]
+pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
+    let mut ops = Ops::of(record);
+    ops.test(["metadata", "uid"], json!(record.uid));
+    for waiter in waiters {
+        ops.remove_waiter(record, waiter);
+    }
+    ops.write()
+}
+
+/// Free a lock from a holder that is dead, where nobody waits. Condition: the Lease as seen.
+#[must_use]
+pub fn evict(record: &Record) -> Write {
+    release(record, None)
+}
+
+/// Renew a holder that lives by the lock's own record (and make it one). Condition: the same tenancy and holder.
+///
+/// The new renewTime is always later than the one that stands there: an equal one would change nothing.
+#[must_use]
+pub fn renew(record: &Record, term: Term, stamp: Timestamp) -> Write {
+    let mut ops = Ops::of(record);
+    ops.test_tenancy(record);
+    let last = record.holder.as_ref().and_then(|holder| holder.renewed);
+    let stamp = last.and_then(|last| last.checked_add(1.microsecond()).ok()).map_or(stamp, |next| next.max(stamp));
+    ops.add(["spec", "renewTime"], json!(MicroTime(stamp)));
+    ops.add(["spec", "leaseDurationSeconds"], json!(term.seconds()));
+    ops.add(["metadata", "annotations", LIVENESS], json!(OWN));
+    ops.write()
+}
+
+/// Open a session.
+#[must_use]
+pub fn open_session(id: &SessionId, duration: Duration, stamp: Timestamp) -> Write {
+    Write::Create(Box::new(Lease {
+        metadata: ObjectMeta {
+            name: Some(id.lease_name()),
+            labels: Some([(KIND.to_owned(), KIND_SESSION.to_owned())].into()),
+            annotations: Some([(FORMAT.to_owned(), FORMAT_1.to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(id.to_string()),
+            lease_duration_seconds: Some(Term { duration, own: true }.seconds()),
+            acquire_time: Some(MicroTime(stamp)),
+            renew_time: Some(MicroTime(stamp)),
+            ..LeaseSpec::default()
+        }),
+    }))
+}
+
+/// Renew a session. Condition: the Lease as seen.
+#[must_use]
+pub fn renew_session(record: &SessionRecord, stamp: Timestamp) -> Write {
+    let mut lease = (*record.lease).clone();
+    untracked(&mut lease.metadata);
+    let spec = lease.spec.get_or_insert_default();
+    let last = spec.renew_time.as_ref().and_then(|last| last.0.checked_add(1.microsecond()).ok());
+    spec.renew_time = Some(MicroTime(last.map_or(stamp, |last| last.max(stamp))));
+    Write::Replace(Box::new(lease))
+}
+
+/// End a session, so that it cannot be renewed any more. Condition: the Lease as seen; it fails if a renewal came.
+#[must_use]
+pub fn end_session(record: &SessionRecord, by: &str) -> Write {
+    let mut lease = (*record.lease).clone();
+    untracked(&mut lease.metadata);
+    lease.spec.get_or_insert_default().holder_identity = Some(String::new());
+    lease.metadata.annotations.get_or_insert_default().insert(ENDED_BY.to_owned(), by.to_owned());
+    Write::Replace(Box::new(lease))
+}
+
+/// Remove a session's Lease. Condition: the Lease as seen.
+#[must_use]
+pub fn remove_session(record: &SessionRecord) -> Write {
+    Write::Delete { uid: record.uid.clone(), version: record.version }
+}
+
+/// A JSON Patch in the making.
+struct Ops(Vec<PatchOperation>);
+
+impl Ops {
+    /// Begins a patch. A Lease of foreign make may lack the maps that the rest needs: they are made first, each with
+    /// one entry that stays, if they are lacking still.
+    fn of(record: &Record) -> Self {
+        let mut ops = Self(Vec::with_capacity(12));
+        let meta = &record.lease.metadata;
+        for (field, map, key, value) in [
+            ("annotations", &meta.annotations, FORMAT, FORMAT_1),
+            ("labels", &meta.labels, KIND, KIND_LOCK),
+        ] {
+            let map = map.as_ref().filter(|map| !map.is_empty());
+            if map.is_none() {
+                ops.test(["metadata", field], Value::Null);
+                ops.add(["metadata", field], json!({}));
+            }
+            if map.is_none_or(|map| !map.contains_key(key)) {
+                ops.add(["metadata", field, key], json!(value));
+            }
+        }
+        if meta.managed_fields.as_ref().is_some_and(|fields| !fields.is_empty()) {
+            ops.add(["metadata", "managedFields"], json!([{}]));
+        }
+        ops
+    }
+
+    fn test_tenancy(&mut self, record: &Record) {
+        let spec = record.lease.spec.as_ref();
+        self.test(["metadata", "uid"], json!(record.uid));
+        self.test(["spec", "leaseTransitions"], json!(spec.and_then(|spec| spec.lease_transitions)));
+        self.test(["spec", "holderIdentity"], json!(spec.and_then(|spec| spec.holder_identity.as_ref())));
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as the others do")]
+    fn has_annotation(&self, record: &Record, key: &str) -> bool {
+        record.lease.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(key))
+    }
+
+    fn remove_waiter(&mut self, record: &Record, waiter: &Waiter) {
+        let key = format!("{JOIN}{}", waiter.id);
+        self.test(["metadata", "annotations", &key], json!(waiter.ticket.to_string()));
+        self.remove(["metadata", "annotations", &key]);
+        let want = format!("{WANT}{}", waiter.id);
+        if self.has_annotation(record, &want) {
+            self.remove(["metadata", "annotations", &want]);
+        }
+    }
+
+    fn test<const N: usize>(&mut self, path: [&str; N], value: Value) {
+        self.0.push(PatchOperation::Test(TestOperation { path: PointerBuf::from_tokens(path), value }));
+    }
+
+    fn add<const N: usize>(&mut self, path: [&str; N], value: Value) {
+        self.0.push(PatchOperation::Add(AddOperation { path: PointerBuf::from_tokens(path), value }));
+    }
+
+    fn remove<const N: usize>(&mut self, path: [&str; N]) {
+        self.0.push(PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path) }));
+    }
+
+    /// Sets a field to the resourceVersion that the Lease had just before this patch: the API server's own counter.
+    fn copy_version<const N: usize>(&mut self, path: [&str; N]) {
+        let from = PointerBuf::from_tokens(["metadata", "resourceVersion"]);
+        self.0.push(PatchOperation::Copy(CopyOperation { from, path: PointerBuf::from_tokens(path) }));
+    }
+
+    fn write(self) -> Write {
+        Write::Patch(Patch(self.0))
+    }
+}
