@@ -1,0 +1,194 @@
+//! What the testkit promises of clusters, namespaces and identities.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use leasehold_testkit::{Cluster, Namespace, Signal, eventually};
+use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn leases(verbs: &[&str]) -> Vec<PolicyRule> {
+    vec![PolicyRule {
+        api_groups: Some(vec!["coordination.k8s.io".into()]),
+        resources: Some(vec!["leases".into()]),
+        verbs: verbs.iter().map(|&verb| verb.into()).collect(),
+        ..PolicyRule::default()
+    }]
+}
+
+async fn create_lease(namespace: &Namespace, name: &str, owner: Option<&Pod>) -> Result<Lease> {
+    let owners: Vec<_> = owner
+        .iter()
+        .map(|pod| {
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "name": pod.metadata.name, "uid": pod.metadata.uid,
+            })
+        })
+        .collect();
+    let lease = serde_json::from_value(json!({
+        "metadata": { "name": name, "ownerReferences": owners },
+        "spec": { "holderIdentity": "somebody" },
+    }))?;
+    Ok(namespace.api::<Lease>().create(&PostParams::default(), &lease).await?)
+}
+
+#[tokio::test]
+async fn two_namespaces_have_different_names_and_default_accounts() -> Result<()> {
+    let cluster = Cluster::shared().await?;
+    let one = cluster.namespace("twins").await?;
+    let two = cluster.namespace("twins").await?;
+    assert!(one.name().starts_with("twins-"));
+    assert_ne!(one.name(), two.name());
+    // Refused without a default service account.
+    one.pod("idle", None).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_account_may_do_what_its_rules_say_and_no_more() -> Result<()> {
+    let namespace = Cluster::shared().await?.namespace("rules").await?;
+    let other = Cluster::shared().await?.namespace("rules").await?;
+    let account = namespace.service_account("reader", leases(&["list"])).await?;
+    let client = account.client()?;
+
+    Api::<Lease>::default_namespaced(client.clone()).list(&ListParams::default()).await?;
+    for (api, name) in [
+        (Api::<Lease>::namespaced(client.clone(), other.name()), "another namespace"),
+        (Api::<Lease>::all(client.clone()), "all namespaces"),
+    ] {
+        let refused = api.list(&ListParams::default()).await;
+        assert!(is_forbidden(&refused), "{name}: {refused:?}");
+    }
+    let refused = Api::<ConfigMap>::default_namespaced(client).list(&ListParams::default()).await;
+    assert!(is_forbidden(&refused), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_account_may_do_it_in_every_namespace() -> Result<()> {
+    let namespace = Cluster::shared().await?.namespace("wide").await?;
+    let account = namespace.cluster_account("reader", leases(&["list"])).await?;
+    Api::<Lease>::all(account.client()?).list(&ListParams::default()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_token_of_a_pod_account_names_the_pod_and_ends_with_it() -> Result<()> {
+    let namespace = Cluster::shared().await?.namespace("bound").await?;
+    let account = namespace.pod_account("worker", leases(&["get"])).await?;
+    let client = account.client()?;
+
+    let reviews: Api<SelfSubjectReview> = Api::all(client);
+    let review = SelfSubjectReview::default();
+    let answer = reviews.create(&PostParams::default(), &review).await?;
+    let user = answer.status.and_then(|status| status.user_info).expect("the user");
+    assert_eq!(user.username, Some(account.username()));
+    let extra = user.extra.expect("claims");
+    assert_eq!(extra["authentication.kubernetes.io/pod-name"], ["worker"]);
+    let uid = account.pod().and_then(|pod| pod.metadata.uid.clone()).expect("a pod's uid");
+    assert_eq!(extra["authentication.kubernetes.io/pod-uid"], [uid]);
+
+    namespace.api::<Pod>().delete("worker", &DeleteParams::default()).await?;
+    eventually(SOON, "the token to be refused", async || {
+        let answer = reviews.create(&PostParams::default(), &review).await;
+        ensure!(matches!(&answer, Err(kube::Error::Api(status)) if status.code == 401));
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_accounts_kubeconfig_works() -> Result<()> {
+    let cluster = Cluster::shared().await?;
+    let namespace = cluster.namespace("file").await?;
+    let account = namespace.service_account("reader", leases(&["list"])).await?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("kubeconfig");
+    account.write_kubeconfig(&path)?;
+
+    let kubeconfig = Kubeconfig::read_from(&path)?;
+    let config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    assert_eq!(config.default_namespace, namespace.name());
+    let client = Client::try_from(config)?;
+    Api::<Lease>::default_namespaced(client).list(&ListParams::default()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_deleted_pod_owned_is_collected() -> Result<()> {
+    let namespace = Cluster::shared().await?.namespace("collect").await?;
+    let pod = namespace.pod("owner", None).await?;
+    create_lease(&namespace, "owned", Some(&pod)).await?;
+    create_lease(&namespace, "free", None).await?;
+    namespace.api::<Pod>().delete("owner", &DeleteParams::default()).await?;
+    eventually(SOON, "the Lease to be collected", async || {
+        ensure!(namespace.api::<Lease>().get_opt("owned").await?.is_none());
+        Ok(())
+    })
+    .await?;
+    assert!(namespace.api::<Lease>().get_opt("free").await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dump_shows_leases_and_says_what_is_not_there() -> Result<()> {
+    let namespace = Cluster::shared().await?.namespace("dump").await?;
+    create_lease(&namespace, "shown", None).await?;
+    let dump = namespace.dump().await;
+    assert!(dump.contains("holderIdentity: somebody"), "{dump}");
+    assert!(dump.contains("# leases: 1"), "{dump}");
+    assert!(dump.contains("# distributedlocks: "), "{dump}");
+    assert!(!dump.contains("managedFields"), "{dump}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubectl_speaks_to_the_cluster() -> Result<()> {
+    let namespace = Cluster::shared().await?.namespace("kubectl").await?;
+    create_lease(&namespace, "listed", None).await?;
+    let names = namespace.kubectl(&["get", "leases", "--output=name"]).await?;
+    assert_eq!(names.trim_end(), "lease.coordination.k8s.io/listed");
+    let error = namespace.kubectl(&["get", "lease", "missing"]).await.expect_err("none such");
+    assert!(error.to_string().contains("NotFound"), "{error:#}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_api_server_comes_back_with_its_data_and_port() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let namespace = cluster.namespace("outage").await?;
+    let leases = namespace.api::<Lease>();
+    create_lease(&namespace, "kept", None).await?;
+
+    cluster.stop_apiserver().await?;
+    assert!(leases.get("kept").await.is_err());
+    assert!(cluster.stop_apiserver().await.is_err(), "it is stopped already");
+    cluster.start_apiserver().await?;
+    leases.get("kept").await?;
+
+    cluster.kill_apiserver().await?;
+    assert!(leases.get("kept").await.is_err());
+    cluster.start_apiserver().await?;
+    leases.get("kept").await?;
+
+    cluster.signal_apiserver(Signal::STOP).await?;
+    let paused = tokio::time::timeout(Duration::from_millis(300), leases.get("kept")).await;
+    assert!(paused.is_err(), "{paused:?}");
+    cluster.signal_apiserver(Signal::CONT).await?;
+    leases.get("kept").await?;
+    Ok(())
+}
+
+fn is_forbidden<T>(answer: &kube::Result<T>) -> bool {
+    matches!(answer, Err(kube::Error::Api(status)) if status.code == 403)
+}
