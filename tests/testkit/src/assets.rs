@@ -49,6 +49,15 @@ impl Assets {
     }
 }
 
+/// Builds the control plane's binaries if that has to be done, which takes
+/// minutes, with progress on standard error. [`Cluster::start`] does so too.
+/// Blocks.
+///
+/// [`Cluster::start`]: crate::Cluster::start
+pub fn build_control_plane() -> Result<()> {
+    Assets::find().map(drop)
+}
+
 /// A kubectl: in `KUBEBUILDER_ASSETS`, else the one on the path where that
 /// variable is set, else the one that `tests/controlplane` builds. Blocks.
 pub(crate) fn find_kubectl() -> Result<PathBuf> {
@@ -56,7 +65,12 @@ pub(crate) fn find_kubectl() -> Result<PathBuf> {
         let path = env::var_os("PATH").unwrap_or_default();
         return existing(&folder, "kubectl")
             .or_else(|| env::split_paths(&path).find_map(|folder| existing(&folder, "kubectl")))
-            .with_context(|| format!("there is no kubectl in {} nor on the path", folder.display()));
+            .with_context(|| {
+                format!(
+                    "there is no kubectl in {} nor on the path",
+                    folder.display()
+                )
+            });
     }
     existing(&built_folder()?, "kubectl").context("the control plane was built without kubectl")
 }

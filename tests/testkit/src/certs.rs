@@ -30,7 +30,10 @@ impl Certs {
             .distinguished_name
             .push(DnType::CommonName, "leasehold test authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
 
         let mut params = CertificateParams::new([

@@ -54,16 +54,20 @@ struct Inner {
 }
 
 impl Cluster {
-    /// The cluster of this process: the one whose kubeconfig
-    /// `LEASEHOLD_TEST_KUBECONFIG` names, else one that the first call starts.
+    /// The cluster of this process: the first call does what
+    /// [`named_or_start`](Self::named_or_start) does, the others return the same.
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<Cluster> = OnceCell::const_new();
-        SHARED
-            .get_or_try_init(async || match env::var_os(KUBECONFIG_VARIABLE) {
-                Some(path) if !path.is_empty() => Self::from_kubeconfig(Path::new(&path)).await,
-                _ => Self::start().await,
-            })
-            .await
+        SHARED.get_or_try_init(Self::named_or_start).await
+    }
+
+    /// The cluster whose kubeconfig `LEASEHOLD_TEST_KUBECONFIG` names, or a new
+    /// one where it names none.
+    pub async fn named_or_start() -> Result<Self> {
+        match env::var_os(KUBECONFIG_VARIABLE) {
+            Some(path) if !path.is_empty() => Self::from_kubeconfig(Path::new(&path)).await,
+            _ => Self::start().await,
+        }
     }
 
     /// The cluster of the current context of a kubeconfig; who uses it there
@@ -250,10 +254,9 @@ impl Cluster {
     }
 
     fn local(&self) -> Result<&Mutex<Local>> {
-        self.inner
-            .local
-            .as_ref()
-            .context("this process did not start this cluster; use Cluster::start for one of its own")
+        self.inner.local.as_ref().context(
+            "this process did not start this cluster; use Cluster::start for one of its own",
+        )
     }
 
     async fn wait_ready(&self, local: &mut Local) -> Result<()> {

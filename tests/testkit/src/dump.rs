@@ -20,9 +20,19 @@ const LOG_BYTES: usize = 20_000;
 /// Group, version, kind and plural of what is shown, in this order.
 const SHOWN: [(&str, &str, &str, &str); 6] = [
     ("coordination.k8s.io", "v1", "Lease", "leases"),
-    ("leasehold.dev", "v1alpha1", "DistributedLock", "distributedlocks"),
+    (
+        "leasehold.dev",
+        "v1alpha1",
+        "DistributedLock",
+        "distributedlocks",
+    ),
     ("leasehold.dev", "v1alpha1", "Semaphore", "semaphores"),
-    ("leasehold.dev", "v1alpha1", "ReadWriteLock", "readwritelocks"),
+    (
+        "leasehold.dev",
+        "v1alpha1",
+        "ReadWriteLock",
+        "readwritelocks",
+    ),
     ("", "v1", "Pod", "pods"),
     ("", "v1", "Event", "events"),
 ];
@@ -30,21 +40,17 @@ const SHOWN: [(&str, &str, &str, &str); 6] = [
 pub(crate) async fn namespace(client: Client, namespace: &str) -> String {
     let mut out = format!("# namespace {namespace}\n");
     for (group, version, kind, plural) in SHOWN {
-        let resource = ApiResource::from_gvk_with_plural(
-            &GroupVersionKind::gvk(group, version, kind),
-            plural,
-        );
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
         let listed = tokio::time::timeout(LIMIT, api.list(&ListParams::default())).await;
         let _ = match listed {
-            Ok(Ok(list)) => {
-                writeln!(out, "# {plural}: {}", list.items.len()).map(|()| {
-                    for object in list.items {
-                        out.push_str("---\n");
-                        out.push_str(&yaml(object));
-                    }
-                })
-            }
+            Ok(Ok(list)) => writeln!(out, "# {plural}: {}", list.items.len()).map(|()| {
+                for object in list.items {
+                    out.push_str("---\n");
+                    out.push_str(&yaml(object));
+                }
+            }),
             // Without its definition there can be none of a kind.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
                 writeln!(out, "# {plural}: no such resource in this cluster")
@@ -105,10 +111,14 @@ impl DumpOnPanic {
         let name = self.namespace.clone();
         // A runtime of its own: the test's is in the middle of going down.
         let dump = thread::spawn(move || -> Result<String> {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(async {
                 let dump = namespace(Client::try_from(config)?, &name);
-                tokio::time::timeout(LIMIT, dump).await.context("no answer from the API server")
+                tokio::time::timeout(LIMIT, dump)
+                    .await
+                    .context("no answer from the API server")
             })
         })
         .join();
@@ -119,7 +129,11 @@ impl DumpOnPanic {
         for log in &self.logs {
             let bytes = fs::read(log).unwrap_or_default();
             let end = &bytes[bytes.len().saturating_sub(LOG_BYTES)..];
-            eprintln!("# the end of {}\n{}", log.display(), String::from_utf8_lossy(end));
+            eprintln!(
+                "# the end of {}\n{}",
+                log.display(),
+                String::from_utf8_lossy(end)
+            );
         }
     }
 }

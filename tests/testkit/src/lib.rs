@@ -29,6 +29,7 @@ mod spawn;
 mod wait;
 
 pub use account::Account;
+pub use assets::build_control_plane;
 pub use cluster::{Cluster, DISPOSABLE_VARIABLE, KUBECONFIG_VARIABLE};
 pub use dump::DumpOnPanic;
 pub use namespace::Namespace;

@@ -9,7 +9,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -19,7 +21,7 @@ use crate::certs::Certs;
 use crate::spawn::{Watchdog, spawn};
 
 /// Time for a process to end after SIGTERM.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(10);
 /// The longest path that a Unix socket can have, less the socket's own name.
 const LONGEST_FOLDER: usize = 90;
 
@@ -126,12 +128,19 @@ struct Port {
 
 impl Port {
     fn reserve() -> Result<Self> {
-        let socket =
-            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let socket = socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         sockopt::set_socket_reuseport(&socket, true)?;
         bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let address = SocketAddr::try_from(getsockname(&socket)?)?;
-        Ok(Self { number: address.port(), _bound: socket })
+        Ok(Self {
+            number: address.port(),
+            _bound: socket,
+        })
     }
 }
 
@@ -203,11 +212,15 @@ impl Local {
             bail!("the API server is running already");
         }
         let folder = self.folder.path();
-        let in_folder = |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
+        let in_folder =
+            |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
         let path = |option: &str, path: &Path| format!("--{option}={}", path.display());
         let mut command = Command::new(&self.assets.apiserver);
         command
-            .arg(format!("--etcd-servers=unix://{}", folder.join("etcd.sock").display()))
+            .arg(format!(
+                "--etcd-servers=unix://{}",
+                folder.join("etcd.sock").display()
+            ))
             .arg("--bind-address=127.0.0.1")
             .arg(format!("--secure-port={}", self.port.number))
             .arg("--permit-port-sharing=true")
@@ -217,11 +230,19 @@ impl Local {
             .arg(in_folder("token-auth-file", "tokens.csv"))
             .arg("--authorization-mode=RBAC")
             .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(path("service-account-signing-key-file", &self.certs.account_key))
-            .arg(path("service-account-key-file", &self.certs.account_public_key))
+            .arg(path(
+                "service-account-signing-key-file",
+                &self.certs.account_key,
+            ))
+            .arg(path(
+                "service-account-key-file",
+                &self.certs.account_public_key,
+            ))
             .arg("--service-cluster-ip-range=10.0.0.0/24")
             // There is no node and no service to route to.
             .arg("--endpoint-reconciler-type=none")
+            // An orderly stop ends watches instead of waiting for them.
+            .arg("--shutdown-watch-termination-grace-period=2s")
             .arg("--profiling=false");
         self.apiserver = Some(Server::start("kube-apiserver", command, folder)?);
         Ok(())
@@ -237,10 +258,17 @@ impl Local {
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--root-ca-file={}", self.certs.ca.display()))
             .arg(format!("--controllers={CONTROLLERS}"))
-            .args(["--leader-elect=false", "--secure-port=0", "--profiling=false"])
+            .args([
+                "--leader-elect=false",
+                "--secure-port=0",
+                "--profiling=false",
+            ])
             .args(["--kube-api-qps=200", "--kube-api-burst=400"]);
-        self.controllers =
-            Some(Server::start("kube-controller-manager", command, self.folder.path())?);
+        self.controllers = Some(Server::start(
+            "kube-controller-manager",
+            command,
+            self.folder.path(),
+        )?);
         Ok(())
     }
 
@@ -250,7 +278,10 @@ impl Local {
 
     /// Stops the API server, with SIGKILL if `at_once`.
     pub(crate) async fn stop_apiserver(&mut self, at_once: bool) -> Result<()> {
-        let server = self.apiserver.take().context("the API server is not running")?;
+        let server = self
+            .apiserver
+            .take()
+            .context("the API server is not running")?;
         if !at_once {
             server.stop().await?;
         }
@@ -286,11 +317,15 @@ impl Local {
 fn temporary_folder() -> Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("leasehold-");
-    let folder = builder.tempdir().context("cannot make a temporary folder")?;
+    let folder = builder
+        .tempdir()
+        .context("cannot make a temporary folder")?;
     if folder.path().as_os_str().len() <= LONGEST_FOLDER {
         return Ok(folder);
     }
-    builder.tempdir_in("/tmp").context("cannot make a folder in /tmp")
+    builder
+        .tempdir_in("/tmp")
+        .context("cannot make a folder in /tmp")
 }
 
 /// Clients and peers are on sockets in the folder: no port, and nobody else's

@@ -27,7 +27,9 @@ pub struct Namespace {
 
 impl fmt::Debug for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Namespace").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Namespace")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,7 +107,10 @@ impl Namespace {
     /// objects; in its `default` service account if none is named.
     pub async fn pod(&self, name: &str, service_account: Option<&str>) -> Result<Pod> {
         self.api::<Pod>()
-            .create(&PostParams::default(), &pod_object(name, service_account.unwrap_or("default"))?)
+            .create(
+                &PostParams::default(),
+                &pod_object(name, service_account.unwrap_or("default"))?,
+            )
             .await
             .with_context(|| format!("cannot create the pod {name}"))
     }
@@ -159,7 +164,9 @@ impl Drop for Namespace {
         let config = self.cluster.config();
         let name = self.name.clone();
         let deleted = thread::spawn(move || -> Result<()> {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(async {
                 let namespaces = Api::<NamespaceObject>::all(Client::try_from(config)?);
                 let how = DeleteParams::background();

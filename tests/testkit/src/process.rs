@@ -37,7 +37,11 @@ pub fn bin(name: &str) -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    let release = if folder.ends_with("release") { " --release" } else { "" };
+    let release = if folder.ends_with("release") {
+        " --release"
+    } else {
+        ""
+    };
     bail!(
         "there is no {}; build it with: cargo build{release} --workspace --bins",
         path.display()
@@ -75,7 +79,11 @@ impl Program {
         let name = Path::new(path).file_name().unwrap_or(path);
         let mut command = Command::new(path);
         command.stdin(Stdio::null()).process_group(0);
-        Self { command, name: name.to_string_lossy().into_owned(), log: None }
+        Self {
+            command,
+            name: name.to_string_lossy().into_owned(),
+            log: None,
+        }
     }
 
     /// Adds one argument.
@@ -140,10 +148,19 @@ impl Program {
         let mut child = spawn::spawn(self.command)
             .with_context(|| format!("cannot start {}", program.display()))?;
 
-        let record = Arc::new(Mutex::new(Record { text: String::new(), log }));
+        let record = Arc::new(Mutex::new(Record {
+            text: String::new(),
+            log,
+        }));
         let (sender, lines) = unbounded_channel();
-        let stdout = child.stdout.take().context("the child has no standard output")?;
-        let stderr = child.stderr.take().context("the child has no standard error")?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("the child has no standard output")?;
+        let stderr = child
+            .stderr
+            .take()
+            .context("the child has no standard error")?;
         read_lines(stdout, Arc::clone(&record), Some(sender));
         read_lines(stderr, Arc::clone(&record), None);
         Ok(Process {
@@ -265,8 +282,16 @@ impl Process {
         .await;
         match found {
             Ok(Some(line)) => Ok(line),
-            Ok(None) => bail!("{} ended before the line came:\n{}", self.name, self.output()),
-            Err(_) => bail!("no such line of {} in {limit:?}:\n{}", self.name, self.output()),
+            Ok(None) => bail!(
+                "{} ended before the line came:\n{}",
+                self.name,
+                self.output()
+            ),
+            Err(_) => bail!(
+                "no such line of {} in {limit:?}:\n{}",
+                self.name,
+                self.output()
+            ),
         }
     }
 
@@ -302,7 +327,11 @@ impl Process {
         .await;
         match ended {
             Ok(status) => status,
-            Err(_) => bail!("{} still runs after {limit:?}:\n{}", self.name, self.output()),
+            Err(_) => bail!(
+                "{} still runs after {limit:?}:\n{}",
+                self.name,
+                self.output()
+            ),
         }
     }
 
@@ -313,7 +342,12 @@ impl Process {
     /// When it still runs after `limit` or failed; with all it has written.
     pub async fn wait_success(&mut self, limit: Duration) -> Result<()> {
         let status = self.wait_exit(limit).await?;
-        ensure!(status.success(), "{}: {status}\n{}", self.program.display(), self.output());
+        ensure!(
+            status.success(),
+            "{}: {status}\n{}",
+            self.program.display(),
+            self.output()
+        );
         Ok(())
     }
 
