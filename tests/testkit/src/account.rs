@@ -85,8 +85,8 @@ impl Account {
                 let name = format!("{}:{name}", namespace.name());
                 let metadata =
                     json!({ "name": name, "ownerReferences": [namespace.owner_reference()] });
-                let roles = Api::<ClusterRole>::all(admin.clone());
-                create(&roles, json!({ "metadata": metadata, "rules": rules })).await?;
+                let api = Api::<ClusterRole>::all(admin.clone());
+                create(&api, json!({ "metadata": metadata, "rules": rules })).await?;
                 let role = role_reference("ClusterRole", &name);
                 create::<ClusterRoleBinding>(
                     &Api::all(admin.clone()),

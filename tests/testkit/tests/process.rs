@@ -12,7 +12,7 @@ use leasehold_testkit::{Cluster, Program, Signal, bin, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Starting a cluster on a busy machine.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 
 #[tokio::test]
 async fn lines_status_and_output_of_a_child() -> Result<()> {

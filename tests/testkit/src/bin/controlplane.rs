@@ -1,5 +1,7 @@
 //! Runs a Kubernetes control plane for a person or around a command.
 
+#![expect(clippy::doc_markdown, reason = "these comments are what --help prints")]
+
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};

@@ -1,0 +1,76 @@
+# Everything that is done often in this repository. `make` lists it.
+
+CARGO ?= cargo
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+# Debug builds of all programs; the demo and the tests start them.
+BINARIES = $(TARGET)/debug
+CRDS = crds/distributedlock.yaml
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: binaries controlplane ## Watch locks at work in a control plane of their own
+	$(BINARIES)/leasehold-demo $(ARGS)
+
+.PHONY: test
+test: binaries controlplane ## Run all tests against a real control plane
+	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
+
+.PHONY: check
+check: check-format check-lints check-docs check-crds check-deps ## Check format, lints, docs, generated files, dependencies
+
+.PHONY: check-format
+check-format:
+	$(CARGO) fmt --all --check
+
+.PHONY: check-lints
+check-lints:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: check-docs
+check-docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace
+
+.PHONY: check-crds
+check-crds:
+	@$(CARGO) run --quiet --package leasehold-operator -- crds | diff -u $(CRDS) - \
+		|| { echo "$(CRDS) is not what the code says; run: make crds" >&2; exit 1; }
+
+# Advisories are left out: they need a clone of a git repository.
+.PHONY: check-deps
+check-deps:
+	@if command -v cargo-deny >/dev/null; then \
+		$(CARGO) deny check --hide-inclusion-graph bans licenses sources; \
+	else \
+		echo "cargo-deny is not installed: licences and sources of dependencies are not checked" >&2; \
+		echo "(cargo install cargo-deny --locked)" >&2; \
+	fi
+
+.PHONY: crds
+crds: ## Write the resource definitions anew from the code
+	@$(CARGO) run --quiet --package leasehold-operator -- crds > $(CRDS).new || { rm -f $(CRDS).new; exit 1; }
+	@mv $(CRDS).new $(CRDS)
+
+.PHONY: bench
+bench: controlplane ## Measure, in an optimized build
+	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
+
+.PHONY: cluster
+cluster: binaries controlplane ## Start a control plane in the background and say how to use it
+	@$(BINARIES)/controlplane up
+
+.PHONY: cluster-down
+cluster-down: binaries ## Stop it and remove all it stored
+	@$(BINARIES)/controlplane down
+
+.PHONY: controlplane
+controlplane: ## Build etcd, kube-apiserver and the like once (minutes)
+	@if [ -z "$$LEASEHOLD_TEST_KUBECONFIG$$KUBEBUILDER_ASSETS" ]; then tests/controlplane/build.sh >/dev/null; fi
+
+.PHONY: binaries
+binaries:
+	$(CARGO) build --workspace --bins
