@@ -192,6 +192,13 @@ impl Record {
         self.holder.as_ref().is_some_and(|holder| holder.id.as_ref() == Some(id))
     }
 
+    /// Whether this session holds the lock or waits for it.
+    #[must_use]
+    pub fn names(&self, session: &SessionId) -> bool {
+        let holder = self.holder.as_ref().and_then(|holder| holder.id.as_ref());
+        holder.into_iter().chain(self.waiters.iter().map(|waiter| &waiter.id)).any(|id| id.session == *session)
+    }
+
     /// Where this acquisition stands in the queue: 0 is the head.
     #[must_use]
     pub fn position(&self, id: &HolderId) -> Option<usize> {

@@ -1,0 +1,203 @@
+//! This process's heartbeat: a Lease that is renewed while anything is held or waited for.
+//!
+//! A session is opened by a POST and renewed by PUTs that carry uid and resourceVersion, so that neither can bring a
+//! name back to life. Where the answer to the POST never came, the name is given up. What is lost stays lost.
+
+use std::time::Duration;
+
+use super::record::SessionRecord;
+use super::write::{self, Write};
+use super::{Moment, Now, SessionId, deadline, renew_interval};
+
+/// One session, from its opening to its end.
+#[derive(Clone, Debug)]
+pub struct Session {
+    id: SessionId,
+    duration: Duration,
+    grace: Duration,
+    state: State,
+    /// When the request now on its way was sent.
+    sent: Option<Moment>,
+    /// Not before this time, after a failure.
+    retry_at: Moment,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// To be opened.
+    Fresh,
+    /// It stands there.
+    Open {
+        record: Box<SessionRecord>,
+        deadline: Moment,
+        renew_at: Moment,
+        /// A write was refused or its answer did not come: what stands there is to be read.
+        stale: bool,
+    },
+    /// It never came to be, or it is over.
+    Lost(Loss),
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// No renewal succeeded in time.
+    Expired,
+    /// Somebody ended it, or removed its Lease.
+    Ended,
+    /// Whether it was opened could not be told.
+    Unopened,
+}
+
+/// What a session wants to be sent, with the answer told by [`Session::answer`].
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Read the session's Lease.
+    Read,
+    /// Write to the session's Lease.
+    Write(Write),
+}
+
+/// How a request went.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// It was carried out, and this is what stands there now.
+    Is(Box<SessionRecord>),
+    /// There is no such Lease.
+    Absent,
+    /// The API server refused it, for a reason that a new look may change: nothing was written by this request.
+    Refused,
+    /// Whether it was carried out cannot be told.
+    Unclear,
+}
+
+impl Session {
+    /// A session to be opened under this name, never used before.
+    #[must_use]
+    pub fn new(id: SessionId, duration: Duration, grace: Duration) -> Self {
+        Self { id, duration, grace, state: State::Fresh, sent: None, retry_at: Moment::default() }
+    }
+
+    /// The session's name.
+    #[must_use]
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    /// Until when the session may be believed in. `None` before it is open and after it is lost.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        match &self.state {
+            State::Open { deadline, .. } => Some(*deadline),
+            State::Fresh | State::Lost(_) => None,
+        }
+    }
+
+    /// Why the session is over, if it is.
+    #[must_use]
+    pub fn loss(&self) -> Option<Loss> {
+        match &self.state {
+            State::Lost(loss) => Some(*loss),
+            State::Fresh | State::Open { .. } => None,
+        }
+    }
+
+    /// Renew at the next [`poll`](Self::poll), whether it is due or not.
+    pub fn renew_now(&mut self, now: Moment) {
+        if let State::Open { renew_at, .. } = &mut self.state {
+            *renew_at = now;
+        }
+    }
+
+    /// What is to be sent now, if anything. Nothing is while an answer is awaited.
+    pub fn poll(&mut self, now: Now) -> Option<Request> {
+        self.expire(now.moment);
+        if self.sent.is_some() || now.moment < self.retry_at {
+            return None;
+        }
+        let request = match &self.state {
+            State::Fresh => Request::Write(write::open_session(&self.id, self.duration, now.stamp)),
+            State::Open { stale: true, .. } => Request::Read,
+            State::Open { record, renew_at, .. } if now.moment >= *renew_at => {
+                Request::Write(write::renew_session(record, now.stamp))
+            }
+            State::Open { .. } | State::Lost(_) => return None,
+        };
+        self.sent = Some(now.moment);
+        Some(request)
+    }
+
+    /// When [`poll`](Self::poll) may have something to do, if nothing else happens before.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Moment> {
+        match &self.state {
+            State::Open { deadline, .. } if self.sent.is_some() => Some(*deadline),
+            State::Open { deadline, stale: true, .. } => Some(self.retry_at.min(*deadline)),
+            State::Open { deadline, renew_at, .. } => Some((*renew_at).max(self.retry_at).min(*deadline)),
+            State::Fresh | State::Lost(_) => None,
+        }
+    }
+
+    /// How long the request just polled may take: it must not outlive what it is for.
+    #[must_use]
+    pub fn time_limit(&self, now: Moment, most: Duration) -> Duration {
+        match &self.state {
+            State::Open { deadline, .. } => most.min(deadline.since(now)),
+            State::Fresh | State::Lost(_) => most,
+        }
+    }
+
+    /// The answer to the request last polled has come at `now`.
+    pub fn answer(&mut self, answer: Answer, now: Moment) {
+        let Some(sent) = self.sent.take() else { return };
+        self.expire(now);
+        match (&mut self.state, answer) {
+            (State::Lost(_), _) => {}
+            (State::Fresh, Answer::Is(record)) if record.id == self.id && !record.ended => {
+                self.state = State::Open {
+                    record,
+                    deadline: deadline(sent, self.duration, self.grace),
+                    renew_at: sent + renew_interval(self.duration),
+                    stale: false,
+                };
+                self.expire(now);
+            }
+            // Whether it stands there or not, this name is not used: a late POST must not open a session twice.
+            (State::Fresh, _) => self.state = State::Lost(Loss::Unopened),
+            (State::Open { record, .. }, Answer::Is(seen)) if seen.uid != record.uid || seen.ended => {
+                self.state = State::Lost(Loss::Ended);
+            }
+            (State::Open { .. }, Answer::Absent) => self.state = State::Lost(Loss::Ended),
+            (State::Open { record, deadline: until, renew_at, stale }, Answer::Is(seen)) => {
+                let renewed = !*stale;
+                *stale = false;
+                *record = seen;
+                if renewed {
+                    *until = deadline(sent, self.duration, self.grace).max(*until);
+                    *renew_at = sent + renew_interval(self.duration);
+                }
+                // Read, not renewed: the version is known again, and the next poll renews.
+            }
+            (State::Open { stale, .. }, Answer::Refused) => *stale = true,
+            (State::Open { stale, .. }, Answer::Unclear) => {
+                *stale = true;
+                self.retry_at = now + (self.duration / 30).min(Duration::from_millis(500));
+            }
+        }
+    }
+
+    /// The last record of the session's Lease, for closing it: with it, it can be removed or ended.
+    #[must_use]
+    pub fn record(&self) -> Option<&SessionRecord> {
+        match &self.state {
+            State::Open { record, .. } => Some(record),
+            State::Fresh | State::Lost(_) => None,
+        }
+    }
+
+    fn expire(&mut self, now: Moment) {
+        if self.deadline().is_some_and(|deadline| now >= deadline) {
+            self.state = State::Lost(Loss::Expired);
+        }
+    }
+}

@@ -85,15 +85,13 @@ pub fn create(name: &str, id: &HolderId, term: Term, stamp: Timestamp) -> Write 
     }))
 }
 
-/// Acquire a free lock for which nobody waits. Condition: the Lease as seen.
+/// Acquire a lock that is free, or whose holder is dead, for which nobody waits but those in `passed_over`, whose
+/// sessions have ended. Condition: the Lease as seen, so that nobody who has joined since is overtaken.
 #[must_use]
-pub fn acquire(record: &Record, id: &HolderId, term: Term, stamp: Timestamp) -> Write {
-    let mut lease = emptied(record);
-    lease
-        .metadata
-        .labels
-        .get_or_insert_default()
-        .insert(format!("{HOLDER}{}", id.session), record.version.to_string());
+pub fn acquire(record: &Record, id: &HolderId, passed_over: &[&Waiter], term: Term, stamp: Timestamp) -> Write {
+    let mut lease = emptied(record, passed_over);
+    let label = format!("{HOLDER}{}", id.session);
+    lease.metadata.labels.get_or_insert_default().insert(label, record.version.to_string());
     if term.own {
         lease.metadata.annotations.get_or_insert_default().insert(LIVENESS.to_owned(), OWN.to_owned());
     }
@@ -105,28 +103,22 @@ pub fn acquire(record: &Record, id: &HolderId, term: Term, stamp: Timestamp) -> 
     Write::Replace(Box::new(lease))
 }
 
-/// Release a lock for which nobody but (leftovers of) `mine` waits. Condition: the Lease as seen.
+/// Release a lock for which nobody waits but those in `dropped`, who are removed with it: a holder's own leftovers, and
+/// waiters whose sessions have ended. Also the eviction of a dead holder. Condition: the Lease as seen.
 ///
-/// A Lease made on the spot is removed with it.
+/// A Lease made on the spot goes with it.
 #[must_use]
-pub fn release(record: &Record, mine: Option<&SessionId>) -> Write {
+pub fn release(record: &Record, dropped: &[&Waiter]) -> Write {
     if record.ephemeral {
         return Write::Delete { uid: record.uid.clone(), version: record.version };
     }
-    let mut lease = emptied(record);
-    if let Some(mine) = mine {
-        let annotations = lease.metadata.annotations.get_or_insert_default();
-        for waiter in record.waiters.iter().filter(|waiter| waiter.id.session == *mine) {
-            annotations.remove(&format!("{JOIN}{}", waiter.id));
-            annotations.remove(&format!("{WANT}{}", waiter.id));
-        }
-    }
+    let mut lease = emptied(record, dropped);
     lease.spec.get_or_insert_default().holder_identity = Some(String::new());
     Write::Replace(Box::new(lease))
 }
 
 /// The Lease as it stands after its holder has gone: the next tenancy, nobody's yet.
-fn emptied(record: &Record) -> Lease {
+fn emptied(record: &Record, dropped: &[&Waiter]) -> Lease {
     let mut lease = (*record.lease).clone();
     let meta = &mut lease.metadata;
     let labels = meta.labels.get_or_insert_default();
@@ -135,6 +127,10 @@ fn emptied(record: &Record) -> Lease {
     let annotations = meta.annotations.get_or_insert_default();
     annotations.remove(LIVENESS);
     annotations.insert(FORMAT.to_owned(), FORMAT_1.to_owned());
+    for waiter in dropped {
+        annotations.remove(&format!("{JOIN}{}", waiter.id));
+        annotations.remove(&format!("{WANT}{}", waiter.id));
+    }
     untracked(&mut lease.metadata);
     lease.spec.get_or_insert_default().lease_transitions = Some(next_transition(record.transitions));
     lease
@@ -209,12 +205,6 @@ pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
         ops.remove_waiter(record, waiter);
     }
     ops.write()
-}
-
-/// Free a lock from a holder that is dead, where nobody waits. Condition: the Lease as seen.
-#[must_use]
-pub fn evict(record: &Record) -> Write {
-    release(record, None)
 }
 
 /// Renew a holder that lives by the lock's own record (and make it one). Condition: the same tenancy and holder.

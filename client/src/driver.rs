@@ -1,0 +1,489 @@
+//! The lock's driver: one task per lock that this client has to do with. It brings together the store, the clock and
+//! the protocol, and decides nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
+use tracing::{debug, info, warn};
+
+use crate::clock;
+use crate::error::LossReason;
+use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal, Wish};
+use crate::protocol::observer::Verdict;
+use crate::protocol::record::HOLDER;
+use crate::protocol::{HolderId, Moment, Record, SessionId, Version, renew_interval};
+use crate::session::{SessionUse, within};
+use crate::store::{Failure, Sight, Store};
+use crate::validity::Validity;
+
+/// What every lock's driver of a client shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) observers: Arc<crate::observers::Observers>,
+    pub(crate) session_duration: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) request_timeout: Duration,
+    /// When the next check of a lock that is merely held may be made.
+    pub(crate) next_check: AtomicU64,
+}
+
+/// How long a watch is kept for the next time, and how long a driver stays that has nothing to do.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What a lock's driver is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Begin an acquisition. If whoever asks goes away, it is given up.
+    Acquire(Box<Order>),
+    /// Release what is held.
+    Release(Option<oneshot::Sender<bool>>),
+    /// Renew a hold that lives by its own record.
+    Renew(oneshot::Sender<()>),
+    /// Somebody wants to be told of a loss at once.
+    WatchForLoss,
+    /// Give up whatever is going on.
+    ShutDown,
+}
+
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) session: SessionUse,
+    pub(crate) wish: Wish,
+    pub(crate) reply: oneshot::Sender<Result<Grant, Refusal>>,
+    /// In this process one acquisition of a lock at a time: the others queue up for this.
+    pub(crate) turn: OwnedMutexGuard<()>,
+    /// Who holds the lock and how many wait ahead, as far as known.
+    pub(crate) ahead: watch::Sender<(String, usize)>,
+}
+
+/// A hold.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) id: HolderId,
+    pub(crate) token: u64,
+    pub(crate) validity: Arc<Validity>,
+}
+
+pub(crate) struct Driver {
+    name: String,
+    shared: Arc<Shared>,
+    contender: Contender,
+    engaged: Option<Engaged>,
+    in_flight: Option<BoxFuture<'static, Answer>>,
+    watch: Option<Watch>,
+    watch_retry_at: Moment,
+    watch_failures: u32,
+    verdicts: BTreeMap<SessionId, watch::Receiver<Verdict>>,
+    releases: Vec<oneshot::Sender<bool>>,
+    renewals: Vec<oneshot::Sender<()>>,
+    busy_until: Moment,
+}
+
+/// The acquisition that is going on, or held.
+struct Engaged {
+    session: Option<SessionUse>,
+    session_over: bool,
+    session_id: SessionId,
+    reply: Option<oneshot::Sender<Result<Grant, Refusal>>>,
+    validity: Option<Arc<Validity>>,
+    deadline: Option<Moment>,
+    watch_for_loss: bool,
+    ahead: watch::Sender<(String, usize)>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+struct Watch {
+    session: SessionId,
+    sights: BoxStream<'static, Result<Sight, Failure>>,
+    used: Moment,
+}
+
+impl Driver {
+    pub(crate) fn new(name: String, shared: Arc<Shared>) -> Self {
+        let contender = Contender::new(name.clone(), shared.session_duration, shared.grace, rand::random());
+        Self {
+            name,
+            shared,
+            contender,
+            engaged: None,
+            in_flight: None,
+            watch: None,
+            watch_retry_at: Moment::default(),
+            watch_failures: 0,
+            verdicts: BTreeMap::new(),
+            releases: Vec::new(),
+            renewals: Vec::new(),
+            busy_until: clock::moment() + LINGER,
+        }
+    }
+
+    /// Runs until there has been nothing to do for a while and `may_end` says that nobody can ask for more.
+    pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, may_end: impl Fn() -> bool) {
+        loop {
+            let wake = self.step();
+            let now = clock::moment();
+            if !self.contender.is_idle() || self.engaged.is_some() {
+                self.busy_until = now + LINGER;
+            } else if now >= self.busy_until && commands.is_empty() && may_end() {
+                return;
+            }
+            let wake = wake.unwrap_or(self.busy_until).min(self.busy_until.max(now + Duration::from_millis(1)));
+            let (own_deadline, session_lost) = self.ends();
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                answer = wait_for(&mut self.in_flight) => {
+                    self.in_flight = None;
+                    self.contender.answer(answer, clock::moment());
+                }
+                sight = next_sight(&mut self.watch) => self.saw(sight),
+                (session, ended) = next_verdict(&mut self.verdicts) => self.contender.verdict(session, ended),
+                () = caller_gone(&mut self.engaged) => self.caller_gone(),
+                session = session_lost => self.session_lost(&session),
+                () = own_deadline => self.own_deadline_passed(),
+                () = clock::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Lets the protocol decide, and does what it says. Returns when to come back if nothing happens.
+    fn step(&mut self) -> Option<Moment> {
+        let mut wake = None;
+        if self.in_flight.is_none() {
+            match self.contender.poll(clock::now()) {
+                Next::Wait(at) => wake = at,
+                Next::Read => self.in_flight = Some(self.send(None)),
+                Next::Check if self.may_check() => self.in_flight = Some(self.send(None)),
+                Next::Check => {
+                    self.contender.answer(Answer::Skipped, clock::moment());
+                    wake = Some(clock::moment());
+                }
+                Next::Write(write) => self.in_flight = Some(self.send(Some(write))),
+            }
+        }
+        while let Some(notice) = self.contender.next_notice() {
+            self.tell(notice);
+        }
+        if !self.contender.is_engaged() {
+            // Whatever was not told a clean end by now has ended all the same.
+            answer_all(&mut self.releases, false);
+            self.engaged = None;
+        }
+        if let (true, Some(engaged)) = (self.contender.is_unclear(), &self.engaged) {
+            engaged.session.as_ref().inspect(|session| session.set_unclear());
+        }
+        self.observe();
+        let watch_wake = self.keep_watch();
+        if let Some(engaged) = &self.engaged {
+            let ahead = self.contender.ahead();
+            engaged.ahead.send_if_modified(|known| {
+                let changed = *known != ahead;
+                *known = ahead;
+                changed
+            });
+        }
+        wake.into_iter().chain(watch_wake).min()
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = clock::moment();
+        match command {
+            Command::Acquire(order) => {
+                let Order { session, wish, reply, turn, ahead } = *order;
+                self.contender.start(session.next_acquisition(), wish, now);
+                self.engaged = Some(Engaged {
+                    session_id: session.id().clone(),
+                    session: Some(session),
+                    session_over: false,
+                    reply: Some(reply),
+                    validity: None,
+                    deadline: None,
+                    watch_for_loss: false,
+                    ahead,
+                    _turn: turn,
+                });
+            }
+            Command::Release(reply) => {
+                self.releases.extend(reply);
+                self.contender.leave();
+            }
+            Command::Renew(done) => {
+                self.renewals.push(done);
+                self.contender.renew_now(now);
+            }
+            Command::ShutDown => {
+                if let Some(engaged) = &mut self.engaged {
+                    engaged.reply = None;
+                    engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Released));
+                }
+                self.contender.leave();
+            }
+            Command::WatchForLoss => {
+                if let Some(engaged) = &mut self.engaged {
+                    engaged.watch_for_loss = true;
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        let Some(engaged) = &mut self.engaged else { return };
+        let name = &self.name;
+        match notice {
+            Notice::Acquired { id, token, deadline } => {
+                debug!(name, %id, token, "acquired");
+                let validity = match (deadline, &engaged.session) {
+                    (Some(deadline), _) => Validity::until(deadline),
+                    (None, Some(session)) => Validity::within(session.validity().clone()),
+                    (None, None) => return,
+                };
+                if deadline.is_some() {
+                    engaged.session = None; // it lives by its own record from now on
+                }
+                let validity = Arc::new(validity);
+                engaged.validity = Some(validity.clone());
+                engaged.deadline = deadline;
+                let grant = Grant { id, token, validity };
+                if engaged.reply.take().is_none_or(|reply| reply.send(Ok(grant)).is_err()) {
+                    self.contender.leave(); // nobody wants it any more
+                }
+            }
+            Notice::Refused { id, why } => {
+                debug!(name, %id, ?why, "not acquired");
+                engaged.reply.take().map(|reply| reply.send(Err(why)));
+            }
+            Notice::Renewed(deadline) => {
+                engaged.deadline = Some(deadline);
+                if engaged.validity.as_ref().is_some_and(|validity| validity.extend_to(deadline).is_ok()) {
+                    answer_all(&mut self.renewals, ());
+                }
+            }
+            Notice::Lost(loss) => {
+                warn!(name, ?loss, "a lock was lost");
+                let reason = match loss {
+                    Loss::Expired => LossReason::Expired,
+                    Loss::Broken => LossReason::Broken,
+                };
+                engaged.validity.as_ref().inspect(|validity| validity.lose(reason));
+                self.renewals.clear();
+            }
+            Notice::Left { clean } => {
+                debug!(name, clean, "left");
+                answer_all(&mut self.releases, clean);
+            }
+        }
+    }
+
+    /// When the present acquisition may end by itself.
+    fn ends(&self) -> (impl Future<Output = ()> + use<>, impl Future<Output = SessionId> + use<>) {
+        let engaged = self.engaged.as_ref();
+        let over = |engaged: &&Engaged| {
+            engaged.validity.as_ref().is_some_and(|validity| validity.lost().is_cancelled())
+        };
+        let deadline = engaged.filter(|engaged| !over(engaged)).and_then(|engaged| engaged.deadline);
+        let session = engaged.filter(|engaged| !engaged.session_over).and_then(|engaged| engaged.session.clone());
+        let own_deadline = async move {
+            match deadline {
+                Some(deadline) => clock::sleep_until_deadline(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let session_lost = async move {
+            match session {
+                Some(session) => {
+                    session.validity().lost().cancelled().await;
+                    session.id().clone()
+                }
+                None => std::future::pending().await,
+            }
+        };
+        (own_deadline, session_lost)
+    }
+
+    /// Whoever asked for the lock does not want it any more.
+    fn caller_gone(&mut self) {
+        if let Some(engaged) = &mut self.engaged {
+            engaged.reply = None;
+        }
+        self.contender.leave();
+    }
+
+    fn session_lost(&mut self, session: &SessionId) {
+        if let Some(engaged) = &mut self.engaged {
+            engaged.session_over = true;
+        }
+        self.contender.session_lost(session);
+    }
+
+    fn own_deadline_passed(&mut self) {
+        if let Some(validity) = self.engaged.as_ref().and_then(|engaged| engaged.validity.as_ref()) {
+            let _ = validity.check();
+        }
+    }
+
+    fn send(&self, write: Option<crate::protocol::Write>) -> BoxFuture<'static, Answer> {
+        let mut limit = self.shared.request_timeout;
+        if let Some(engaged) = &self.engaged {
+            // A request must not outlive what it is for; what is over already has nothing left to lose.
+            let left = match (&engaged.validity, &engaged.session) {
+                (Some(validity), _) => validity.remaining(),
+                (None, Some(session)) => session.validity().remaining(),
+                (None, None) => Duration::ZERO,
+            };
+            limit = if left.is_zero() { limit } else { limit.min(left) };
+        }
+        let (store, name) = (self.shared.store.clone(), self.name.clone());
+        async move {
+            let answer = match &write {
+                None => within(limit, store.read(&name)).await.map(Some),
+                Some(write) => within(limit, store.write(&name, write)).await,
+            };
+            match answer {
+                Ok(Some(lease)) => match Record::parse(lease) {
+                    Ok(record) => Answer::Is(Box::new(record)),
+                    Err(malformed) => Answer::Denied(Denial::Invalid, malformed.to_string()),
+                },
+                Ok(None) | Err(Failure::Absent) => Answer::Absent,
+                Err(Failure::Refused) => Answer::Refused,
+                Err(Failure::Throttled(why)) => Answer::Throttled(why),
+                Err(Failure::Forbidden(why)) => Answer::Denied(Denial::Forbidden, why),
+                Err(Failure::Invalid(why)) => Answer::Denied(Denial::Invalid, why),
+                Err(Failure::Unclear(why)) => Answer::Unclear(why),
+            }
+        }
+        .boxed()
+    }
+
+    /// Locks that are merely held are read now and then, all of a client's together at a bounded rate.
+    fn may_check(&self) -> bool {
+        let now = u64::try_from(clock::moment().since_start().as_millis()).unwrap_or(u64::MAX);
+        let pause = u64::try_from(self.shared.session_duration.as_millis() / 10).unwrap_or(u64::MAX);
+        let grant = |next: u64| (now >= next).then_some(now.saturating_add(pause));
+        self.shared.next_check.fetch_update(Ordering::AcqRel, Ordering::Acquire, grant).is_ok()
+    }
+
+    fn observe(&mut self) {
+        let wanted = self.contender.sessions_to_observe();
+        self.verdicts.retain(|session, _| wanted.contains(session));
+        for session in wanted {
+            if let std::collections::btree_map::Entry::Vacant(entry) = self.verdicts.entry(session) {
+                let mut verdict = self.shared.observers.observe(entry.key());
+                verdict.mark_changed();
+                entry.insert(verdict);
+            }
+        }
+    }
+
+    /// Begins, keeps or ends the watch for this session's grant, and for the loss of what is held.
+    fn keep_watch(&mut self) -> Option<Moment> {
+        let now = clock::moment();
+        let session = self.engaged.as_ref().map(|engaged| &engaged.session_id);
+        let for_loss = self.engaged.as_ref().is_some_and(|engaged| engaged.watch_for_loss);
+        let held_from = if for_loss { self.contender.watch_hold_from() } else { None };
+        let wanted = self.contender.watch_from().or(held_from);
+        if let Some(watch) = &mut self.watch {
+            if session.is_some() {
+                watch.used = now;
+            }
+            if session.is_some_and(|session| *session != watch.session) || now >= watch.used + LINGER {
+                self.watch = None;
+            }
+        }
+        if let (Some(from), Some(session), None) = (wanted, session, &self.watch) {
+            if now < self.watch_retry_at {
+                return Some(self.watch_retry_at);
+            }
+            let label = format!("{HOLDER}{session}");
+            let sights = self.shared.store.watch(&self.name, Some(&label), from);
+            self.watch = Some(Watch { session: session.clone(), sights, used: now });
+        }
+        self.contender.set_watched(self.watch.is_some());
+        self.watch.as_ref().map(|watch| watch.used + LINGER)
+    }
+
+    fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {
+        match sight {
+            Some(Ok(sight)) => {
+                self.watch_failures = 0;
+                match sight {
+                    Sight::Shows(lease) => match Record::parse(*lease) {
+                        Ok(record) => self.contender.saw(record, clock::moment()),
+                        Err(malformed) => info!(name = self.name, %malformed, "an event was passed over"),
+                    },
+                    Sight::Hides(version) => self.contender.went_out_of_sight(version),
+                    Sight::Reached(Version(_)) => {}
+                }
+            }
+            end => {
+                // It ended, or failed. What was missed is read, and the watch goes on from there.
+                debug!(name = self.name, ?end, "the watch ended");
+                self.watch = None;
+                let pause = Duration::from_millis(50) * (1 << self.watch_failures.min(8));
+                self.watch_retry_at = clock::moment() + pause.min(renew_interval(self.shared.session_duration));
+                self.watch_failures += 1;
+                self.contender.doubt();
+            }
+        }
+    }
+}
+
+/// Answers all who ask. One who does not listen any more need not be told.
+pub(crate) fn answer_all<T: Copy>(askers: &mut Vec<oneshot::Sender<T>>, answer: T) {
+    for asker in askers.drain(..) {
+        let _ = asker.send(answer);
+    }
+}
+
+async fn caller_gone(engaged: &mut Option<Engaged>) {
+    match engaged.as_mut().and_then(|engaged| engaged.reply.as_mut()) {
+        Some(reply) => reply.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait_for(answer: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
+    match answer {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_sight(watch: &mut Option<Watch>) -> Option<Result<Sight, Failure>> {
+    match watch {
+        Some(watch) => watch.sights.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next word on any of the sessions that are observed.
+async fn next_verdict(verdicts: &mut BTreeMap<SessionId, watch::Receiver<Verdict>>) -> (SessionId, bool) {
+    let mut changes: FuturesUnordered<_> = verdicts
+        .iter_mut()
+        .map(|(session, verdict)| async move {
+            loop {
+                // The observer stays as long as this receiver does.
+                if verdict.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let told = *verdict.borrow_and_update();
+                if told != Verdict::Unknown {
+                    return (session.clone(), told == Verdict::Ended);
+                }
+            }
+        })
+        .collect();
+    match changes.next().await {
+        Some(told) => told,
+        None => std::future::pending().await,
+    }
+}

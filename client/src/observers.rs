@@ -1,0 +1,198 @@
+//! Watching other sessions: whose locks may be taken over, and when.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use crate::clock;
+use crate::protocol::observer::{Observer, Request, Verdict};
+use crate::protocol::record::SessionRecord;
+use crate::protocol::{LONGEST_SESSION, Moment, SessionId};
+use crate::session::within;
+use crate::store::{Failure, Sight, Store};
+
+/// A tombstone that this client made is removed after so long.
+///
+/// By then nothing of its process can come true, and whoever waits for a lock that names it has seen it ended.
+const SWEEP_AFTER: Duration = Duration::from_secs(600);
+
+/// All the sessions that a client has an eye on.
+#[derive(Debug)]
+pub(crate) struct Observers {
+    store: Arc<dyn Store>,
+    /// Who it is that ends a session, for people.
+    host: String,
+    request_timeout: Duration,
+    watched: Mutex<HashMap<SessionId, Entry>>,
+}
+
+/// What was seen of a session stays for a while after nobody looks any more: it may be asked for again, and "unchanged
+/// since then" needs the *then*.
+#[derive(Debug)]
+enum Entry {
+    Watched(watch::Sender<Verdict>),
+    Remembered(Observer, Moment),
+}
+
+impl Observers {
+    pub(crate) fn new(store: Arc<dyn Store>, host: String, request_timeout: Duration) -> Arc<Self> {
+        Arc::new(Self { store, host, request_timeout, watched: Mutex::default() })
+    }
+
+    /// Watches a session as long as the receiver lives, and ends it if it expires.
+    pub(crate) fn observe(self: &Arc<Self>, session: &SessionId) -> watch::Receiver<Verdict> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let observer = match watched.remove(session) {
+            Some(Entry::Watched(verdict)) => {
+                let receiver = verdict.subscribe();
+                watched.insert(session.clone(), Entry::Watched(verdict));
+                return receiver;
+            }
+            Some(Entry::Remembered(observer, _)) => observer,
+            None => Observer::default(),
+        };
+        let now = clock::moment();
+        watched.retain(|_, entry| !matches!(entry, Entry::Remembered(_, since) if now.since(*since) > LONGEST_SESSION * 2));
+        let (verdict, receiver) = watch::channel(observer.verdict());
+        watched.insert(session.clone(), Entry::Watched(verdict.clone()));
+        tokio::spawn(self.clone().run(session.clone(), observer, verdict));
+        receiver
+    }
+
+    async fn run(self: Arc<Self>, session: SessionId, mut observer: Observer, verdict: watch::Sender<Verdict>) {
+        let name = session.lease_name();
+        let mut sights = None;
+        let mut pause = Duration::ZERO;
+        loop {
+            if self.forget(&session, &observer, &verdict) {
+                return;
+            }
+            let told = observer.verdict();
+            if *verdict.borrow() != told {
+                verdict.send_replace(told);
+            }
+            if told == Verdict::Ended {
+                verdict.closed().await;
+                continue;
+            }
+            if let Some(request) = observer.poll(clock::moment(), &self.host) {
+                tokio::time::sleep(pause).await;
+                match self.carry_out(&session, &name, request, &mut observer).await {
+                    Ok(version) => {
+                        pause = Duration::ZERO;
+                        if let (None, Some(from)) = (&sights, version) {
+                            sights = Some(self.store.watch(&name, None, from));
+                        }
+                    }
+                    Err(failure) => {
+                        debug!(%session, %failure, "a session could not be looked at");
+                        pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(5));
+                    }
+                }
+                continue;
+            }
+            let wake = observer.wake_at();
+            tokio::select! {
+                () = clock::sleep_until(wake.unwrap_or_default()), if wake.is_some() => {}
+                () = verdict.closed() => {}
+                sight = next(&mut sights) => match sight {
+                    Some(Ok(Sight::Shows(lease))) => {
+                        if let Ok(record) = SessionRecord::parse(*lease) {
+                            observer.saw(record, clock::moment());
+                        }
+                    }
+                    Some(Ok(Sight::Hides(_))) => observer.hint_gone(),
+                    Some(Ok(Sight::Reached(_))) => {}
+                    Some(Err(_)) | None => {
+                        // Whatever was missed, a read shows; the watch goes on from there.
+                        sights = None;
+                        pause = Duration::from_millis(200);
+                        observer.hint_gone();
+                    }
+                },
+            }
+        }
+    }
+
+    /// Stops looking if nobody wants to know, and remembers what was seen.
+    fn forget(&self, session: &SessionId, observer: &Observer, verdict: &watch::Sender<Verdict>) -> bool {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: nobody can subscribe in between. One receiver count of none is enough.
+        if verdict.receiver_count() > 0 {
+            return false;
+        }
+        watched.insert(session.clone(), Entry::Remembered(observer.clone(), clock::moment()));
+        true
+    }
+
+    async fn carry_out(
+        self: &Arc<Self>,
+        session: &SessionId,
+        name: &str,
+        request: Request,
+        observer: &mut Observer,
+    ) -> Result<Option<crate::protocol::Version>, Failure> {
+        match request {
+            Request::Read => match within(self.request_timeout, self.store.read(name)).await {
+                Ok(lease) => {
+                    let record = parse(lease)?;
+                    let version = record.version;
+                    observer.read(Some(record), clock::moment());
+                    Ok(Some(version))
+                }
+                Err(Failure::Absent) => {
+                    observer.read(None, clock::moment());
+                    Ok(None)
+                }
+                Err(failure) => Err(failure),
+            },
+            Request::End(write) => {
+                let answer = within(self.request_timeout, self.store.write(name, &write)).await;
+                match answer.and_then(|lease| parse(lease.ok_or(Failure::Absent)?)) {
+                    Ok(record) => {
+                        info!(%session, "ended a session that had not been renewed for its whole duration");
+                        observer.ended(record.clone(), clock::moment());
+                        self.sweep_later(record);
+                        Ok(None)
+                    }
+                    Err(failure) => {
+                        observer.refused();
+                        match failure {
+                            Failure::Refused | Failure::Absent => Ok(None),
+                            failure => Err(failure),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Removes a tombstone in a while, if this client is still there.
+    fn sweep_later(self: &Arc<Self>, record: SessionRecord) {
+        let observers = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(SWEEP_AFTER).await;
+            if let Some(observers) = observers.upgrade() {
+                let removal = crate::protocol::write::remove_session(&record);
+                let name = record.id.lease_name();
+                // Somebody else may have been first.
+                let _ = within(observers.request_timeout, observers.store.write(&name, &removal)).await;
+            }
+        });
+    }
+}
+
+async fn next<S: StreamExt + Unpin>(stream: &mut Option<S>) -> Option<S::Item> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn parse(lease: k8s_openapi::api::coordination::v1::Lease) -> Result<SessionRecord, Failure> {
+    SessionRecord::parse(lease).map_err(|malformed| Failure::Invalid(malformed.to_string()))
+}

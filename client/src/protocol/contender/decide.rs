@@ -1,0 +1,156 @@
+//! The one request to send next, derived from what is known and what is wanted.
+
+use std::time::Duration;
+
+use super::super::write::{self, Term};
+use super::super::{HolderId, Liveness, Moment, Now, Record, Waiter, grant};
+use super::{Contender, Hold, Known, Next, Phase, Turn};
+
+impl Contender {
+    pub(super) fn next(&self, now: Now) -> Next {
+        if now.moment < self.retry_at {
+            return Next::Wait(Some(self.retry_at));
+        }
+        if let Some(cleaning) = self.clean_up(now) {
+            return cleaning;
+        }
+        match (&self.phase, &self.known) {
+            (Phase::Idle, _) if self.ghosts.is_empty() => Next::Wait(None),
+            (Phase::Idle, _) => self.read_when_due(now),
+            (Phase::Holding(hold), Known::Present(record)) => self.keep(hold, record, now),
+            (Phase::Holding(hold), Known::Unknown | Known::Absent) if hold.lost => Next::Wait(None),
+            (Phase::Seeking(turn), Known::Absent) => {
+                Next::Write(write::create(&self.name, &turn.id, self.term(), now.stamp))
+            }
+            (_, Known::Unknown | Known::Absent) => Next::Read,
+            (Phase::Seeking(turn), Known::Present(record)) => self.seek(turn, record, now),
+            (Phase::Waiting(turn), Known::Present(record)) => self.wait(turn, record, now),
+            (Phase::Confirming(_), Known::Present(record)) => {
+                Next::Write(write::renew(record, self.term(), now.stamp))
+            }
+            (Phase::Leaving(exit), Known::Present(record)) => self.depart(&exit.id, record, now),
+        }
+    }
+
+    fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Next {
+        match self.takeable(record, &turn.id, now.moment) {
+            Some(passed_over) => {
+                Next::Write(write::acquire(record, &turn.id, &passed_over, self.term(), now.stamp))
+            }
+            None if turn.wish.queue => Next::Write(write::join(record, &turn.id)),
+            None if !turn.fresh => Next::Read,
+            // An observer's word on the holder's session is awaited.
+            None => Next::Wait(Some(turn.started + turn.wish.patience)),
+        }
+    }
+
+    fn wait(&self, turn: &Turn, record: &Record, now: Now) -> Next {
+        if let Some(passed_over) = self.takeable(record, &turn.id, now.moment) {
+            return Next::Write(write::grant(record, &turn.id, &passed_over, now.stamp));
+        }
+        match (self.read_when_due(now), self.own_expiry()) {
+            (Next::Wait(Some(at)), Some(expiry)) => Next::Wait(Some(at.min(expiry))),
+            (next, _) => next,
+        }
+    }
+
+    fn keep(&self, hold: &Hold, record: &Record, now: Now) -> Next {
+        if hold.lost {
+            return Next::Wait(None);
+        }
+        if hold.own.is_some_and(|own| own.renew_at.is_some_and(|at| now.moment >= at)) {
+            return Next::Write(write::renew(record, self.term(), now.stamp));
+        }
+        let next = match self.read_when_due(now) {
+            Next::Read if self.ghosts.is_empty() => Next::Check,
+            next => next,
+        };
+        match (next, hold.own) {
+            (Next::Wait(Some(at)), Some(own)) => {
+                Next::Wait(Some(own.renew_at.map_or(own.deadline, |renew| renew.min(own.deadline)).min(at)))
+            }
+            (next, _) => next,
+        }
+    }
+
+    /// Hands the lock on, or frees it, or leaves the queue: whichever there is of `id`.
+    fn depart(&self, id: &HolderId, record: &Record, now: Now) -> Next {
+        if record.is_held_by(id) {
+            let waiting = |waiter: &&Waiter| {
+                let ours = waiter.id.session == id.session;
+                (!ours || self.turn().is_some_and(|turn| turn.id == waiter.id)) && !self.has_ended(&waiter.id.session)
+            };
+            let head = record.waiters.iter().find(waiting);
+            // A mutex has one permit, whatever its waiter asked for.
+            let permits = head.map(|head| head.permits.min(1));
+            if let (Some(head), 1) = (head, grant::served(1, permits)) {
+                let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != head.id).collect();
+                return Next::Write(write::grant(record, &head.id, &passed_over, now.stamp));
+            }
+            return Next::Write(write::release(record, &record.waiters.iter().collect::<Vec<_>>()));
+        }
+        match record.waiters.iter().find(|waiter| waiter.id == *id) {
+            Some(waiter) => Next::Write(write::cancel(record, waiter)),
+            None => Next::Wait(None),
+        }
+    }
+
+    /// What this client finds of itself on the Lease and does not want: it came true after all, and is given back.
+    fn clean_up(&self, now: Now) -> Option<Next> {
+        let Known::Present(record) = &self.known else { return None };
+        if matches!(self.phase, Phase::Leaving(_)) {
+            return None;
+        }
+        let current = self.current();
+        let unwanted = |id: &&HolderId| {
+            Some(*id) != current
+                && (self.ghosts.iter().any(|ghost| ghost.id == **id)
+                    || current.is_some_and(|current| current.session == id.session))
+        };
+        let held = record.holder.as_ref().and_then(|holder| holder.id.as_ref());
+        let id = held.into_iter().chain(record.waiters.iter().map(|waiter| &waiter.id)).find(unwanted)?;
+        Some(self.depart(id, record, now))
+    }
+
+    /// Whether `id` can take the lock now, and who is passed over: the lock is free or its holder dead, and so are all
+    /// who are ahead.
+    pub(super) fn takeable<'a>(&self, record: &'a Record, id: &HolderId, now: Moment) -> Option<Vec<&'a Waiter>> {
+        let free = match record.holder.as_ref().map(|holder| &holder.liveness) {
+            None => true,
+            Some(Liveness::Session(session)) => self.has_ended(session),
+            Some(Liveness::Own(_)) => self.own_expiry().is_some_and(|expiry| now >= expiry),
+        };
+        let ahead = record.waiters.iter().take_while(|waiter| waiter.id != *id);
+        let passed_over: Vec<_> = ahead.collect();
+        (free && passed_over.iter().all(|waiter| self.has_ended(&waiter.id.session))).then_some(passed_over)
+    }
+
+    /// When the holder expires, if it lives by its own record and does not renew it.
+    fn own_expiry(&self) -> Option<Moment> {
+        self.own_seen.as_ref().map(|(seen, since)| *since + seen.duration)
+    }
+
+    fn read_when_due(&self, now: Now) -> Next {
+        if now.moment >= self.read_at { Next::Read } else { Next::Wait(Some(self.read_at)) }
+    }
+
+    /// The lock's own duration, where the hold is to live by the lock's own record.
+    ///
+    /// It is what the user asked for, or else what the custom resource says, unless that is just the session's.
+    pub(super) fn own_duration(&self) -> Option<Duration> {
+        let asked = match &self.phase {
+            Phase::Holding(hold) => return hold.own.map(|own| own.duration),
+            _ => self.turn()?.wish.own_duration,
+        };
+        let default = match &self.known {
+            Known::Present(record) => record.default_duration.filter(|default| *default != self.session_duration),
+            Known::Unknown | Known::Absent => None,
+        };
+        asked.or(default)
+    }
+
+    fn term(&self) -> Term {
+        let own = self.own_duration();
+        Term { duration: own.unwrap_or(self.session_duration), own: own.is_some() }
+    }
+}

@@ -1,0 +1,311 @@
+//! The session's driver: one heartbeat for all that a client holds or waits for.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, oneshot};
+use tracing::{debug, warn};
+
+use crate::clock;
+use crate::driver::answer_all;
+use crate::error::{ApiError, LossReason};
+use crate::protocol::record::SessionRecord;
+use crate::protocol::session::{Answer, Loss, Request, Session};
+use crate::protocol::{HolderId, Now, SessionId, renew_interval, write};
+use crate::store::{Failure, Store};
+use crate::validity::Validity;
+
+/// What a client's sessions are like.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionOptions {
+    pub(crate) host: String,
+    pub(crate) duration: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) contact_timeout: Duration,
+}
+
+/// A client's session: opened when it is needed, closed when it is not, followed by another when it is lost.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    store: Arc<dyn Store>,
+    options: SessionOptions,
+    current: tokio::sync::Mutex<Option<Arc<Live>>>,
+}
+
+/// One session that has been opened.
+#[derive(Debug)]
+pub(crate) struct Live {
+    id: SessionId,
+    validity: Arc<Validity>,
+    acquisitions: AtomicU32,
+    uses: AtomicUsize,
+    /// It is to be renewed now, or looked at whether it is still used.
+    nudge: Notify,
+    renewals: Mutex<Vec<oneshot::Sender<()>>>,
+    /// Something sent in its name may still come true: it is to be ended, not removed.
+    unclear: AtomicBool,
+}
+
+/// A session in use. It is renewed as long as there is one of these.
+#[derive(Debug)]
+pub(crate) struct SessionUse(Arc<Live>);
+
+impl Clone for SessionUse {
+    fn clone(&self) -> Self {
+        self.0.uses.fetch_add(1, Ordering::AcqRel);
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for SessionUse {
+    fn drop(&mut self) {
+        if self.0.uses.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.nudge.notify_one();
+        }
+    }
+}
+
+impl SessionUse {
+    pub(crate) fn id(&self) -> &SessionId {
+        &self.0.id
+    }
+
+    pub(crate) fn validity(&self) -> &Arc<Validity> {
+        &self.0.validity
+    }
+
+    /// An id for an acquisition, never used before.
+    pub(crate) fn next_acquisition(&self) -> HolderId {
+        HolderId { session: self.0.id.clone(), n: self.0.acquisitions.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Renews the session now. Resolves when a renewal has been carried out; never if the session is lost.
+    pub(crate) fn renew(&self) -> oneshot::Receiver<()> {
+        let (done, renewed) = oneshot::channel();
+        self.0.renewals.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+        self.0.nudge.notify_one();
+        renewed
+    }
+
+    /// Something sent in the session's name may still come true.
+    pub(crate) fn set_unclear(&self) {
+        self.0.unclear.store(true, Ordering::Release);
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(store: Arc<dyn Store>, options: SessionOptions) -> Arc<Self> {
+        Arc::new(Self { store, options, current: tokio::sync::Mutex::default() })
+    }
+
+    /// The session, opened if there is none.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Result<SessionUse, ApiError> {
+        let mut current = self.current.lock().await;
+        if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok()) {
+            live.uses.fetch_add(1, Ordering::AcqRel);
+            return Ok(SessionUse(live.clone()));
+        }
+        let give_up = clock::moment() + self.options.contact_timeout;
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let failure = match self.open().await {
+                Ok(live) => {
+                    *current = Some(live.clone());
+                    return Ok(SessionUse(live));
+                }
+                Err(failure) => failure,
+            };
+            let message = failure.to_string();
+            match failure {
+                Failure::Forbidden(_) => return Err(ApiError::Forbidden { message }),
+                // A namespace that is not there answers so. It will not come by waiting.
+                Failure::Invalid(_) => return Err(ApiError::Invalid { message }),
+                Failure::Absent => {
+                    let message = "the namespace does not exist".to_owned();
+                    return Err(ApiError::Invalid { message });
+                }
+                Failure::Refused | Failure::Throttled(_) | Failure::Unclear(_) => {}
+            }
+            if clock::moment() + pause >= give_up {
+                return Err(ApiError::Unavailable { message });
+            }
+            debug!(message, "no session could be opened yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Opens a session under a new name. One whose opening is unclear is given up: its name is not used again.
+    async fn open(self: &Arc<Self>) -> Result<Arc<Live>, Failure> {
+        let id = SessionId::new(&self.options.host, &random_name());
+        let mut session = Session::new(id.clone(), self.options.duration, self.options.grace);
+        let now = clock::now();
+        let Some(Request::Write(post)) = session.poll(now) else {
+            return Err(Failure::Unclear("the session is not to be opened".to_owned()));
+        };
+        let name = id.lease_name();
+        let timeout = self.options.request_timeout;
+        let lease = within(timeout, self.store.write(&name, &post)).await?;
+        let record = lease.ok_or(Failure::Absent).and_then(parse)?;
+        session.answer(Answer::Is(Box::new(record)), clock::moment());
+        let Some(deadline) = session.deadline() else {
+            return Err(Failure::Unclear("the session was opened too late".to_owned()));
+        };
+        debug!(session = %id, "opened a session");
+        let live = Arc::new(Live {
+            id,
+            validity: Arc::new(Validity::until(deadline)),
+            acquisitions: AtomicU32::new(1),
+            uses: AtomicUsize::new(1),
+            nudge: Notify::new(),
+            renewals: Mutex::default(),
+            unclear: AtomicBool::new(false),
+        });
+        tokio::spawn(drive(self.clone(), session, live.clone()));
+        Ok(live)
+    }
+
+    /// Closes the session whether it is used or not: what is held by it is lost.
+    pub(crate) async fn close(&self) {
+        if let Some(live) = self.current.lock().await.take() {
+            live.validity.lose(LossReason::Released);
+            live.nudge.notify_one();
+        }
+    }
+
+    /// Waits until the session just closed has been removed or ended, as far as that can be done.
+    pub(crate) async fn remove(&self, id: &SessionId, unclear: bool) -> Result<(), Failure> {
+        let name = id.lease_name();
+        let lease = match within(self.options.request_timeout, self.store.read(&name)).await {
+            Err(Failure::Absent) => return Ok(()),
+            lease => lease?,
+        };
+        let record = parse(lease)?;
+        let write = if unclear {
+            write::end_session(&record, "its process shut down with a request still unanswered")
+        } else {
+            write::remove_session(&record)
+        };
+        within(self.options.request_timeout, self.store.write(&name, &write)).await.map(drop)
+    }
+}
+
+/// Runs one session until it is lost or nobody uses it.
+async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
+    let name = session.id().lease_name();
+    let mut in_flight: Option<BoxFuture<'_, Answer>> = None;
+    let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
+    let mut used = clock::moment();
+    loop {
+        let now = clock::now();
+        if live.uses.load(Ordering::Acquire) > 0 {
+            used = now.moment;
+        }
+        if in_flight.is_none() {
+            let idle = now.moment.since(used) >= renew_interval(sessions.options.duration);
+            if idle && retire(&sessions, &live).await {
+                break;
+            }
+            in_flight = session.poll(now).map(|request| send(&sessions, &session, &name, request, now));
+        }
+        let deadline = match (session.deadline(), session.loss()) {
+            (Some(deadline), _) => deadline,
+            (None, loss) => {
+                let reason = if loss == Some(Loss::Ended) { LossReason::SessionEnded } else { LossReason::Expired };
+                warn!(session = %live.id, %reason, "the session is lost, and with it all that is held by it");
+                live.validity.lose(reason);
+                break;
+            }
+        };
+        let wake = session.wake_at().unwrap_or(deadline);
+        tokio::select! {
+            answer = async { in_flight.as_mut().expect("polled only if there is one").await }, if in_flight.is_some() => {
+                in_flight = None;
+                let renewed = session.deadline();
+                session.answer(answer, clock::moment());
+                if let Some(deadline) = session.deadline() {
+                    let _ = live.validity.extend_to(deadline);
+                    if Some(deadline) != renewed {
+                        answer_all(&mut waiting, ());
+                    }
+                }
+            }
+            () = clock::sleep_until_deadline(wake.min(deadline)) => {}
+            () = live.nudge.notified() => {
+                waiting.append(&mut live.renewals.lock().unwrap_or_else(PoisonError::into_inner));
+                if !waiting.is_empty() {
+                    session.renew_now(clock::moment());
+                }
+            }
+            () = live.validity.lost().cancelled() => break,
+        }
+    }
+    drop(in_flight);
+    // Whoever still holds something by this session has been told. Its Lease stands until they have let go.
+    while live.uses.load(Ordering::Acquire) > 0 {
+        live.nudge.notified().await;
+    }
+    let unclear = live.unclear.load(Ordering::Acquire);
+    for _ in 0..3 {
+        match sessions.remove(&live.id, unclear).await {
+            Ok(()) => return,
+            Err(failure) => debug!(session = %live.id, %failure, "the session's Lease could not be removed yet"),
+        }
+    }
+}
+
+/// Closes a session that nobody uses, unless somebody has just begun to.
+async fn retire(sessions: &Sessions, live: &Arc<Live>) -> bool {
+    let mut current = sessions.current.lock().await;
+    if live.uses.load(Ordering::Acquire) > 0 {
+        return false;
+    }
+    if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
+        *current = None;
+    }
+    live.validity.lose(LossReason::Released);
+    true
+}
+
+fn send<'a>(sessions: &'a Sessions, session: &Session, name: &'a str, request: Request, now: Now) -> BoxFuture<'a, Answer> {
+    let limit = session.time_limit(now.moment, sessions.options.request_timeout);
+    async move {
+        let answer = match &request {
+            Request::Read => within(limit, sessions.store.read(name)).await.map(Some),
+            Request::Write(write) => within(limit, sessions.store.write(name, write)).await,
+        };
+        match (answer.and_then(|lease| lease.ok_or(Failure::Absent)).and_then(parse), &request) {
+            (Ok(record), _) => Answer::Is(Box::new(record)),
+            (Err(Failure::Absent), Request::Read) => Answer::Absent,
+            // The write was refused, or found nothing: a read will tell why.
+            (Err(Failure::Refused | Failure::Absent), Request::Write(_)) => Answer::Refused,
+            (Err(failure), _) => {
+                warn!(%failure, "the session's renewal did not succeed; it is tried again");
+                Answer::Unclear
+            }
+        }
+    }
+    .boxed()
+}
+
+fn parse(lease: k8s_openapi::api::coordination::v1::Lease) -> Result<SessionRecord, Failure> {
+    SessionRecord::parse(lease).map_err(|malformed| Failure::Invalid(malformed.to_string()))
+}
+
+/// A request that is given up after `limit`. What came of it is then not known.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let late = || Err(Failure::Unclear(format!("no answer within {limit:?}")));
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| late())
+}
+
+fn random_name() -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    (0..10).map(|_| char::from(LETTERS[usize::from(rand::random::<u8>()) % LETTERS.len()])).collect()
+}

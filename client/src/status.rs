@@ -1,0 +1,170 @@
+//! Looking at a lock without taking it.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::error::{ApiError, ReadError};
+use crate::lock::Lock;
+use crate::protocol::{Liveness, Record, Version, renew_interval};
+use crate::session::within;
+use crate::store::{Failure, Sight};
+
+/// What a lock looks like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct LockStatus {
+    /// The lock's name.
+    pub name: String,
+    /// Who holds it, if anybody does.
+    ///
+    /// A holder that has died stands here until somebody takes the lock over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<HolderStatus>,
+    /// Who waits for it, first come first.
+    pub waiters: Vec<WaiterStatus>,
+}
+
+/// Who holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct HolderStatus {
+    /// The holder's identity, as it stands on the Lease.
+    pub identity: String,
+    /// The pod's or host's name, possibly cut, where the holder is a client of this crate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Since when, by the clock of whoever wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// The fencing token, where the Lease tells it: not for the first holder of a lock made on the spot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// For how many seconds the hold lives without a renewal, where it lives by the lock's own Lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_duration_seconds: Option<u64>,
+}
+
+/// Who waits for a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct WaiterStatus {
+    /// The waiter's identity.
+    pub identity: String,
+    /// The pod's or host's name, possibly cut.
+    pub host: String,
+    /// The place in the queue: smaller is earlier, and gaps mean nothing.
+    pub ticket: u64,
+}
+
+impl LockStatus {
+    /// What a lock's record says. `None` where there is no Lease: the lock is free, and nobody has to do with it.
+    #[must_use]
+    pub fn of(name: &str, record: Option<&Record>) -> Self {
+        let holder = record.and_then(|record| record.holder.as_ref()).map(|holder| HolderStatus {
+            identity: holder.identity.clone(),
+            host: holder.id.as_ref().map(|id| id.session.host().to_owned()),
+            since: holder.acquired,
+            token: holder.token,
+            lease_duration_seconds: match holder.liveness {
+                Liveness::Own(duration) => Some(duration.as_secs()),
+                Liveness::Session(_) => None,
+            },
+        });
+        let waiters = record.map(|record| &record.waiters).into_iter().flatten();
+        let waiters = waiters.map(|waiter| WaiterStatus {
+            identity: waiter.id.to_string(),
+            host: waiter.id.session.host().to_owned(),
+            ticket: waiter.ticket.0,
+        });
+        Self { name: name.to_owned(), holder, waiters: waiters.collect() }
+    }
+
+    /// Somebody holds the lock, as far as the Lease tells.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.holder.is_some()
+    }
+}
+
+impl Lock {
+    /// Who holds the lock, since when, and who waits. It costs one read.
+    ///
+    /// # Cancel safety
+    /// It only reads.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the Lease could not be read.
+    pub async fn status(&self) -> Result<LockStatus, ReadError> {
+        let record = self.read().await?;
+        Ok(LockStatus::of(&self.name, record.as_ref()))
+    }
+
+    /// Whether somebody holds the lock. It costs one read, and what it says may be over by the time it is heard.
+    ///
+    /// # Cancel safety
+    /// It only reads.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the Lease could not be read.
+    pub async fn is_locked(&self) -> Result<bool, ReadError> {
+        Ok(self.status().await?.is_locked())
+    }
+
+    /// Waits until nobody holds the lock, without queueing up for it.
+    ///
+    /// It watches, and reads again now and then. Between two holders a lock is free only if nobody waits for it, since
+    /// it is handed on straight to the next.
+    ///
+    /// # Cancel safety
+    /// It only reads.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the Lease could not be read at first. Later outages are ridden out.
+    pub async fn wait_until_free(&self) -> Result<(), ReadError> {
+        let mut record = self.read().await?;
+        loop {
+            let Some(held) = record.filter(|record| record.holder.is_some()) else { return Ok(()) };
+            let shared = &self.client.inner().shared;
+            let mut sights = shared.store.watch(&self.name, None, held.version);
+            let again = tokio::time::sleep(renew_interval(shared.session_duration));
+            tokio::pin!(again);
+            record = loop {
+                tokio::select! {
+                    sight = sights.next() => match sight {
+                        Some(Ok(Sight::Shows(lease))) => match Record::parse(*lease) {
+                            Ok(record) if record.holder.is_none() => break Some(record),
+                            _ => {}
+                        },
+                        Some(Ok(Sight::Reached(Version(_)))) => {}
+                        Some(Ok(Sight::Hides(_)) | Err(_)) | None => {
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                            break self.read().await.unwrap_or(Some(held));
+                        }
+                    },
+                    () = &mut again => break self.read().await.unwrap_or(Some(held)),
+                }
+            };
+        }
+    }
+
+    async fn read(&self) -> Result<Option<Record>, ReadError> {
+        let shared = &self.client.inner().shared;
+        let message = match within(shared.request_timeout, shared.store.read(&self.name)).await {
+            Ok(lease) => return Ok(Some(Record::parse(lease)?)),
+            Err(Failure::Absent) => return Ok(None),
+            Err(failure) => failure,
+        };
+        let source = match message {
+            Failure::Forbidden(message) => ApiError::Forbidden { message },
+            Failure::Invalid(message) => ApiError::Invalid { message },
+            failure => ApiError::Unavailable { message: failure.to_string() },
+        };
+        Err(ReadError::Api { name: self.name.to_string(), source })
+    }
+}

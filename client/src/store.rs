@@ -1,0 +1,63 @@
+//! The Lease API of one namespace, as the driver sees it.
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use k8s_openapi::api::coordination::v1::Lease;
+
+use crate::protocol::{Version, Write};
+
+mod kube;
+mod memory;
+
+pub use self::kube::KubeStore;
+pub use self::memory::MemoryStore;
+
+/// The Leases of one namespace.
+///
+/// Every call sends one request, once: whoever calls decides whether to send again, and limits its time.
+pub trait Store: std::fmt::Debug + Send + Sync + 'static {
+    /// Reads a Lease, consistently: nothing older than the begin of the call.
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>>;
+
+    /// Carries out a write. `None` after a removal.
+    fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>>;
+
+    /// Watches a Lease from this version on, only while it has `label` if one is given.
+    ///
+    /// The stream ends when the API server ends it, and after a failure.
+    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>>;
+}
+
+/// What a watch shows.
+#[derive(Clone, Debug)]
+pub enum Sight {
+    /// The Lease, as it stands.
+    Shows(Box<Lease>),
+    /// At this version it was removed, or lost the label. How it was then is not told.
+    Hides(Version),
+    /// Nothing has happened up to this version.
+    Reached(Version),
+}
+
+/// Why a request did not do what it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// There is no such Lease.
+    #[error("not found")]
+    Absent,
+    /// The condition did not hold. Nothing was written.
+    #[error("refused: the object is not as it was seen")]
+    Refused,
+    /// Too many requests, or not logged in. Nothing was written, and later it may be.
+    #[error("not now: {0}")]
+    Throttled(String),
+    /// Not allowed. Nothing was written.
+    #[error("{0}")]
+    Forbidden(String),
+    /// Not valid. Nothing was written.
+    #[error("{0}")]
+    Invalid(String),
+    /// Whether it was carried out cannot be told.
+    #[error("{0}")]
+    Unclear(String),
+}

@@ -1,0 +1,122 @@
+//! Leases in a Kubernetes API server.
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams};
+use kube::{Api, Client, Config};
+
+use super::{Failure, Sight, Store};
+use crate::protocol::{Version, Write};
+
+/// A watch is begun anew after this many seconds, so that one that has silently died is noticed.
+const WATCH_SECONDS: u32 = 240;
+
+/// The Leases of one namespace of a Kubernetes API server.
+///
+/// It has a connection pool of its own: lock traffic waits behind nothing else.
+#[derive(Clone)]
+pub struct KubeStore {
+    leases: Api<Lease>,
+}
+
+impl std::fmt::Debug for KubeStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubeStore").field("leases", &self.leases.resource_url()).finish()
+    }
+}
+
+impl KubeStore {
+    /// Connects to the API server that `config` names. No request is sent yet.
+    ///
+    /// Retries are switched off whatever `config` says: a write that is sent twice behind the protocol's back can land
+    /// after its deadline.
+    ///
+    /// # Errors
+    /// What [`kube::Client`] says of the configuration.
+    pub fn new(mut config: Config, namespace: &str) -> Result<Self, kube::Error> {
+        config.default_retry = false;
+        Ok(Self { leases: Api::namespaced(Client::try_from(config)?, namespace) })
+    }
+}
+
+impl Store for KubeStore {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>> {
+        async move { self.leases.get(name).await.map_err(|error| failure(&error)) }.boxed()
+    }
+
+    fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
+        async move {
+            let post = PostParams::default();
+            let answer = match write {
+                Write::Create(lease) => self.leases.create(&post, lease).await.map(Some),
+                Write::Replace(lease) => self.leases.replace(name, &post, lease).await.map(Some),
+                Write::Patch(patch) => {
+                    let patch = Patch::Json::<()>(patch.clone());
+                    self.leases.patch(name, &PatchParams::default(), &patch).await.map(Some)
+                }
+                Write::Delete { uid, version } => {
+                    let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(version.to_string()) };
+                    let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
+                    self.leases.delete(name, &params).await.map(|_| None)
+                }
+            };
+            answer.map_err(|error| failure(&error))
+        }
+        .boxed()
+    }
+
+    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+        let mut params = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
+        if let Some(label) = label {
+            params = params.labels(label);
+        }
+        let leases = self.leases.clone();
+        futures::stream::once(async move { leases.watch(&params, &from.to_string()).await })
+            .try_flatten()
+            .map(|event| match event {
+                Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)) => Ok(Sight::Shows(Box::new(lease))),
+                Ok(WatchEvent::Deleted(lease)) => Ok(Sight::Hides(version(lease.metadata.resource_version.as_deref())?)),
+                Ok(WatchEvent::Bookmark(mark)) => Ok(Sight::Reached(version(Some(&mark.metadata.resource_version))?)),
+                Ok(WatchEvent::Error(status)) => Err(Failure::Unclear(status.message)),
+                Err(error) => Err(failure(&error)),
+            })
+            .boxed()
+    }
+}
+
+fn version(text: Option<&str>) -> Result<Version, Failure> {
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| Failure::Unclear("the watch sent an event without a resourceVersion".to_owned()))
+}
+
+fn failure(error: &kube::Error) -> Failure {
+    let kube::Error::Api(status) = error else {
+        return Failure::Unclear(causes(error));
+    };
+    match status.code {
+        404 => Failure::Absent,
+        409 => Failure::Refused,
+        // A `test` of a JSON Patch that fails, and an object that is not valid, answer the same code.
+        422 if status.details.as_ref().is_none_or(|details| details.causes.is_empty()) => Failure::Refused,
+        400 | 405 | 413 | 415 | 422 => Failure::Invalid(status.message.clone()),
+        401 | 429 => Failure::Throttled(status.message.clone()),
+        403 => Failure::Forbidden(status.message.clone()),
+        code => Failure::Unclear(format!("{code}: {}", status.message)),
+    }
+}
+
+/// An error with what caused it: the outermost alone ("client error (Connect)") helps nobody.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

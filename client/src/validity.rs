@@ -1,0 +1,134 @@
+//! Until when something may be believed in, and that its end is for good.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::error::LossReason;
+use crate::protocol::Moment;
+
+/// A deadline that can be put off while it has not passed, and never after.
+#[derive(Debug)]
+pub(crate) struct Validity {
+    /// Nanoseconds of the deadline by this machine's clock; [`OVER`] when it is over.
+    until: AtomicU64,
+    reason: OnceLock<LossReason>,
+    lost: CancellationToken,
+    /// It is over when this is.
+    parent: Option<Arc<Validity>>,
+}
+
+const OVER: u64 = 0;
+
+impl Validity {
+    /// Valid until then.
+    pub(crate) fn until(deadline: Moment) -> Self {
+        Self::new(deadline, CancellationToken::new(), None)
+    }
+
+    /// Valid as long as `parent` is.
+    pub(crate) fn within(parent: Arc<Validity>) -> Self {
+        Self::new(Moment::from_start(Duration::MAX), parent.lost.child_token(), Some(parent))
+    }
+
+    fn new(deadline: Moment, lost: CancellationToken, parent: Option<Arc<Validity>>) -> Self {
+        Self { until: AtomicU64::new(nanos(deadline)), reason: OnceLock::new(), lost, parent }
+    }
+
+    /// Whether it is still valid, by the clock and at this very moment. Once it is not, it never is again.
+    pub(crate) fn check(&self) -> Result<(), LossReason> {
+        if let Some(parent) = &self.parent {
+            parent.check()?;
+        }
+        let until = self.until.load(Ordering::Acquire);
+        if until != OVER && nanos(clock::moment()) < until {
+            return Ok(());
+        }
+        self.lose(LossReason::Expired);
+        Err(self.reason.get().copied().unwrap_or(LossReason::Expired))
+    }
+
+    /// Puts the deadline off, unless it has passed. A nearer deadline than the present one changes nothing.
+    pub(crate) fn extend_to(&self, deadline: Moment) -> Result<(), LossReason> {
+        let wanted = nanos(deadline);
+        let mut until = self.until.load(Ordering::Acquire);
+        loop {
+            if until == OVER || nanos(clock::moment()) >= until {
+                return self.check();
+            }
+            match self.until.compare_exchange_weak(until, until.max(wanted), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(()),
+                Err(now) => until = now,
+            }
+        }
+    }
+
+    /// Ends it.
+    pub(crate) fn lose(&self, reason: LossReason) {
+        let _ = self.reason.set(reason);
+        self.until.store(OVER, Ordering::Release);
+        self.lost.cancel();
+    }
+
+    /// How long it is valid from now on if nothing renews it; zero when it is over.
+    pub(crate) fn remaining(&self) -> Duration {
+        if self.check().is_err() {
+            return Duration::ZERO;
+        }
+        let until = Moment::from_start(Duration::from_nanos(self.until.load(Ordering::Acquire)));
+        let own = until.since(clock::moment());
+        self.parent.as_ref().map_or(own, |parent| own.min(parent.remaining()))
+    }
+
+    /// It lives by something else, not by a deadline of its own.
+    pub(crate) fn has_parent(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    /// Cancelled when it is over.
+    pub(crate) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+}
+
+fn nanos(moment: Moment) -> u64 {
+    u64::try_from(moment.since_start().as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_over_stays_over_also_if_a_late_renewal_succeeds() {
+        let validity = Validity::until(clock::moment());
+        let later = clock::moment() + Duration::from_secs(60);
+        assert_eq!(validity.extend_to(later), Err(LossReason::Expired));
+        assert_eq!(validity.check(), Err(LossReason::Expired));
+        assert!(validity.lost().is_cancelled());
+        assert_eq!(validity.remaining(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_deadline_moves_forward_only() {
+        let validity = Validity::until(clock::moment() + Duration::from_secs(60));
+        validity.extend_to(clock::moment()).unwrap();
+        assert!(validity.remaining() > Duration::from_secs(50));
+    }
+
+    #[test]
+    fn a_hold_ends_with_its_session_and_alone() {
+        let session = Arc::new(Validity::until(clock::moment() + Duration::from_secs(60)));
+        let (broken, other) = (Validity::within(session.clone()), Validity::within(session.clone()));
+        broken.lose(LossReason::Broken);
+        assert_eq!(broken.check(), Err(LossReason::Broken));
+        assert_eq!(other.check(), Ok(()));
+        session.lose(LossReason::Expired);
+        assert_eq!(other.check(), Err(LossReason::Expired));
+        assert!(other.lost().is_cancelled());
+    }
+}
