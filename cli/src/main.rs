@@ -1,1 +1,88 @@
-fn main() {}
+//! `kubectl leasehold`: run a command under a lock that lives in the Kubernetes API server, list locks, look at one.
+
+mod args;
+mod backend;
+mod child;
+mod config;
+mod exit;
+mod forbidden;
+mod read;
+mod run;
+mod signals;
+mod terminal;
+mod view;
+mod waiting;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use exit::Failure;
+use read::Leases;
+
+/// Turns on the client's log, for instance `LEASEHOLD_LOG=leasehold=debug`.
+const LOG_VARIABLE: &str = "LEASEHOLD_LOG";
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                exit::USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    if std::env::var_os(LOG_VARIABLE).is_some() {
+        let filter = EnvFilter::from_env(LOG_VARIABLE);
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    // The main thread looks after the command; the lease is renewed on threads on which nothing else goes on.
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return end(Err(Failure::internal(&error))),
+    };
+    let outcome = runtime.block_on(dispatch(cli));
+    // Whatever still goes on in the background has had its time.
+    runtime.shutdown_background();
+    end(outcome)
+}
+
+async fn dispatch(cli: Cli) -> Result<u8, Failure> {
+    match cli.command {
+        Command::Run(args) => return run::run(&cli.cluster, &args).await,
+        Command::List(args) => {
+            let config = config::load(&cli.cluster).await?;
+            read::list(&Leases::new(config)?, &args).await?;
+        }
+        Command::Status(args) => {
+            let config = config::load(&cli.cluster).await?;
+            backend::check_name(config.clone(), &args.name)?;
+            read::status(&Leases::new(config)?, &args).await?;
+        }
+    }
+    Ok(0)
+}
+
+fn end(outcome: Result<u8, Failure>) -> ExitCode {
+    match outcome {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                exit::say(&failure.message);
+            }
+            failure.code.into()
+        }
+    }
+}

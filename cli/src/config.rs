@@ -1,0 +1,67 @@
+//! Which API server to talk to, as whom, and in which namespace.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+
+use crate::args::ClusterArgs;
+use crate::exit::{Failure, chain};
+
+/// For this program's own reads. The client crate has limits of its own.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Finds the cluster as kubectl does: the file that is named, else those of `$KUBECONFIG`, else `~/.kube/config`, else
+/// the service account of the pod that this runs in.
+///
+/// The service account is used only where there is no kubeconfig: whoever has a broken one wants to hear of it.
+pub(crate) async fn load(args: &ClusterArgs) -> Result<Config, Failure> {
+    let mut config = match kubeconfig(args).map_err(|error| Failure::usage(chain(&error)))? {
+        Some(kubeconfig) => {
+            let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+            config.map_err(|error| Failure::usage(chain(&error)))?
+        }
+        None if args.context.is_some() => {
+            return Err(Failure::usage("--context was given, but there is no kubeconfig"));
+        }
+        None => Config::incluster().map_err(|error| {
+            let missing = "there is no kubeconfig ($KUBECONFIG, ~/.kube/config) and no service account of a pod";
+            Failure::usage(format!("{missing}: {}", chain(&error)))
+        })?,
+    };
+    if let Some(namespace) = &args.namespace {
+        config.default_namespace.clone_from(namespace);
+    }
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Ok(config)
+}
+
+/// `None` where there is no kubeconfig.
+fn kubeconfig(args: &ClusterArgs) -> Result<Option<Kubeconfig>, KubeconfigError> {
+    let files = match &args.kubeconfig {
+        Some(file) => vec![file.clone()],
+        None => usual_files(),
+    };
+    files
+        .iter()
+        .map(Kubeconfig::read_from)
+        .try_fold(None, |merged, next| match merged {
+            None => next.map(Some),
+            Some(merged) => Kubeconfig::merge(merged, next?).map(Some),
+        })
+}
+
+/// Those of `$KUBECONFIG` that exist, or the one at the usual place if it does. An empty variable is as good as none.
+fn usual_files() -> Vec<PathBuf> {
+    let mut files = match env::var_os("KUBECONFIG").filter(|files| !files.is_empty()) {
+        Some(files) => env::split_paths(&files)
+            .filter(|file| !file.as_os_str().is_empty())
+            .collect(),
+        None => Vec::from_iter(env::home_dir().map(|home| home.join(".kube/config"))),
+    };
+    files.retain(|file| file.exists());
+    files
+}
