@@ -74,7 +74,7 @@ elapsed() {
 }
 
 say "building etcd, kube-apiserver, kube-controller-manager and kubectl $version"
-say "into $bin (once; about four minutes on two cores)"
+say "into $bin (once; about five minutes on two cores)"
 go build -v -o "$building/bin/" -trimpath -buildvcs=false \
 	-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" \
 	tool >"$log" 2>&1 9>&- &

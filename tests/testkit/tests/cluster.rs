@@ -1,16 +1,19 @@
 //! What the testkit promises of clusters, namespaces and identities.
 
+use std::env;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace as NamespaceObject, Pod};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
-use leasehold_testkit::{Cluster, Namespace, Signal, eventually};
+use leasehold_testkit::{
+    Cluster, DISPOSABLE_VARIABLE, KUBECONFIG_VARIABLE, Namespace, Program, Signal, eventually,
+};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -227,6 +230,52 @@ async fn an_api_server_comes_back_with_its_data_and_port() -> Result<()> {
     assert!(paused.is_err(), "{paused:?}");
     cluster.signal_apiserver(Signal::CONT).await?;
     leases.get("kept").await?;
+    Ok(())
+}
+
+/// Run by the test below in a process of its own.
+#[tokio::test]
+#[ignore = "a part of another test"]
+async fn make_a_namespace_and_drop_it() -> Result<()> {
+    let namespace = Cluster::shared().await?.namespace("guest").await?;
+    println!("\nnamespace {}", namespace.name());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_namespace_in_somebody_elses_cluster_is_deleted_on_drop() -> Result<()> {
+    let cluster = Cluster::shared().await?;
+    for disposable in [true, false] {
+        let program = Program::new(env::current_exe()?)
+            .args([
+                "--ignored",
+                "--exact",
+                "--nocapture",
+                "make_a_namespace_and_drop_it",
+            ])
+            .env(KUBECONFIG_VARIABLE, cluster.kubeconfig_path());
+        let program = if disposable {
+            program.env(DISPOSABLE_VARIABLE, "1")
+        } else {
+            program.env_remove(DISPOSABLE_VARIABLE)
+        };
+        let mut child = program.start()?;
+        let line = child
+            .wait_for_line(SOON, |line| line.starts_with("namespace "))
+            .await?;
+        child.wait_success(SOON).await?;
+        let namespaces: Api<NamespaceObject> = Api::all(cluster.client()?);
+        let name = line.trim_start_matches("namespace ");
+        if disposable {
+            namespaces.get(name).await?;
+        } else {
+            eventually(SOON, "the namespace to go", async || {
+                ensure!(namespaces.get_opt(name).await?.is_none());
+                Ok(())
+            })
+            .await?;
+        }
+    }
     Ok(())
 }
 
