@@ -60,11 +60,11 @@ bench: controlplane ## Measure, in an optimized build
 	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
 
 .PHONY: cluster
-cluster: binaries controlplane ## Start a control plane in the background and say how to use it
+cluster: controlplane-tool controlplane ## Start a control plane in the background and say how to use it
 	@$(BINARIES)/controlplane up
 
 .PHONY: cluster-down
-cluster-down: binaries ## Stop it and remove all it stored
+cluster-down: controlplane-tool ## Stop it and remove all it stored
 	@$(BINARIES)/controlplane down
 
 .PHONY: controlplane
@@ -74,3 +74,7 @@ controlplane: ## Build etcd, kube-apiserver and the like once (minutes)
 .PHONY: binaries
 binaries:
 	$(CARGO) build --workspace --bins
+
+.PHONY: controlplane-tool
+controlplane-tool:
+	@$(CARGO) build --quiet --package leasehold-testkit --bin controlplane
