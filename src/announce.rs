@@ -1,0 +1,103 @@
+//! Events on resources, published by a task of their own: nobody waits for them.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource, ResourceExt as _};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+use crate::crd::{DistributedLock, HolderStatus};
+use crate::metrics::Metrics;
+use crate::warden::Incident;
+
+/// How many Events may wait to be published. More are dropped, and counted as errors.
+const WAITING: usize = 1000;
+/// How long publishing one may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Something for an Event.
+#[derive(Clone, Debug)]
+pub(crate) enum Announcement {
+    Acquired(Box<HolderStatus>),
+    Incident(Incident),
+    HandedOver,
+}
+
+/// Takes announcements and publishes them in the background.
+#[derive(Clone, Debug)]
+pub(crate) struct Announcer {
+    queue: mpsc::Sender<(ObjectReference, Event)>,
+    metrics: Arc<Metrics>,
+}
+
+impl Announcer {
+    /// Returns when every announcer of it is gone and everything is published.
+    pub(crate) fn start(client: Client, instance: String, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()>) {
+        let (queue, mut waiting) = mpsc::channel::<(ObjectReference, Event)>(WAITING);
+        let reporter = Reporter { controller: "leasehold.dev/operator".to_owned(), instance: Some(instance) };
+        let recorder = Recorder::new(client, reporter);
+        let counted = Arc::clone(&metrics);
+        let publish = async move {
+            while let Some((about, event)) = waiting.recv().await {
+                let published = tokio::time::timeout(LIMIT, recorder.publish(&event, &about)).await;
+                counted.published(matches!(published, Ok(Ok(()))));
+                if let Ok(Err(error)) = published {
+                    tracing::warn!(reason = event.reason, %error, "an Event could not be published");
+                }
+            }
+        };
+        (Self { queue, metrics }, publish)
+    }
+
+    pub(crate) fn announce(&self, cr: &DistributedLock, announcement: Announcement) {
+        if self.queue.try_send((cr.object_ref(&()), event(cr, announcement))).is_err() {
+            self.metrics.published(false);
+        }
+    }
+}
+
+/// Events are folded into one by reason and related object, so each names the Lease of the session concerned.
+fn event(cr: &DistributedLock, announcement: Announcement) -> Event {
+    use EventType::{Normal, Warning};
+    let name = cr.name_any();
+    let (type_, reason, action, session, note) = match announcement {
+        Announcement::Acquired(holder) => {
+            let token = holder.token.map(|token| format!(" with token {token}")).unwrap_or_default();
+            (Normal, "Acquired", "Acquire", holder.session, format!("{} acquired {name}{token}", holder.id))
+        }
+        Announcement::Incident(Incident::Evicted { holder, to }) => {
+            let heir = to.map_or_else(|| "the lock is free".to_owned(), |to| format!("{to} holds the lock now"));
+            let session = session_of(&holder);
+            (Warning, "Evicted", "Evict", session, format!("{holder} fell silent and was evicted from {name}: {heir}"))
+        }
+        Announcement::Incident(Incident::Broken { holder, how }) => {
+            let session = session_of(&holder);
+            (Warning, "Broken", "Break", session, format!("{holder} lost {name} while it was alive: {}", how.tell()))
+        }
+        Announcement::HandedOver => {
+            let note =
+                format!("{name} was in use when it was deleted: its Lease stays until the last user releases it");
+            (Normal, "HandedOver", "HandOver", None, note)
+        }
+    };
+    let related = session.and_then(|session| session.parse::<leasehold::protocol::SessionId>().ok());
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        action: action.to_owned(),
+        note: Some(note),
+        secondary: related.map(|session| ObjectReference {
+            api_version: Some("coordination.k8s.io/v1".to_owned()),
+            kind: Some("Lease".to_owned()),
+            namespace: cr.namespace(),
+            name: Some(session.lease_name()),
+            ..ObjectReference::default()
+        }),
+    }
+}
+
+fn session_of(identity: &str) -> Option<String> {
+    identity.parse::<leasehold::protocol::HolderId>().ok().map(|id| id.session.to_string())
+}

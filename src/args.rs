@@ -1,0 +1,55 @@
+//! The command line.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The operator of Leasehold: distributed locks in the Kubernetes API server.
+#[derive(Debug, Parser)]
+#[command(name = "leasehold-operator", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `run` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How `run` runs.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator until SIGTERM or SIGINT.
+    Run(RunArgs),
+    /// Print the definitions of all custom resources as YAML.
+    Crds,
+}
+
+/// How the operator runs.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// A namespace to work in; may be given more than once. Without it: all namespaces.
+    #[arg(long = "namespace", short = 'n', value_name = "NAME", env = "LEASEHOLD_NAMESPACES", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// Where to serve /metrics, /healthz and /readyz. Port 0 takes a free one; the log names it.
+    #[arg(long, value_name = "ADDRESS", env = "LEASEHOLD_METRICS_ADDR", default_value = "0.0.0.0:8080")]
+    pub metrics_addr: SocketAddr,
+    /// What to log, as in `info,leasehold_operator=debug`.
+    #[arg(long, value_name = "FILTER", env = "LEASEHOLD_LOG", default_value = "info")]
+    pub log: String,
+    /// How to log.
+    #[arg(long, value_name = "FORMAT", env = "LEASEHOLD_LOG_FORMAT", default_value = "human")]
+    pub log_format: LogFormat,
+    /// What this process is called in Events and on tombstones; the pod's name is usual.
+    #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "leasehold-operator")]
+    pub name: String,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}

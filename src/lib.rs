@@ -1,0 +1,25 @@
+//! The operator of Leasehold.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | [`crd`] | the custom resources |
+//! | `lock` | the controller of `DistributedLock` |
+//! | `warden` | ends dead sessions, evicts dead holders, clears away leftovers |
+//! | `leases` | the connection for Leases, which nothing else uses |
+//! | `announce`, `metrics`, `serve` | Events, metrics, probes |
+//!
+//! The operator is never on the path of an acquire or a release: without it every lock works, only slower to recover
+//! from clients that die.
+
+mod announce;
+pub mod args;
+pub mod crd;
+mod leases;
+mod lock;
+mod metrics;
+mod run;
+mod scope;
+mod serve;
+mod warden;
+
+pub use run::run;

@@ -1,0 +1,176 @@
+//! What is to be done for one `DistributedLock`: pure.
+
+use leasehold::protocol::Write;
+
+use super::observe::Observed;
+use super::owner::{Owner, owner};
+use super::write;
+use crate::crd::FINALIZER;
+
+/// One thing to do. Each is conditional on what was observed.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    /// Keep the resource from vanishing before its Lease is taken care of.
+    AddFinalizer,
+    /// Make the Lease.
+    Create(Write),
+    /// Adopt the Lease, or bring it in line with the spec.
+    Align(Write),
+    /// Leave the Lease alone, for this reason.
+    Block(Blocked),
+    /// Remove the Lease: nobody uses it.
+    Delete(Write),
+    /// Give the Lease to those who use it.
+    HandOver(Write),
+    /// Let the resource go.
+    RemoveFinalizer,
+}
+
+/// Why a lock cannot be what it is wanted to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Blocked {
+    /// Who owns the Lease.
+    pub(super) owner: String,
+}
+
+/// What is to be done, in this order.
+pub(super) fn decide(seen: &Observed) -> Vec<Action> {
+    if seen.cr.metadata.deletion_timestamp.is_some() { let_go(seen) } else { keep(seen) }
+}
+
+fn keep(seen: &Observed) -> Vec<Action> {
+    let mut actions = Vec::new();
+    if !has_finalizer(seen) {
+        actions.push(Action::AddFinalizer);
+    }
+    match &seen.record {
+        None => actions.push(Action::Create(write::create(&seen.cr))),
+        Some(record) => match owner(&record.lease, &seen.cr) {
+            Owner::Other(owner) => actions.push(Action::Block(Blocked { owner })),
+            Owner::This | Owner::Nobody => {
+                actions.extend(write::align(record, &seen.cr).map(Action::Align));
+            }
+        },
+    }
+    actions
+}
+
+fn let_go(seen: &Observed) -> Vec<Action> {
+    if !has_finalizer(seen) {
+        return Vec::new();
+    }
+    let mine = seen.record.as_ref().filter(|record| owner(&record.lease, &seen.cr) == Owner::This);
+    let mut actions = match mine {
+        None => Vec::new(),
+        Some(record) if record.holder.is_none() && record.waiters.is_empty() => {
+            vec![Action::Delete(write::delete(record))]
+        }
+        Some(record) => write::hand_over(record, &seen.cr).map(Action::HandOver).into_iter().collect(),
+    };
+    actions.push(Action::RemoveFinalizer);
+    actions
+}
+
+fn has_finalizer(seen: &Observed) -> bool {
+    seen.cr.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use leasehold::protocol::Record;
+    use serde_json::{Value, json};
+
+    use super::super::owner::owner_reference;
+    use super::*;
+    use crate::crd::{DistributedLock, DistributedLockSpec};
+
+    pub(in super::super) fn lock(seconds: Option<i32>) -> DistributedLock {
+        let mut lock = DistributedLock::new("build", DistributedLockSpec { lease_duration_seconds: seconds });
+        lock.metadata.namespace = Some("ns".to_owned());
+        lock.metadata.uid = Some("lock-uid".to_owned());
+        lock.metadata.generation = Some(1);
+        lock
+    }
+
+    pub(in super::super) fn record(mut lease: Value) -> Record {
+        let defaults = json!({ "name": "build", "namespace": "ns", "uid": "lease-uid", "resourceVersion": "9" });
+        let mut meta = lease["metadata"].take();
+        if meta.is_null() {
+            meta = json!({});
+        }
+        for (key, value) in defaults.as_object().unwrap() {
+            meta[key] = value.clone();
+        }
+        lease["metadata"] = meta;
+        Record::parse(serde_json::from_value(lease).unwrap()).unwrap()
+    }
+
+    fn names(cr: DistributedLock, record: Option<Record>) -> Vec<&'static str> {
+        let actions = decide(&Observed::new(Arc::new(cr), record.map(Arc::new)));
+        actions
+            .iter()
+            .map(|action| match action {
+                Action::AddFinalizer => "add finalizer",
+                Action::Create(_) => "create",
+                Action::Align(_) => "align",
+                Action::Block(_) => "block",
+                Action::Delete(_) => "delete",
+                Action::HandOver(_) => "hand over",
+                Action::RemoveFinalizer => "remove finalizer",
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_situation_has_its_actions() {
+        let new = || lock(None);
+        let kept = || {
+            let mut lock = lock(None);
+            lock.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+            lock
+        };
+        let deleted = || {
+            let mut lock = kept();
+            lock.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+            lock
+        };
+        let mine = json!([owner_reference(&lock(None))]);
+        let label = json!({ "leasehold.dev/kind": "lock" });
+        let owned =
+            |spec: Value| record(json!({ "metadata": { "ownerReferences": mine, "labels": label }, "spec": spec }));
+        let waited = record(json!({ "metadata": { "ownerReferences": mine, "labels": label,
+            "annotations": { "join.leasehold.dev/pod_x.1": "4" } }, "spec": {} }));
+        let foreign = || record(json!({ "spec": { "holderIdentity": "somebody" } }));
+        let taken = record(json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "Deployment",
+            "name": "web", "uid": "u", "controller": true }] }, "spec": {} }));
+        let earlier = record(json!({ "metadata": { "ownerReferences": [{ "apiVersion": "leasehold.dev/v1alpha1",
+            "kind": "DistributedLock", "name": "build", "uid": "old", "controller": true }] }, "spec": {} }));
+        let mut finished = deleted();
+        finished.metadata.finalizers = None;
+
+        for (what, cr, record, wanted) in [
+            ("a new lock", new(), None, vec!["add finalizer", "create"]),
+            ("a lock whose Lease was deleted", kept(), None, vec!["create"]),
+            ("a lock as it should be", kept(), Some(owned(json!({}))), vec![]),
+            ("somebody's Lease without owner", new(), Some(foreign()), vec!["add finalizer", "align"]),
+            ("a Lease of an earlier resource of this name", kept(), Some(earlier), vec!["align"]),
+            ("a Lease that belongs to a Deployment", kept(), Some(taken), vec!["block"]),
+            ("deleted while free", deleted(), Some(owned(json!({}))), vec!["delete", "remove finalizer"]),
+            (
+                "deleted while held",
+                deleted(),
+                Some(owned(json!({ "holderIdentity": "x" }))),
+                vec!["hand over", "remove finalizer"],
+            ),
+            ("deleted while waited for", deleted(), Some(waited), vec!["hand over", "remove finalizer"]),
+            ("deleted without its Lease", deleted(), None, vec!["remove finalizer"]),
+            ("deleted beside a Lease of somebody else", deleted(), Some(foreign()), vec!["remove finalizer"]),
+            ("deleted and let go", finished, Some(foreign()), vec![]),
+        ] {
+            assert_eq!(names(cr, record), wanted, "{what}");
+        }
+    }
+}

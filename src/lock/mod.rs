@@ -1,0 +1,160 @@
+//! The controller of `DistributedLock`: observe → decide → apply → publish.
+//!
+//! | step | what it may do |
+//! | --- | --- |
+//! | [`observe`] | read |
+//! | [`decide`] | nothing: it is pure |
+//! | [`apply`] | write to the Lease and to the finalizers; it alone makes an [`Applied`](apply::Applied) |
+//! | [`publish`] | write status and Events, made of an `Applied` by [`status`] |
+//!
+//! It never evicts, grants or passes over: that is the [`warden`](crate::warden)'s.
+
+mod apply;
+mod decide;
+mod observe;
+mod owner;
+mod publish;
+mod status;
+mod write;
+
+pub(crate) use owner::is_owned;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt as _};
+use leasehold::clock;
+use tokio_util::sync::CancellationToken;
+
+use crate::announce::Announcer;
+use crate::crd::DistributedLock;
+use crate::leases::{Failure, Leases};
+use crate::metrics::Metrics;
+use crate::scope::Scope;
+use crate::warden::{Place, Post};
+
+/// How many locks are worked on at once.
+const AT_ONCE: u16 = 16;
+/// No request takes longer than this.
+const LIMIT: Duration = Duration::from_secs(10);
+/// When to try again after something has changed meanwhile, and after a failure.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often each lock is looked at though nothing was heard of it.
+const NOW_AND_THEN: Duration = Duration::from_mins(5);
+
+/// What the controller works with.
+pub(crate) struct Context {
+    client: Client,
+    leases: Arc<Leases>,
+    post: Arc<Post>,
+    announcer: Announcer,
+    metrics: Arc<Metrics>,
+    published: publish::Published,
+}
+
+/// Why a reconcile did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the Lease could not be read or written: {0}")]
+    Lease(#[from] Failure),
+    #[error("the resource could not be written: {0}")]
+    Api(#[from] kube::Error),
+    #[error("no answer within {} s", LIMIT.as_secs())]
+    TimedOut,
+    /// What comes next is a new look.
+    #[error("it has changed meanwhile")]
+    Changed,
+}
+
+impl Context {
+    pub(crate) fn new(
+        client: Client,
+        leases: Arc<Leases>,
+        post: Arc<Post>,
+        announcer: Announcer,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { client, leases, post, announcer, metrics, published: publish::Published::default() }
+    }
+}
+
+/// Runs the controller for one scope until told to stop. `ready` is cancelled once it has seen all resources.
+pub(crate) async fn run(
+    scope: Scope,
+    changed: impl Stream<Item = Place> + Send + 'static,
+    context: Arc<Context>,
+    ready: CancellationToken,
+    stop: CancellationToken,
+) {
+    let changed = changed.map(|place| ObjectRef::new(&place.name).within(&place.namespace));
+    let controller = Controller::new(scope.api::<DistributedLock>(context.client.clone()), watcher::Config::default())
+        .with_config(Config::default().concurrency(AT_ONCE))
+        .reconcile_on(changed)
+        .graceful_shutdown_on(stop.cancelled_owned());
+    let store = controller.store();
+    let wait_ready = async {
+        if store.wait_until_ready().await.is_ok() {
+            tracing::info!(%scope, locks = store.len(), "watching DistributedLocks");
+            ready.cancel();
+        }
+    };
+    let reconciles = controller.run(reconcile, try_again, Arc::clone(&context)).for_each(|result| {
+        match result {
+            Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+            Err(ControllerError::ObjectNotFound(gone)) => context.forget(&gone),
+            Err(error) => {
+                context.metrics.watch_failed("distributedlocks");
+                tracing::warn!(%scope, %error, "watching DistributedLocks failed and is begun anew; are the CRDs installed?");
+            }
+        }
+        std::future::ready(())
+    });
+    tokio::join!(reconciles, wait_ready);
+}
+
+impl Context {
+    fn forget(&self, gone: &ObjectRef<kube::api::DynamicObject>) {
+        let place = Place::new(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
+        self.post.with(|warden| warden.unfollow(&place));
+        self.published.forget(&place);
+    }
+}
+
+async fn reconcile(cr: Arc<DistributedLock>, context: Arc<Context>) -> Result<Action, Error> {
+    let begin = clock::now().moment;
+    let result = steps(cr, &context).await;
+    let changed = matches!(result, Err(Error::Changed));
+    context.metrics.reconciled(result.is_ok() || changed, clock::now().moment.since(begin));
+    let pause = result?;
+    Ok(Action::requeue(pause.unwrap_or(NOW_AND_THEN)))
+}
+
+async fn steps(cr: Arc<DistributedLock>, context: &Context) -> Result<Option<Duration>, Error> {
+    let seen = observe::observe(cr, context).await?;
+    let place = seen.place.clone();
+    let actions = decide::decide(&seen);
+    if !actions.is_empty() {
+        tracing::debug!(%place, count = actions.len(), "there is something to do");
+    }
+    let applied = apply::apply(seen, actions, context).await?;
+    publish::publish(&place, &applied, context).await
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the controller wants it so")]
+fn try_again(cr: Arc<DistributedLock>, error: &Error, _: Arc<Context>) -> Action {
+    if let Error::Changed = error {
+        return Action::requeue(AGAIN.0);
+    }
+    let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
+    tracing::warn!(%place, %error, "a lock could not be reconciled and is tried again");
+    Action::requeue(AGAIN.1)
+}
+
+/// The answer to a request, or an error if none comes in time.
+async fn limited<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    Ok(tokio::time::timeout(LIMIT, request).await.map_err(|_| Error::TimedOut)??)
+}

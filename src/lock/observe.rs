@@ -1,0 +1,55 @@
+//! What there is: the resource and its Lease.
+
+use std::sync::Arc;
+
+use kube::ResourceExt as _;
+use leasehold::clock;
+use leasehold::protocol::Record;
+use leasehold::protocol::record::KIND;
+
+use super::Context;
+use crate::crd::DistributedLock;
+use crate::leases::Failure;
+use crate::warden::Place;
+
+/// One `DistributedLock` and its Lease, as they were seen.
+#[derive(Debug)]
+pub(super) struct Observed {
+    pub(super) cr: Arc<DistributedLock>,
+    pub(super) place: Place,
+    pub(super) record: Option<Arc<Record>>,
+}
+
+impl Observed {
+    pub(super) fn new(cr: Arc<DistributedLock>, record: Option<Arc<Record>>) -> Self {
+        let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
+        Self { cr, place, record }
+    }
+}
+
+/// Takes the Lease from the warden's watch, or reads it: the watch shows only Leases that are labelled as ours.
+pub(super) async fn observe(cr: Arc<DistributedLock>, context: &Context) -> Result<Observed, Failure> {
+    let mut seen = Observed::new(cr, None);
+    let place = &seen.place;
+    let (known, record) = context.post.with(|warden| {
+        warden.follow(place);
+        (warden.version(place), warden.record(place))
+    });
+    if record.is_some() {
+        seen.record = record;
+        return Ok(seen);
+    }
+    let lease = context.leases.read(place).await?;
+    seen.record = match lease.clone().map(Record::parse).transpose() {
+        Ok(record) => record.map(Arc::new),
+        Err(malformed) => return Err(Failure::Invalid(malformed.to_string())),
+    };
+    // What has no label is not for the warden yet: its watch would not tell of changes.
+    let labelled =
+        lease.as_ref().is_none_or(|lease| lease.metadata.labels.iter().flatten().any(|(key, _)| key == KIND));
+    if labelled {
+        let now = clock::now().moment;
+        context.post.with(|warden| warden.told(place, known, lease, now));
+    }
+    Ok(seen)
+}

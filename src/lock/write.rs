@@ -1,0 +1,224 @@
+//! The operator's own writes to a lock's Lease. None of them touches holder or queue: whoever holds, waits or joins
+//! goes on beside them.
+
+use json_patch::{Patch, jsonptr::PointerBuf};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource as _;
+use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, FORMAT, FORMAT_1, KIND, KIND_LOCK};
+use leasehold::protocol::{Record, Write};
+use serde_json::{Value, json};
+
+use super::owner::{Owner, owner, owner_reference};
+use crate::crd::DistributedLock;
+
+/// The Lease of a lock that nobody holds. Condition: there is none.
+pub(super) fn create(cr: &DistributedLock) -> Write {
+    let mut annotations = vec![(FORMAT.to_owned(), FORMAT_1.to_owned())];
+    annotations.extend(default_duration(cr).map(|seconds| (DEFAULT_DURATION.to_owned(), seconds)));
+    Write::Create(Box::new(Lease {
+        metadata: ObjectMeta {
+            name: cr.meta().name.clone(),
+            labels: Some([(KIND.to_owned(), KIND_LOCK.to_owned())].into()),
+            annotations: Some(annotations.into_iter().collect()),
+            owner_references: Some(vec![owner_reference(cr)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(String::new()),
+            lease_transitions: Some(0),
+            ..LeaseSpec::default()
+        }),
+    }))
+}
+
+/// Makes a Lease the one of this lock: owner, kind, default duration, and no longer made on the spot.
+///
+/// Condition: the same Lease with the same owners. `None`: it is so already.
+pub(super) fn align(record: &Record, cr: &DistributedLock) -> Option<Write> {
+    let mut ops = Ops::on(record);
+    if owner(&record.lease, cr) == Owner::Nobody {
+        let mut owners = others(&record.lease, cr);
+        owners.push(owner_reference(cr));
+        ops.set_owners(&owners);
+    }
+    if ops.label(KIND) != Some(KIND_LOCK) {
+        ops.set("labels", KIND, KIND_LOCK);
+    }
+    if let Some(value) = ops.annotation(EPHEMERAL).map(str::to_owned) {
+        ops.remove_annotation(EPHEMERAL, &value);
+    }
+    let (have, want) = (ops.annotation(DEFAULT_DURATION).map(str::to_owned), default_duration(cr));
+    match (have, want) {
+        (have, Some(want)) if have.as_ref() != Some(&want) => {
+            ops.set("annotations", DEFAULT_DURATION, &want);
+        }
+        (Some(have), None) => ops.remove_annotation(DEFAULT_DURATION, &have),
+        _ => {}
+    }
+    ops.finish()
+}
+
+/// Hands the Lease over to those who use it: nobody owns it any more, and the last release removes it.
+///
+/// Condition: the same Lease with the same owners.
+pub(super) fn hand_over(record: &Record, cr: &DistributedLock) -> Option<Write> {
+    let mut ops = Ops::on(record);
+    ops.set_owners(&others(&record.lease, cr));
+    ops.set("annotations", EPHEMERAL, "true");
+    if let Some(value) = ops.annotation(DEFAULT_DURATION).map(str::to_owned) {
+        ops.remove_annotation(DEFAULT_DURATION, &value);
+    }
+    ops.finish()
+}
+
+/// Removes the Lease. Condition: as it was seen, that is free and without waiters.
+pub(super) fn delete(record: &Record) -> Write {
+    Write::Delete { uid: record.uid.clone(), version: record.version }
+}
+
+fn default_duration(cr: &DistributedLock) -> Option<String> {
+    cr.spec.lease_duration_seconds.map(|seconds| seconds.to_string())
+}
+
+/// The owners that stay: all but this resource and those that had its name before.
+fn others(lease: &Lease, cr: &DistributedLock) -> Vec<OwnerReference> {
+    let mine = owner_reference(cr);
+    let owners = lease.metadata.owner_references.iter().flatten();
+    owners.filter(|owner| (&owner.kind, &owner.name) != (&mine.kind, &mine.name)).cloned().collect()
+}
+
+/// A JSON Patch on a Lease, with the Lease's uid as its condition.
+struct Ops<'a> {
+    lease: &'a Lease,
+    tests: Vec<Value>,
+    changes: Vec<Value>,
+    /// Maps that this patch has made.
+    made: Vec<&'static str>,
+}
+
+impl<'a> Ops<'a> {
+    fn on(record: &'a Record) -> Self {
+        let uid = json!({ "op": "test", "path": "/metadata/uid", "value": record.uid });
+        Self { lease: &record.lease, tests: vec![uid], changes: Vec::new(), made: Vec::new() }
+    }
+
+    fn label(&self, key: &str) -> Option<&'a str> {
+        self.lease.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    fn annotation(&self, key: &str) -> Option<&'a str> {
+        self.lease.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    fn set_owners(&mut self, owners: &[OwnerReference]) {
+        let path = "/metadata/ownerReferences";
+        let seen = &self.lease.metadata.owner_references;
+        self.tests.push(json!({ "op": "test", "path": path, "value": seen }));
+        match (owners.is_empty(), seen) {
+            (false, _) => self.changes.push(json!({ "op": "add", "path": path, "value": owners })),
+            (true, Some(_)) => self.changes.push(json!({ "op": "remove", "path": path })),
+            (true, None) => {}
+        }
+    }
+
+    /// Sets a label or an annotation. A Lease of foreign make may lack the map.
+    fn set(&mut self, map: &'static str, key: &str, value: &str) {
+        let meta = &self.lease.metadata;
+        let there = if map == "labels" { &meta.labels } else { &meta.annotations };
+        if there.as_ref().is_none_or(std::collections::BTreeMap::is_empty) && !self.made.contains(&map) {
+            self.made.push(map);
+            let path = pointer(["metadata", map]);
+            self.tests.push(json!({ "op": "test", "path": path, "value": null }));
+            self.changes.push(json!({ "op": "add", "path": path, "value": {} }));
+        }
+        self.changes.push(json!({ "op": "add", "path": pointer(["metadata", map, key]), "value": value }));
+    }
+
+    fn remove_annotation(&mut self, key: &str, value: &str) {
+        let path = pointer(["metadata", "annotations", key]);
+        self.tests.push(json!({ "op": "test", "path": path, "value": value }));
+        self.changes.push(json!({ "op": "remove", "path": path }));
+    }
+
+    /// The patch, if it changes anything. With it goes what every write of ours does to a Lease of foreign make: the
+    /// format's version, and an end to tracking which field is whose, which makes every later write cheaper.
+    fn finish(mut self) -> Option<Write> {
+        if self.changes.is_empty() {
+            return None;
+        }
+        if self.annotation(FORMAT).is_none() {
+            self.set("annotations", FORMAT, FORMAT_1);
+        }
+        if self.lease.metadata.managed_fields.as_ref().is_some_and(|fields| !fields.is_empty()) {
+            self.changes.push(json!({ "op": "add", "path": "/metadata/managedFields", "value": [{}] }));
+        }
+        self.tests.append(&mut self.changes);
+        let patch: Patch =
+            serde_json::from_value(Value::Array(self.tests)).expect("these are operations of JSON Patch");
+        Some(Write::Patch(patch))
+    }
+}
+
+fn pointer<const N: usize>(path: [&str; N]) -> String {
+    PointerBuf::from_tokens(path).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decide::tests::{lock, record};
+    use super::*;
+
+    /// What a patch makes of a Lease, as the API server would: all or nothing.
+    fn patched(lease: &Lease, write: &Write) -> Result<Lease, json_patch::PatchError> {
+        let Write::Patch(patch) = write else { panic!("{write:?} is no patch") };
+        // A field that is not there is tested as null by the API server; json-patch calls it an error.
+        let (tests, changes): (Vec<_>, Vec<_>) = patch
+            .iter()
+            .cloned()
+            .partition(|op| matches!(op, json_patch::PatchOperation::Test(test) if test.value.is_null()));
+        let mut json = serde_json::to_value(lease).unwrap();
+        for test in tests {
+            assert!(json.pointer(test.path().as_ref()).is_none_or(Value::is_null), "{test:?}");
+        }
+        json_patch::patch(&mut json, &changes)?;
+        Ok(serde_json::from_value(json).unwrap())
+    }
+
+    #[test]
+    fn a_bare_lease_is_adopted_without_touching_its_spec() {
+        let bare = record(json!({ "spec": { "holderIdentity": "someone", "leaseDurationSeconds": 15 } }));
+        let write = align(&bare, &lock(Some(20))).unwrap();
+        let lease = patched(&bare.lease, &write).unwrap();
+        assert_eq!(lease.spec, bare.lease.spec);
+        let after = Record::parse(lease).unwrap();
+        assert_eq!(after.default_duration, Some(std::time::Duration::from_secs(20)));
+        assert_eq!(owner(&after.lease, &lock(None)), Owner::This);
+        assert!(align(&after, &lock(Some(20))).is_none(), "nothing is left to do");
+    }
+
+    #[test]
+    fn drift_is_corrected_and_an_unset_duration_removed() {
+        let owned = Write::Create(Box::default());
+        let Write::Create(_) = owned else { unreachable!() };
+        let Write::Create(lease) = create(&lock(Some(20))) else { panic!() };
+        let free = record(serde_json::to_value(&lease).unwrap());
+        assert!(align(&free, &lock(Some(20))).is_none());
+        let shorter = patched(&free.lease, &align(&free, &lock(Some(7))).unwrap()).unwrap();
+        assert_eq!(shorter.metadata.annotations.unwrap()[DEFAULT_DURATION], "7");
+        let unset = patched(&free.lease, &align(&free, &lock(None)).unwrap()).unwrap();
+        assert!(!unset.metadata.annotations.unwrap().contains_key(DEFAULT_DURATION));
+    }
+
+    #[test]
+    fn a_lease_that_is_handed_over_keeps_its_users_and_loses_its_owner() {
+        let Write::Create(lease) = create(&lock(Some(20))) else { panic!() };
+        let mut json = serde_json::to_value(&lease).unwrap();
+        json["metadata"]["annotations"]["join.leasehold.dev/pod_x.1"] = json!("7");
+        json["spec"]["holderIdentity"] = json!("pod_x.2");
+        let held = record(json);
+        let after = Record::parse(patched(&held.lease, &hand_over(&held, &lock(Some(20))).unwrap()).unwrap()).unwrap();
+        assert!(after.ephemeral && after.default_duration.is_none() && after.lease.metadata.owner_references.is_none());
+        assert_eq!((&after.holder, &after.waiters), (&held.holder, &held.waiters));
+    }
+}

@@ -1,0 +1,172 @@
+//! What the operator counts, for Prometheus.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use leasehold::Failure;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::warden::{Census, Done};
+
+/// Every metric, registered under `leasehold_`.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    reconciles: Family<Outcome, Counter>,
+    reconcile_seconds: Histogram,
+    status_writes: Family<Outcome, Counter>,
+    events: Family<Outcome, Counter>,
+    locks: Family<ByState, Gauge>,
+    waiters: Gauge,
+    sessions: Gauge,
+    sessions_ended: Counter,
+    sessions_swept: Counter,
+    evictions: Family<Heir, Counter>,
+    grants: Counter,
+    waiters_passed_over: Counter,
+    leases_removed: Counter,
+    lease_requests_failed: Family<FailedRequest, Counter>,
+    watch_errors: Family<Watched, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Heir {
+    to: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailedRequest {
+    request: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Watched {
+    resource: &'static str,
+}
+
+const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("leasehold"),
+            reconciles: Family::default(),
+            reconcile_seconds: Histogram::new(BUCKETS),
+            status_writes: Family::default(),
+            events: Family::default(),
+            locks: Family::default(),
+            waiters: Gauge::default(),
+            sessions: Gauge::default(),
+            sessions_ended: Counter::default(),
+            sessions_swept: Counter::default(),
+            evictions: Family::default(),
+            grants: Counter::default(),
+            waiters_passed_over: Counter::default(),
+            leases_removed: Counter::default(),
+            lease_requests_failed: Family::default(),
+            watch_errors: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let to = &mut self.registry;
+        to.register("reconciles", "Reconciles of custom resources, by result", self.reconciles.clone());
+        to.register("reconcile_seconds", "How long a reconcile took", self.reconcile_seconds.clone());
+        to.register("status_writes", "Writes of status, by result", self.status_writes.clone());
+        to.register("events", "Events published, by result", self.events.clone());
+        to.register("locks", "Leases of locks, by state", self.locks.clone());
+        to.register("waiters", "Who waits for any lock", self.waiters.clone());
+        to.register("sessions", "Client sessions observed", self.sessions.clone());
+        to.register("sessions_ended", "Sessions ended, since they fell silent", self.sessions_ended.clone());
+        to.register("sessions_swept", "Tombstones of ended sessions removed", self.sessions_swept.clone());
+        to.register("evictions", "Dead holders evicted, by who got the lock", self.evictions.clone());
+        to.register("grants", "Free locks granted to a waiter that did not take them", self.grants.clone());
+        to.register("waiters_passed_over", "Dead waiters removed from queues", self.waiters_passed_over.clone());
+        to.register("leases_removed", "Unused Leases of locks removed", self.leases_removed.clone());
+        to.register(
+            "lease_requests_failed",
+            "Requests for Leases that failed (refused: somebody else was faster), by reason",
+            self.lease_requests_failed.clone(),
+        );
+        to.register("watch_errors", "Errors of watches, by resource", self.watch_errors.clone());
+    }
+
+    pub(crate) fn reconciled(&self, ok: bool, took: Duration) {
+        self.reconciles.get_or_create(&outcome(ok)).inc();
+        self.reconcile_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn wrote_status(&self, ok: bool) {
+        self.status_writes.get_or_create(&outcome(ok)).inc();
+    }
+
+    pub(crate) fn published(&self, ok: bool) {
+        self.events.get_or_create(&outcome(ok)).inc();
+    }
+
+    pub(crate) fn watch_failed(&self, resource: &'static str) {
+        self.watch_errors.get_or_create(&Watched { resource }).inc();
+    }
+
+    pub(crate) fn lease_request_failed(&self, request: &'static str, failure: &Failure) {
+        let reason = match failure {
+            Failure::Absent => "absent",
+            Failure::Refused => "refused",
+            Failure::Throttled(_) => "throttled",
+            Failure::Forbidden(_) => "forbidden",
+            Failure::Invalid(_) => "invalid",
+            Failure::Unclear(_) => "unclear",
+        };
+        self.lease_requests_failed.get_or_create(&FailedRequest { request, reason }).inc();
+    }
+
+    pub(crate) fn done(&self, done: Done) {
+        match done {
+            Done::SessionEnded => self.sessions_ended.inc(),
+            Done::SessionSwept => self.sessions_swept.inc(),
+            Done::HolderEvicted { granted } => {
+                let to = if granted { "waiter" } else { "nobody" };
+                self.evictions.get_or_create(&Heir { to }).inc()
+            }
+            Done::Granted => self.grants.inc(),
+            Done::WaitersPassedOver(count) => self.waiters_passed_over.inc_by(u64::try_from(count).unwrap_or(u64::MAX)),
+            Done::LeaseRemoved => self.leases_removed.inc(),
+        };
+    }
+
+    /// Everything in the text format of `OpenMetrics`.
+    pub(crate) fn encode(&self, census: Census) -> String {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.locks.get_or_create(&ByState { state: "held" }).set(number(census.held));
+        self.locks.get_or_create(&ByState { state: "free" }).set(number(census.free));
+        self.waiters.set(number(census.waiters));
+        self.sessions.set(number(census.sessions));
+        let mut out = String::new();
+        if text::encode(&mut out, &self.registry).is_err() {
+            let _ = writeln!(out, "# the metrics could not be written");
+        }
+        out
+    }
+}
+
+fn outcome(ok: bool) -> Outcome {
+    Outcome { result: if ok { "ok" } else { "error" } }
+}

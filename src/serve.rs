@@ -1,0 +1,63 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use leasehold::clock;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::warden::Post;
+
+/// The warden's loop goes round at least once a second. After this long without it is stuck.
+const STUCK: Duration = Duration::from_secs(15);
+
+/// What there is to tell.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) post: Arc<Post>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// One for each controller: cancelled once it has seen all resources.
+    pub(crate) ready: Vec<CancellationToken>,
+}
+
+/// Answers until told to stop.
+pub(crate) async fn serve(listener: TcpListener, told: Told, stop: CancellationToken) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(told);
+    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn metrics(State(told): State<Told>) -> impl IntoResponse {
+    let census = told.post.with(|warden| warden.census());
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], told.metrics.encode(census))
+}
+
+async fn healthz(State(told): State<Told>) -> (StatusCode, String) {
+    let silent = clock::now().moment.since(told.post.pulse().beat);
+    if silent < STUCK {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("the watch of Leases has been stuck for {} s\n", silent.as_secs()))
+    }
+}
+
+async fn readyz(State(told): State<Told>) -> (StatusCode, &'static str) {
+    if !told.post.pulse().synced {
+        (StatusCode::SERVICE_UNAVAILABLE, "Leases have not been listed yet\n")
+    } else if told.ready.iter().any(|ready| !ready.is_cancelled()) {
+        (StatusCode::SERVICE_UNAVAILABLE, "DistributedLocks have not been listed yet: are the CRDs installed?\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
+}

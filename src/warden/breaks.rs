@@ -1,0 +1,48 @@
+//! Whether a hold was broken: taken away by other means than the protocol's.
+
+use leasehold::protocol::{Liveness, Record, write};
+
+/// How a hold was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Break {
+    /// The Lease was deleted.
+    LeaseDeleted,
+    /// The holder was removed or changed without a new tenancy.
+    HolderChanged,
+    /// Somebody took the lock who does not know the protocol.
+    TakenOver,
+}
+
+impl Break {
+    /// For people.
+    pub(crate) fn tell(self) -> &'static str {
+        match self {
+            Self::LeaseDeleted => "its Lease was deleted",
+            Self::HolderChanged => "the holder was removed from its Lease by hand",
+            Self::TakenOver => "somebody took the Lease without regard to its holder",
+        }
+    }
+}
+
+/// Whether the step from one sight of a Lease to the next one broke a hold. The holder was alive until then.
+///
+/// Between two sights may lie steps that nobody saw: where they could explain the change, nothing is claimed.
+pub(super) fn broken(before: &Record, after: Option<&Record>) -> Option<Break> {
+    let holder = before.holder.as_ref()?;
+    let Some(after) = after.filter(|after| after.uid == before.uid) else {
+        // A Lease made on the spot goes with its release.
+        return (!before.ephemeral).then_some(Break::LeaseDeleted);
+    };
+    let Liveness::Session(_) = holder.liveness else {
+        return None; // Other clients release and take over by rules of their own.
+    };
+    if after.holder.as_ref().is_some_and(|now| now.identity == holder.identity) {
+        return None;
+    }
+    if after.transitions == before.transitions {
+        return Some(Break::HolderChanged);
+    }
+    // A grant leaves a label of the new holder's session, by which it lives then.
+    let foreign = after.holder.as_ref().is_some_and(|now| now.id.is_none());
+    (foreign && after.transitions == write::next_transition(before.transitions)).then_some(Break::TakenOver)
+}

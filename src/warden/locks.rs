@@ -1,0 +1,129 @@
+//! The warden's part in locks: see them, tell when a hold was broken, find what is to be done.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use leasehold::protocol::observer::Verdict;
+use leasehold::protocol::{Liveness, Moment, Now, Record, SessionId, Version};
+
+use super::Place;
+use super::breaks::broken;
+use super::decide::{Sight, decide};
+use super::lock::Lock;
+use super::state::{Incident, Warden, What};
+
+impl Warden {
+    pub(super) fn saw_lock(&mut self, place: &Place, record: Record, now: Moment) {
+        let record = Arc::new(record);
+        if let Some(lock) = self.locks.get_mut(place) {
+            if record.version < lock.record.version {
+                return;
+            }
+            let before = Arc::clone(&lock.record);
+            if record.version == before.version {
+                lock.doubtful = false;
+                return;
+            }
+            self.note_break(place, &before, Some(&record), now);
+            if let Some(lock) = self.locks.get_mut(place) {
+                lock.take(Arc::clone(&record), now);
+            }
+            self.rename(place, Some(&before), Some(&record), now);
+        } else {
+            self.rename(place, None, Some(&record), now);
+            self.locks.insert(place.clone(), Lock::new(record, now));
+        }
+        self.touch(place, now);
+    }
+
+    /// A consistent read did not find this lock's Lease.
+    pub(super) fn absent(&mut self, place: &Place, known: Option<Version>, now: Moment) {
+        // It may have been made since then, by somebody whose event was faster than the answer.
+        if self.version(place) != known {
+            self.doubt(place, now);
+            return;
+        }
+        if let Some(before) = self.locks.get(place).map(|lock| Arc::clone(&lock.record)) {
+            self.note_break(place, &before, None, now);
+            self.drop_lock(place, now);
+        }
+    }
+
+    pub(super) fn drop_lock(&mut self, place: &Place, now: Moment) {
+        if let Some(lock) = self.locks.remove(place) {
+            self.rename(place, Some(&lock.record), None, now);
+        }
+        self.forget(place);
+    }
+
+    fn note_break(&mut self, place: &Place, before: &Record, after: Option<&Record>, now: Moment) {
+        let Some(incidents) = self.followed.get_mut(place) else {
+            return;
+        };
+        let Some(holder) = &before.holder else { return };
+        let alive = match &holder.liveness {
+            Liveness::Session(id) => {
+                let session = self.sessions.get(&session_place(place, id));
+                session.is_none_or(|session| session.observer.verdict() != Verdict::Ended)
+            }
+            Liveness::Own(_) => self.locks.get(place).is_none_or(|lock| !lock.own_expired(now)),
+        };
+        if let Some(how) = broken(before, after).filter(|_| alive) {
+            incidents.push(Incident::Broken { holder: holder.identity.clone(), how });
+        }
+    }
+
+    /// The sessions that a lock names have changed.
+    fn rename(&mut self, place: &Place, before: Option<&Record>, after: Option<&Record>, now: Moment) {
+        let (before, after) = (named(before), named(after));
+        for id in before.difference(&after) {
+            let at = session_place(place, id);
+            if let Some(session) = self.sessions.get_mut(&at) {
+                session.named_by.remove(place);
+                self.touch(&at, now);
+            }
+        }
+        for id in after.difference(&before) {
+            let at = session_place(place, id);
+            self.sessions.entry(at.clone()).or_default().named_by.insert(place.clone());
+            self.touch(&at, now);
+        }
+    }
+
+    pub(super) fn poll_lock(&mut self, place: &Place, now: Now) -> Option<What> {
+        let lock = self.locks.get(place)?;
+        if lock.doubtful {
+            return Some(What::Read);
+        }
+        let verdict = |id: &SessionId| {
+            self.sessions.get(&session_place(place, id)).map_or(Verdict::Unknown, |session| session.observer.verdict())
+        };
+        let sight = Sight {
+            record: &lock.record,
+            verdict: &verdict,
+            own_expired: lock.own_expired(now.moment),
+            free_for: lock.free_for(now.moment),
+            owned: crate::lock::is_owned(&lock.record),
+        };
+        if let Some(deed) = decide(&sight, now.stamp) {
+            return Some(What::Do(deed));
+        }
+        if let Some(at) = lock.wake_at(now.moment) {
+            self.alarms.set(place, at);
+        }
+        None
+    }
+}
+
+fn session_place(lock: &Place, id: &SessionId) -> Place {
+    Place { namespace: lock.namespace.clone(), name: id.lease_name() }
+}
+
+/// The sessions by which a holder lives or for which somebody waits.
+fn named(record: Option<&Record>) -> BTreeSet<SessionId> {
+    let Some(record) = record else {
+        return BTreeSet::new();
+    };
+    let holder = record.holder.as_ref().and_then(|holder| holder.id.as_ref());
+    holder.into_iter().chain(record.waiters.iter().map(|waiter| &waiter.id)).map(|id| id.session.clone()).collect()
+}

@@ -1,0 +1,48 @@
+//! The warden sees that no dead client stays in anybody's way.
+//!
+//! It watches every Lease of locks and of client sessions, ends sessions that have fallen silent, takes what has ended
+//! off the locks, hands those to the next in line, and clears away what nobody uses. It knows nothing of custom
+//! resources, and works the same for locks that have one and for locks that were made on the spot.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `state`, `sessions`, `locks` | everything known, as a machine: sights and answers in, requests out; pure |
+//! | `lock`, `breaks`, `decide` | one lock: what is known, whether a hold was broken, what is to be done; pure |
+//! | `run` | the loop that watches and sends |
+
+mod alarms;
+mod breaks;
+mod decide;
+mod lock;
+mod locks;
+mod run;
+mod sessions;
+mod state;
+
+pub(crate) use run::{Post, Tools, run};
+pub(crate) use state::{Census, Done, Incident, Warden};
+
+use std::fmt;
+
+/// Where a Lease is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Place {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Place {
+    pub(crate) fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    fn is_session(&self) -> bool {
+        self.name.starts_with(leasehold::protocol::record::SESSION_PREFIX)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}

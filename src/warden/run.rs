@@ -1,0 +1,237 @@
+//! The warden's loop: watches in, requests out.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{BoxStream, SelectAll};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use leasehold::clock;
+use leasehold::protocol::{Moment, record};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::state::{Task, What};
+use super::{Place, Warden};
+use crate::leases::{Failure, Leases};
+use crate::metrics::Metrics;
+use crate::scope::Scope;
+
+/// How many requests are on their way at once.
+const AT_ONCE: usize = 32;
+/// How often the loop goes round though nothing happens, so that others can see that it does.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long requests on their way are waited for at the end.
+const FINISH: Duration = Duration::from_secs(4);
+
+/// The warden as its loop and the controllers share it.
+#[derive(Debug)]
+pub(crate) struct Post {
+    state: Mutex<Warden>,
+    nudge: Notify,
+    pulse: Mutex<Pulse>,
+}
+
+/// Signs of life of the loop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pulse {
+    /// When it last went round.
+    pub(crate) beat: Moment,
+    /// Every watch has shown all there is.
+    pub(crate) synced: bool,
+}
+
+impl Post {
+    pub(crate) fn new(warden: Warden, now: Moment) -> Self {
+        Self { state: Mutex::new(warden), nudge: Notify::new(), pulse: Mutex::new(Pulse { beat: now, synced: false }) }
+    }
+
+    /// Looks at the warden, or tells it something.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Warden) -> T) -> T {
+        let answer = look(&mut self.lock());
+        self.nudge.notify_one();
+        answer
+    }
+
+    pub(crate) fn pulse(&self) -> Pulse {
+        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Warden> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beat(&self, beat: Moment, synced: bool) {
+        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Pulse { beat, synced };
+    }
+}
+
+/// What the loop works with.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) post: Arc<Post>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Told of every followed lock that has changed.
+    pub(crate) changed: UnboundedSender<Place>,
+}
+
+type Watches = SelectAll<BoxStream<'static, (Scope, watcher::Result<Event<Lease>>)>>;
+
+/// Keeps watch until told to stop, then finishes what is on its way.
+pub(crate) async fn run(tools: Tools, client: Client, scopes: Vec<Scope>, stop: CancellationToken) {
+    let mut sights = Sights { expected: scopes.len(), ..Sights::default() };
+    let mut watches = watch(&client, scopes);
+    let mut on_their_way = JoinSet::new();
+    while !stop.is_cancelled() {
+        let now = clock::now();
+        tools.post.beat(now.moment, sights.synced());
+        // Before everything has been seen, everybody looks absent.
+        while sights.synced() && on_their_way.len() < AT_ONCE {
+            let Some(task) = tools.post.lock().poll(now) else {
+                break;
+            };
+            on_their_way.spawn(send(Arc::clone(&tools.leases), task));
+        }
+        tools.tell_changes();
+        let pause = tools.post.lock().wake_at().map_or(BEAT, |at| at.since(now.moment).min(BEAT));
+        // While nothing more can be sent, what is due waits for an answer.
+        let pause = if on_their_way.len() < AT_ONCE && sights.synced() { pause } else { BEAT };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Some((scope, event)) = watches.next() => tools.see(&mut sights, &scope, event),
+            Some(answer) = on_their_way.join_next() => tools.answer(answer),
+            () = tools.post.nudge.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    let finish = async {
+        while let Some(answer) = on_their_way.join_next().await {
+            tools.answer(answer);
+        }
+    };
+    if tokio::time::timeout(FINISH, finish).await.is_err() {
+        tracing::warn!("requests were still on their way at the end; each is safe to be carried out late");
+    }
+}
+
+fn watch(client: &Client, scopes: Vec<Scope>) -> Watches {
+    let config = watcher::Config::default().labels(record::KIND);
+    let watches = scopes.into_iter().map(|scope| {
+        let api: Api<Lease> = scope.api(client.clone());
+        watcher(api, config.clone()).default_backoff().map(move |event| (scope.clone(), event)).boxed()
+    });
+    futures::stream::select_all(watches)
+}
+
+async fn send(leases: Arc<Leases>, task: Task) -> (Task, Result<Option<Lease>, Failure>) {
+    let answer = match &task.what {
+        What::Read => leases.read(&task.place).await.and_then(|lease| lease.map(Some).ok_or(Failure::Absent)),
+        What::End(write) | What::Sweep(write) => leases.write(&task.place, write).await,
+        What::Do(deed) => leases.write(&task.place, &deed.write).await,
+    };
+    (task, answer)
+}
+
+/// How far the watches have come.
+#[derive(Debug, Default)]
+struct Sights {
+    expected: usize,
+    done: HashSet<Scope>,
+    /// What a watch that begins anew has shown so far.
+    shown: HashMap<Scope, HashSet<Place>>,
+}
+
+impl Sights {
+    fn synced(&self) -> bool {
+        self.done.len() == self.expected
+    }
+}
+
+impl Tools {
+    fn see(&self, sights: &mut Sights, scope: &Scope, event: watcher::Result<Event<Lease>>) {
+        // The receipt: everything that expires is counted from here.
+        let now = clock::now().moment;
+        let mut warden = self.post.lock();
+        match event {
+            Ok(Event::Init) => {
+                sights.shown.insert(scope.clone(), HashSet::new());
+            }
+            Ok(Event::InitApply(lease)) => {
+                sights.shown.entry(scope.clone()).or_default().extend(place_of(&lease));
+                warden.saw(lease, now);
+            }
+            Ok(Event::InitDone) => {
+                let shown = sights.shown.remove(scope).unwrap_or_default();
+                warden.relisted(scope.namespace(), &shown, now);
+                sights.done.insert(scope.clone());
+                tracing::info!(%scope, leases = shown.len(), "watching Leases");
+            }
+            Ok(Event::Apply(lease)) => warden.saw(lease, now),
+            Ok(Event::Delete(lease)) => {
+                if let Some(place) = place_of(&lease) {
+                    warden.out_of_sight(&place, now);
+                }
+            }
+            Err(error) => {
+                self.metrics.watch_failed("leases");
+                tracing::warn!(%scope, %error, "the watch of Leases failed and is begun anew");
+            }
+        }
+    }
+
+    fn answer(&self, answer: Result<(Task, Result<Option<Lease>, Failure>), tokio::task::JoinError>) {
+        let (task, answer) = match answer {
+            Ok(answer) => answer,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let now = clock::now().moment;
+        match (&task.what, &answer) {
+            (What::Read, Ok(_)) | (_, Err(Failure::Refused | Failure::Absent)) => {
+                tracing::debug!(place = %task.place, done = answer.is_ok(), "{}", tell(&task.what));
+            }
+            (what, Ok(_)) => tracing::info!(place = %task.place, "{}", tell(what)),
+            (what, Err(error)) => {
+                tracing::warn!(place = %task.place, %error, "could not: {}", tell(what));
+            }
+        }
+        if let Some(done) = self.post.lock().answer(&task, answer, now) {
+            self.metrics.done(done);
+        }
+    }
+
+    fn tell_changes(&self) {
+        for place in self.post.lock().take_changed() {
+            // Nobody listens any more when all stops.
+            let _ = self.changed.send(place);
+        }
+    }
+}
+
+fn place_of(lease: &Lease) -> Option<Place> {
+    Some(Place::new(lease.metadata.namespace.as_ref()?, lease.metadata.name.as_ref()?))
+}
+
+fn tell(what: &What) -> String {
+    use super::decide::DeedKind;
+    match what {
+        What::Read => "read the Lease".to_owned(),
+        What::End(_) => "ended a session that had fallen silent".to_owned(),
+        What::Sweep(_) => "removed the tombstone of an ended session".to_owned(),
+        What::Do(deed) => match &deed.kind {
+            DeedKind::Evict { holder, to: Some(to) } => format!("evicted {holder}, who has ended: {to} holds the lock"),
+            DeedKind::Evict { holder, to: None } => {
+                format!("evicted {holder}, who has ended: the lock is free")
+            }
+            DeedKind::Grant { to } => format!("granted the free lock to {to}"),
+            DeedKind::PassOver => format!("removed {} waiters that have ended", deed.passed_over),
+            DeedKind::Remove => "removed a Lease that nobody uses".to_owned(),
+        },
+    }
+}

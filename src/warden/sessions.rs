@@ -1,0 +1,87 @@
+//! The warden's part in client sessions: observe them, end them, clear them away.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::observer::{Request, Verdict};
+use leasehold::protocol::record::SessionRecord;
+use leasehold::protocol::{Moment, Now};
+
+use super::Place;
+use super::state::{Warden, What};
+
+/// How often a tombstone is looked at, until it may be swept.
+const SWEEP: Duration = Duration::from_secs(10);
+
+impl Warden {
+    pub(super) fn saw_session(&mut self, place: &Place, record: SessionRecord, now: Moment) {
+        let session = self.sessions.entry(place.clone()).or_default();
+        session.present = true;
+        session.observer.saw(record, now);
+        self.session_changed(place, now);
+    }
+
+    pub(super) fn read_session(&mut self, place: &Place, lease: Option<Lease>, now: Moment) {
+        let record = match lease.map(SessionRecord::parse).transpose() {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(%place, %error, "a session's Lease cannot be read");
+                return;
+            }
+        };
+        if let Some(session) = self.sessions.get_mut(place) {
+            session.present = record.is_some();
+            session.observer.read(record, now);
+            self.session_changed(place, now);
+        }
+    }
+
+    fn session_changed(&mut self, place: &Place, now: Moment) {
+        self.touch(place, now);
+        let session = self.sessions.get(place).filter(|session| session.observer.verdict() != Verdict::Alive);
+        for lock in session.map(|session| session.named_by.clone()).unwrap_or_default() {
+            self.touch(&lock, now);
+        }
+    }
+
+    pub(super) fn poll_session(&mut self, place: &Place, now: Now) -> Option<What> {
+        let session = self.sessions.get_mut(place)?;
+        if !session.present && session.named_by.is_empty() {
+            self.sessions.remove(place);
+            return None;
+        }
+        let before = session.observer.verdict();
+        let request = session.observer.poll(now.moment, &self.by);
+        let verdict = session.observer.verdict();
+        let wake_at = session.observer.wake_at().filter(|at| *at > now.moment);
+        if before != verdict {
+            self.session_changed(place, now.moment);
+            self.alarms.clear(place);
+        }
+        match request {
+            Some(Request::Read) => return Some(What::Read),
+            Some(Request::End(write)) => return Some(What::End(write)),
+            None => {}
+        }
+        if verdict == Verdict::Ended {
+            return self.poll_ended(place, now.moment);
+        }
+        if let Some(at) = wake_at {
+            self.alarms.set(place, at);
+        }
+        None
+    }
+
+    /// A tombstone stays as long as anything names it, and for as long as its process could still be heard of.
+    fn poll_ended(&mut self, place: &Place, now: Moment) -> Option<What> {
+        let session = self.sessions.get(place)?;
+        if !session.named_by.is_empty() {
+            return None;
+        }
+        if let Some(write) = session.observer.sweepable(now) {
+            return Some(What::Sweep(write));
+        }
+        self.alarms.set(place, now + SWEEP);
+        None
+    }
+}

@@ -1,0 +1,363 @@
+//! Everything the warden knows, as a machine: sights and answers in, requests out. No clock, no network.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::observer::Observer;
+use leasehold::protocol::record::SessionRecord;
+use leasehold::protocol::{HolderId, Moment, Now, Record, Version, Write};
+
+use super::Place;
+use super::alarms::Alarms;
+use super::breaks::Break;
+use super::decide::{Deed, DeedKind};
+use super::lock::Lock;
+use crate::leases::Failure;
+
+/// The first pause after a request that failed, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// One request, to be sent once and answered by [`Warden::answer`].
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    pub(crate) place: Place,
+    pub(crate) what: What,
+    /// The version at which the Lease was known when the request was made.
+    known: Option<Version>,
+}
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Read,
+    /// End a session.
+    End(Write),
+    /// Remove the tombstone of a session.
+    Sweep(Write),
+    /// Write to a lock's Lease.
+    Do(Deed),
+}
+
+/// Something that befell a lock, for people to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Incident {
+    Evicted { holder: String, to: Option<HolderId> },
+    Broken { holder: String, how: Break },
+}
+
+/// What has been done, for whoever counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    SessionEnded,
+    SessionSwept,
+    HolderEvicted { granted: bool },
+    WaitersPassedOver(usize),
+    Granted,
+    LeaseRemoved,
+}
+
+/// How many there are, for whoever counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    pub(crate) held: usize,
+    pub(crate) free: usize,
+    pub(crate) waiters: usize,
+    pub(crate) sessions: usize,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Warden {
+    /// Told on the tombstones of sessions that this process ends.
+    pub(super) by: String,
+    pub(super) locks: HashMap<Place, Lock>,
+    pub(super) sessions: HashMap<Place, Session>,
+    /// Places of which somebody wants to be told, and what to tell.
+    pub(super) followed: HashMap<Place, Vec<Incident>>,
+    changed: BTreeSet<Place>,
+    pub(super) alarms: Alarms<Place>,
+    requests: HashMap<Place, Attempts>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    pub(super) observer: Observer,
+    /// Its Lease is there, as far as is known.
+    pub(super) present: bool,
+    /// The locks that it holds or waits for.
+    pub(super) named_by: BTreeSet<Place>,
+}
+
+/// Requests are sent one at a time for each Lease, and rarer while they fail.
+#[derive(Debug, Default)]
+struct Attempts {
+    in_flight: bool,
+    failures: u32,
+    not_before: Moment,
+}
+
+impl Warden {
+    pub(crate) fn new(by: impl Into<String>) -> Self {
+        Self {
+            by: by.into(),
+            locks: HashMap::new(),
+            sessions: HashMap::new(),
+            followed: HashMap::new(),
+            changed: BTreeSet::new(),
+            alarms: Alarms::default(),
+            requests: HashMap::new(),
+        }
+    }
+
+    // ----------------------------------------------------------------------------------------------- what was seen
+
+    /// A Lease was seen like this, in an answer or event received at `now`.
+    pub(crate) fn saw(&mut self, lease: Lease, now: Moment) {
+        let (Some(namespace), Some(name)) = (&lease.metadata.namespace, &lease.metadata.name) else {
+            return;
+        };
+        let place = Place::new(namespace, name);
+        if place.is_session() {
+            match SessionRecord::parse(lease) {
+                Ok(record) => self.saw_session(&place, record, now),
+                Err(error) => {
+                    tracing::warn!(%place, %error, "a Lease that is labelled as a session's is none");
+                }
+            }
+        } else {
+            match Record::parse(lease) {
+                Ok(record) => self.saw_lock(&place, record, now),
+                Err(error) => {
+                    tracing::warn!(%place, %error, "a Lease that is labelled as a lock's is none");
+                }
+            }
+        }
+    }
+
+    /// A watch no longer shows this Lease: it was removed, lost its label, or that is old news.
+    pub(crate) fn out_of_sight(&mut self, place: &Place, now: Moment) {
+        if let Some(session) = self.sessions.get_mut(place) {
+            session.observer.hint_gone();
+            if session.named_by.is_empty() {
+                self.sessions.remove(place);
+                self.forget(place);
+                return;
+            }
+        } else if !self.followed.contains_key(place) {
+            self.drop_lock(place, now);
+            return;
+        } else if let Some(lock) = self.locks.get_mut(place) {
+            lock.doubtful = true;
+        }
+        self.touch(place, now);
+    }
+
+    /// A watch began anew and has shown these: everything else of that namespace, or of all, is out of its sight.
+    pub(crate) fn relisted(&mut self, namespace: Option<&str>, shown: &HashSet<Place>, now: Moment) {
+        let known = self.locks.keys().chain(self.sessions.keys());
+        let missing: Vec<Place> = known
+            .filter(|place| namespace.is_none_or(|namespace| namespace == place.namespace) && !shown.contains(place))
+            .cloned()
+            .collect();
+        for place in missing {
+            self.out_of_sight(&place, now);
+        }
+    }
+
+    /// Somebody else asked for this lock's Lease when it was known at `known`, and this is the answer.
+    pub(crate) fn told(&mut self, place: &Place, known: Option<Version>, lease: Option<Lease>, now: Moment) {
+        match lease {
+            Some(lease) => self.saw(lease, now),
+            None => self.absent(place, known, now),
+        }
+    }
+
+    /// What somebody else wrote was refused: the lock is not as it is known.
+    pub(crate) fn doubt(&mut self, place: &Place, now: Moment) {
+        if let Some(lock) = self.locks.get_mut(place) {
+            lock.doubtful = true;
+            self.touch(place, now);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ what is known
+
+    /// The lock's Lease as it was last seen, if that is not in doubt.
+    pub(crate) fn record(&self, place: &Place) -> Option<Arc<Record>> {
+        self.locks.get(place).filter(|lock| !lock.doubtful).map(|lock| Arc::clone(&lock.record))
+    }
+
+    /// The version of the lock's Lease as it was last seen.
+    pub(crate) fn version(&self, place: &Place) -> Option<Version> {
+        self.locks.get(place).map(|lock| lock.record.version)
+    }
+
+    /// Tell of this lock from now on.
+    pub(crate) fn follow(&mut self, place: &Place) {
+        self.followed.entry(place.clone()).or_default();
+    }
+
+    /// Tell of this lock no more.
+    pub(crate) fn unfollow(&mut self, place: &Place) {
+        self.followed.remove(place);
+    }
+
+    /// The followed locks that have changed since the last call.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Place> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What befell a followed lock since the last call.
+    pub(crate) fn take_incidents(&mut self, place: &Place) -> Vec<Incident> {
+        self.followed.get_mut(place).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether something befell a followed lock that nobody was told yet.
+    pub(crate) fn has_incidents(&self, place: &Place) -> bool {
+        self.followed.get(place).is_some_and(|incidents| !incidents.is_empty())
+    }
+
+    /// How many there are.
+    pub(crate) fn census(&self) -> Census {
+        let mut census = Census { sessions: self.sessions.len(), ..Census::default() };
+        for lock in self.locks.values() {
+            census.waiters += lock.record.waiters.len();
+            *if lock.record.holder.is_some() { &mut census.held } else { &mut census.free } += 1;
+        }
+        census
+    }
+
+    // ----------------------------------------------------------------------------------------------- what is to do
+
+    /// The next request to send now, if any.
+    pub(crate) fn poll(&mut self, now: Now) -> Option<Task> {
+        while let Some(place) = self.alarms.pop(now.moment) {
+            let attempts = self.requests.entry(place.clone()).or_default();
+            if attempts.in_flight {
+                continue; // Its answer touches it.
+            }
+            if attempts.not_before > now.moment {
+                let not_before = attempts.not_before;
+                self.alarms.set(&place, not_before);
+                continue;
+            }
+            let what = if place.is_session() { self.poll_session(&place, now) } else { self.poll_lock(&place, now) };
+            if let Some(what) = what {
+                self.requests.entry(place.clone()).or_default().in_flight = true;
+                let known = self.version(&place);
+                return Some(Task { place, what, known });
+            }
+            self.requests.remove(&place);
+        }
+        None
+    }
+
+    /// When [`poll`](Self::poll) may have something to do, if nothing else happens before.
+    pub(crate) fn wake_at(&self) -> Option<Moment> {
+        self.alarms.next()
+    }
+
+    /// The answer to a task, received at `now`.
+    pub(crate) fn answer(&mut self, task: &Task, answer: Result<Option<Lease>, Failure>, now: Moment) -> Option<Done> {
+        let place = &task.place;
+        self.settle(task, &answer, now);
+        let done = match answer {
+            Ok(lease) => {
+                let done = self.carried_out(task, now);
+                match lease {
+                    Some(lease) if place.is_session() => self.read_session(place, Some(lease), now),
+                    Some(lease) => self.saw(lease, now),
+                    None => self.removed(task, now),
+                }
+                done
+            }
+            Err(Failure::Absent) => {
+                self.removed(task, now);
+                None
+            }
+            Err(_) => {
+                if let Some(session) = self.sessions.get_mut(place) {
+                    session.observer.refused();
+                } else if let Some(lock) = self.locks.get_mut(place) {
+                    lock.doubtful = true;
+                }
+                None
+            }
+        };
+        self.touch(place, now);
+        done
+    }
+
+    // ------------------------------------------------------------------------------------------------------ answers
+
+    /// Notes what a task that was carried out has done.
+    fn carried_out(&mut self, task: &Task, now: Moment) -> Option<Done> {
+        match &task.what {
+            What::Read => None,
+            What::End(_) => Some(Done::SessionEnded),
+            What::Sweep(_) => Some(Done::SessionSwept),
+            What::Do(deed) => {
+                self.touch(&task.place, now);
+                Some(match &deed.kind {
+                    DeedKind::Evict { holder, to } => {
+                        if let Some(incidents) = self.followed.get_mut(&task.place) {
+                            incidents.push(Incident::Evicted { holder: holder.clone(), to: to.clone() });
+                        }
+                        Done::HolderEvicted { granted: to.is_some() }
+                    }
+                    DeedKind::Grant { .. } => Done::Granted,
+                    DeedKind::PassOver => Done::WaitersPassedOver(deed.passed_over),
+                    DeedKind::Remove => Done::LeaseRemoved,
+                })
+            }
+        }
+    }
+
+    /// The Lease of this task is not there, or no longer.
+    fn removed(&mut self, task: &Task, now: Moment) {
+        let place = &task.place;
+        if !place.is_session() {
+            self.absent(place, task.known, now);
+        } else if matches!(task.what, What::Sweep(_)) {
+            self.sessions.remove(place);
+            self.forget(place);
+        } else {
+            self.read_session(place, None, now);
+        }
+    }
+
+    fn settle(&mut self, task: &Task, answer: &Result<Option<Lease>, Failure>, now: Moment) {
+        let attempts = self.requests.entry(task.place.clone()).or_default();
+        attempts.in_flight = false;
+        match answer {
+            // A read between two writes that fail does not make these any better.
+            Ok(_) if matches!(task.what, What::Read) => {}
+            Ok(_) | Err(Failure::Absent) => *attempts = Attempts::default(),
+            Err(failure) => {
+                let pause = PAUSES.0 * 2_u32.pow(attempts.failures.min(6));
+                // A refusal is what contention looks like. Only again and again it is not.
+                let first = attempts.failures == 0 && *failure == Failure::Refused;
+                attempts.failures += 1;
+                attempts.not_before = if first { now } else { now + pause.min(PAUSES.1) };
+            }
+        }
+    }
+
+    /// Look at this now.
+    pub(super) fn touch(&mut self, place: &Place, now: Moment) {
+        self.alarms.set_by(place, now);
+        if self.followed.contains_key(place) {
+            self.changed.insert(place.clone());
+        }
+    }
+
+    pub(super) fn forget(&mut self, place: &Place) {
+        self.alarms.clear(place);
+        self.requests.remove(place);
+        if self.followed.contains_key(place) {
+            self.changed.insert(place.clone());
+        }
+    }
+}
