@@ -1,1 +1,58 @@
-fn main() {}
+//! What a lock costs, measured on a real API server against the floor: a bare PUT, and a PUT's watch event.
+
+mod counting;
+mod measure;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use leasehold_testkit::Cluster;
+
+use crate::measure::Bench;
+use crate::report::Report;
+
+/// Measures what a lock costs on a real API server, and writes a summary.
+#[derive(Debug, Parser)]
+#[command(after_help = "Example:\n  leasehold-bench --seconds 10 --contenders 8,32")]
+struct Options {
+    /// Where to write the figures, as JSON.
+    #[arg(long, default_value = "target/bench/summary.json")]
+    summary: PathBuf,
+    /// Rounds of each measurement of one operation.
+    #[arg(long, default_value_t = 500)]
+    rounds: usize,
+    /// For how many seconds contenders contend.
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// How many contend. Alone they are measured in any case.
+    #[arg(long, value_delimiter = ',', default_value = "2,8,32,128")]
+    contenders: Vec<usize>,
+    /// For how many seconds idle clients are watched.
+    #[arg(long, default_value_t = 60)]
+    idle_seconds: u64,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let cluster = Cluster::named_or_start().await?;
+    let namespace = cluster.namespace("bench").await?;
+    let mut bench =
+        Bench { config: namespace.config(), namespace: namespace.name().to_owned(), report: Report::default() };
+    bench.uncontended(options.rounds).await?;
+    bench.hand_off(options.rounds / 2).await?;
+    let time = Duration::from_secs(options.seconds);
+    let alone = bench.contended(1, time, None).await?;
+    for contenders in options.contenders {
+        bench.contended(contenders, time, Some(alone)).await?;
+    }
+    if options.idle_seconds > 0 {
+        bench.idle(Duration::from_secs(options.idle_seconds)).await?;
+    }
+    bench.report.write(&options.summary)?;
+    println!("\n{}\n\nwritten to {}", bench.report.table(), options.summary.display());
+    Ok(())
+}

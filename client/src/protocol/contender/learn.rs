@@ -254,7 +254,7 @@ impl Contender {
             (Phase::Holding(_), _) if self.watched => every * 6,
             _ => every,
         };
-        self.read_at = now + every.mul_f64(0.8 + 0.2 * self.random());
+        self.read_at = now + every.mul_f64(0.9 + 0.1 * self.random());
     }
 
     /// The pause after so many failures.
