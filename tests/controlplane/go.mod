@@ -3,7 +3,9 @@
 // There is no Go code here; build.sh builds the tools named below.
 //
 // The version of k8s.io/kubernetes required here is the one place that fixes
-// the Kubernetes version. update.sh moves it, the replacements included.
+// the Kubernetes version. To move it: change it, change v0.X.Y of the same
+// release in the replacements (k8s.io/kubernetes' own go.mod names the same
+// modules) and run `go mod tidy`.
 module leasehold.dev/controlplane
 
 go 1.26.0

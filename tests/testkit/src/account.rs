@@ -61,17 +61,11 @@ impl Account {
         let subjects = json!([{
             "kind": "ServiceAccount", "name": name, "namespace": namespace.name(),
         }]);
-        let review = rules
-            .first()
-            .map(|rule| review_of(rule, namespace.name(), scope));
+        let review = rules.first().map(|rule| review_of(rule, namespace.name(), scope));
         match scope {
             Scope::Namespace => {
                 let metadata = json!({ "name": name });
-                create::<Role>(
-                    &namespace.api(),
-                    json!({ "metadata": metadata, "rules": rules }),
-                )
-                .await?;
+                create::<Role>(&namespace.api(), json!({ "metadata": metadata, "rules": rules })).await?;
                 let role = role_reference("Role", name);
                 create::<RoleBinding>(
                     &namespace.api(),
@@ -83,8 +77,7 @@ impl Account {
                 // Objects of the whole cluster, so named after the namespace,
                 // and collected when it goes.
                 let name = format!("{}:{name}", namespace.name());
-                let metadata =
-                    json!({ "name": name, "ownerReferences": [namespace.owner_reference()] });
+                let metadata = json!({ "name": name, "ownerReferences": [namespace.owner_reference()] });
                 let api = Api::<ClusterRole>::all(admin.clone());
                 create(&api, json!({ "metadata": metadata, "rules": rules })).await?;
                 let role = role_reference("ClusterRole", &name);
@@ -119,11 +112,7 @@ impl Account {
             .await
             .with_context(|| format!("cannot create the pod {pod}"))?;
         let token = self.request_token(Some(&created)).await?;
-        Ok(Self {
-            pod: Some(created),
-            token,
-            ..self.clone()
-        })
+        Ok(Self { pod: Some(created), token, ..self.clone() })
     }
 
     /// The service account's name.
@@ -158,10 +147,7 @@ impl Account {
     #[must_use]
     pub fn config(&self) -> Config {
         let mut config = self.cluster.config();
-        config.auth_info = AuthInfo {
-            token: Some(self.token.clone().into()),
-            ..AuthInfo::default()
-        };
+        config.auth_info = AuthInfo { token: Some(self.token.clone().into()), ..AuthInfo::default() };
         config.default_namespace.clone_from(&self.namespace);
         config
     }
@@ -179,10 +165,7 @@ impl Account {
 
     fn kubeconfig(&self) -> Result<Kubeconfig> {
         let mut kubeconfig = self.cluster.kubeconfig().clone();
-        let current = kubeconfig
-            .current_context
-            .clone()
-            .context("no current context")?;
+        let current = kubeconfig.current_context.clone().context("no current context")?;
         let context = kubeconfig
             .contexts
             .iter()
@@ -228,28 +211,18 @@ impl Account {
             .create_token_request(&self.name, &PostParams::default(), &request)
             .await
             .with_context(|| format!("cannot get a token for {}", self.username()))?;
-        Ok(answer
-            .status
-            .context("a token request without an answer")?
-            .token)
+        Ok(answer.status.context("a token request without an answer")?.token)
     }
 
     /// The API server learns of roles by watching them, a moment later.
     async fn wait_allowed(&self, review: &Value) -> Result<()> {
         let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client()?);
         let review = serde_json::from_value(json!({ "spec": review }))?;
-        eventually(
-            Duration::from_secs(30),
-            "the account's role to count",
-            async || {
-                let answer = reviews.create(&PostParams::default(), &review).await?;
-                ensure!(
-                    answer.status.is_some_and(|status| status.allowed),
-                    "not allowed yet"
-                );
-                Ok(())
-            },
-        )
+        eventually(Duration::from_secs(30), "the account's role to count", async || {
+            let answer = reviews.create(&PostParams::default(), &review).await?;
+            ensure!(answer.status.is_some_and(|status| status.allowed), "not allowed yet");
+            Ok(())
+        })
         .await
     }
 }
@@ -259,9 +232,7 @@ where
     K: Clone + fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
     let object: K = serde_json::from_value(object)?;
-    api.create(&PostParams::default(), &object)
-        .await
-        .with_context(|| format!("cannot create {object:?}"))
+    api.create(&PostParams::default(), &object).await.with_context(|| format!("cannot create {object:?}"))
 }
 
 fn role_reference(kind: &str, name: &str) -> Value {

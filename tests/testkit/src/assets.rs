@@ -23,9 +23,7 @@ pub(crate) struct Assets {
 
 /// `None` where the variable is not set.
 fn named_folder() -> Option<PathBuf> {
-    env::var_os(ASSETS_VARIABLE)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
+    env::var_os(ASSETS_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 impl Assets {
@@ -37,9 +35,8 @@ impl Assets {
             None => (built_folder()?, BUILD_SCRIPT),
         };
         let required = |name: &str| {
-            existing(&folder, name).with_context(|| {
-                format!("there is no {name} in {} (from {origin})", folder.display())
-            })
+            existing(&folder, name)
+                .with_context(|| format!("there is no {name} in {} (from {origin})", folder.display()))
         };
         Ok(Self {
             etcd: required("etcd")?,
@@ -65,12 +62,7 @@ pub(crate) fn find_kubectl() -> Result<PathBuf> {
         let path = env::var_os("PATH").unwrap_or_default();
         return existing(&folder, "kubectl")
             .or_else(|| env::split_paths(&path).find_map(|folder| existing(&folder, "kubectl")))
-            .with_context(|| {
-                format!(
-                    "there is no kubectl in {} nor on the path",
-                    folder.display()
-                )
-            });
+            .with_context(|| format!("there is no kubectl in {} nor on the path", folder.display()));
     }
     existing(&built_folder()?, "kubectl").context("the control plane was built without kubectl")
 }
@@ -93,10 +85,7 @@ fn built_folder() -> Result<PathBuf> {
         .output()
         .with_context(|| format!("cannot run {BUILD_SCRIPT}"))?;
     if !output.status.success() {
-        bail!(
-            "the control plane of the tests could not be built ({BUILD_SCRIPT}: {})",
-            output.status
-        );
+        bail!("the control plane of the tests could not be built ({BUILD_SCRIPT}: {})", output.status);
     }
     let folder = PathBuf::from(String::from_utf8(output.stdout)?.trim_end());
     Ok(FOLDER.get_or_init(|| folder).clone())

@@ -73,12 +73,11 @@ impl Cluster {
     /// The cluster of the current context of a kubeconfig; who uses it there
     /// has to be its administrator.
     pub async fn from_kubeconfig(path: &Path) -> Result<Self> {
-        let kubeconfig = Kubeconfig::read_from(path)
-            .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
-        let config =
-            Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
+        let kubeconfig =
+            Kubeconfig::read_from(path).with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+        let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
         let cluster = Self {
             inner: Arc::new(Inner {
                 kubeconfig,
@@ -108,12 +107,10 @@ impl Cluster {
             let token = token.clone();
             spawn_blocking(move || Local::start(&token)).await??
         };
-        let kubeconfig_path = local.folder().join("kubeconfig");
+        let kubeconfig_path = local.kubeconfig();
         let kubeconfig = kubeconfig_for(&local.url(), local.authority(), &token)?;
         write_kubeconfig(&kubeconfig, &kubeconfig_path)?;
-        let config =
-            Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default())
-                .await?;
+        let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
         let cluster = Self {
             inner: Arc::new(Inner {
                 kubeconfig,
@@ -124,7 +121,7 @@ impl Cluster {
             }),
         };
         let mut local = cluster.local()?.lock().await;
-        local.start_controllers(&cluster.inner.kubeconfig_path)?;
+        local.start_controllers()?;
         cluster.wait_ready(&mut local).await?;
         if local.has_controllers() {
             cluster.wait_controllers(&mut local).await?;
@@ -179,7 +176,7 @@ impl Cluster {
             .await
             .context("cannot create a namespace")?;
         let namespace = Namespace::new(self.clone(), client, created)?;
-        namespace.wait_default_account().await?;
+        namespace.ensure_default_account().await?;
         Ok(namespace)
     }
 
@@ -254,9 +251,10 @@ impl Cluster {
     }
 
     fn local(&self) -> Result<&Mutex<Local>> {
-        self.inner.local.as_ref().context(
-            "this process did not start this cluster; use Cluster::start for one of its own",
-        )
+        self.inner
+            .local
+            .as_ref()
+            .context("this process did not start this cluster; use Cluster::start for one of its own")
     }
 
     async fn wait_ready(&self, local: &mut Local) -> Result<()> {
@@ -273,10 +271,7 @@ impl Cluster {
         });
         match ready.await {
             Ok(result) => result,
-            Err(_) => bail!(
-                "the API server is not ready after {READY:?}; {}",
-                local.apiserver_log_tail()
-            ),
+            Err(_) => bail!("the API server is not ready after {READY:?}; {}", local.apiserver_log_tail()),
         }
     }
 

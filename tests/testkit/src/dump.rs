@@ -20,19 +20,9 @@ const LOG_BYTES: usize = 20_000;
 /// Group, version, kind and plural of what is shown, in this order.
 const SHOWN: [(&str, &str, &str, &str); 6] = [
     ("coordination.k8s.io", "v1", "Lease", "leases"),
-    (
-        "leasehold.dev",
-        "v1alpha1",
-        "DistributedLock",
-        "distributedlocks",
-    ),
+    ("leasehold.dev", "v1alpha1", "DistributedLock", "distributedlocks"),
     ("leasehold.dev", "v1alpha1", "Semaphore", "semaphores"),
-    (
-        "leasehold.dev",
-        "v1alpha1",
-        "ReadWriteLock",
-        "readwritelocks",
-    ),
+    ("leasehold.dev", "v1alpha1", "ReadWriteLock", "readwritelocks"),
     ("", "v1", "Pod", "pods"),
     ("", "v1", "Event", "events"),
 ];
@@ -40,8 +30,7 @@ const SHOWN: [(&str, &str, &str, &str); 6] = [
 pub(crate) async fn namespace(client: Client, namespace: &str) -> String {
     let mut out = format!("# namespace {namespace}\n");
     for (group, version, kind, plural) in SHOWN {
-        let resource =
-            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
         let listed = tokio::time::timeout(LIMIT, api.list(&ListParams::default())).await;
         let _ = match listed {
@@ -84,11 +73,7 @@ pub struct DumpOnPanic {
 impl DumpOnPanic {
     /// A guard for this namespace, which may be dropped before it.
     pub fn new(namespace: &Namespace) -> Self {
-        Self {
-            config: namespace.config(),
-            namespace: namespace.name().to_owned(),
-            logs: Vec::new(),
-        }
+        Self { config: namespace.config(), namespace: namespace.name().to_owned(), logs: Vec::new() }
     }
 
     /// Prints the end of this file too, for instance of a [`Program::log`].
@@ -111,14 +96,10 @@ impl DumpOnPanic {
         let name = self.namespace.clone();
         // A runtime of its own: the test's is in the middle of going down.
         let dump = thread::spawn(move || -> Result<String> {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let dump = namespace(Client::try_from(config)?, &name);
-                tokio::time::timeout(LIMIT, dump)
-                    .await
-                    .context("no answer from the API server")
+                tokio::time::timeout(LIMIT, dump).await.context("no answer from the API server")
             })
         })
         .join();
@@ -129,11 +110,7 @@ impl DumpOnPanic {
         for log in &self.logs {
             let bytes = fs::read(log).unwrap_or_default();
             let end = &bytes[bytes.len().saturating_sub(LOG_BYTES)..];
-            eprintln!(
-                "# the end of {}\n{}",
-                log.display(),
-                String::from_utf8_lossy(end)
-            );
+            eprintln!("# the end of {}\n{}", log.display(), String::from_utf8_lossy(end));
         }
     }
 }

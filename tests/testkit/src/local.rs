@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
-};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -22,6 +20,8 @@ use crate::spawn::{Watchdog, spawn};
 
 /// Time for a process to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often the controllers are started again at most.
+const RESTARTS: u32 = 20;
 /// The longest path that a Unix socket can have, less the socket's own name.
 const LONGEST_FOLDER: usize = 90;
 
@@ -62,8 +62,7 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        kill_process(Pid::from_child(&self.child), signal)
-            .with_context(|| format!("cannot signal {}", self.name))
+        kill_process(Pid::from_child(&self.child), signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Asks it to end, kills it if it does not.
@@ -128,19 +127,11 @@ struct Port {
 
 impl Port {
     fn reserve() -> Result<Self> {
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         sockopt::set_socket_reuseport(&socket, true)?;
         bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let address = SocketAddr::try_from(getsockname(&socket)?)?;
-        Ok(Self {
-            number: address.port(),
-            _bound: socket,
-        })
+        Ok(Self { number: address.port(), _bound: socket })
     }
 }
 
@@ -149,6 +140,7 @@ impl Port {
 #[derive(Debug)]
 pub(crate) struct Local {
     controllers: Option<Server>,
+    restarts: u32,
     apiserver: Option<Server>,
     etcd: Server,
     assets: Assets,
@@ -173,6 +165,7 @@ impl Local {
         let etcd = Server::start("etcd", etcd_command(&assets, folder.path()), folder.path())?;
         let mut local = Self {
             controllers: None,
+            restarts: 0,
             apiserver: None,
             etcd,
             assets,
@@ -185,8 +178,9 @@ impl Local {
         Ok(local)
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+    /// Where the administrator's kubeconfig belongs.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
     }
 
     pub(crate) fn url(&self) -> String {
@@ -212,15 +206,11 @@ impl Local {
             bail!("the API server is running already");
         }
         let folder = self.folder.path();
-        let in_folder =
-            |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
+        let in_folder = |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
         let path = |option: &str, path: &Path| format!("--{option}={}", path.display());
         let mut command = Command::new(&self.assets.apiserver);
         command
-            .arg(format!(
-                "--etcd-servers=unix://{}",
-                folder.join("etcd.sock").display()
-            ))
+            .arg(format!("--etcd-servers=unix://{}", folder.join("etcd.sock").display()))
             .arg("--bind-address=127.0.0.1")
             .arg(format!("--secure-port={}", self.port.number))
             .arg("--permit-port-sharing=true")
@@ -230,14 +220,8 @@ impl Local {
             .arg(in_folder("token-auth-file", "tokens.csv"))
             .arg("--authorization-mode=RBAC")
             .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(path(
-                "service-account-signing-key-file",
-                &self.certs.account_key,
-            ))
-            .arg(path(
-                "service-account-key-file",
-                &self.certs.account_public_key,
-            ))
+            .arg(path("service-account-signing-key-file", &self.certs.account_key))
+            .arg(path("service-account-key-file", &self.certs.account_public_key))
             .arg("--service-cluster-ip-range=10.0.0.0/24")
             // There is no node and no service to route to.
             .arg("--endpoint-reconciler-type=none")
@@ -248,27 +232,19 @@ impl Local {
         Ok(())
     }
 
-    /// Starts the controllers, which log in with this kubeconfig.
-    pub(crate) fn start_controllers(&mut self, kubeconfig: &Path) -> Result<()> {
+    /// Starts the controllers, which log in with the kubeconfig in the folder.
+    pub(crate) fn start_controllers(&mut self) -> Result<()> {
         let Some(program) = &self.assets.controller_manager else {
             return Ok(());
         };
         let mut command = Command::new(program);
         command
-            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--kubeconfig={}", self.kubeconfig().display()))
             .arg(format!("--root-ca-file={}", self.certs.ca.display()))
             .arg(format!("--controllers={CONTROLLERS}"))
-            .args([
-                "--leader-elect=false",
-                "--secure-port=0",
-                "--profiling=false",
-            ])
+            .args(["--leader-elect=false", "--secure-port=0", "--profiling=false"])
             .args(["--kube-api-qps=200", "--kube-api-burst=400"]);
-        self.controllers = Some(Server::start(
-            "kube-controller-manager",
-            command,
-            self.folder.path(),
-        )?);
+        self.controllers = Some(Server::start("kube-controller-manager", command, self.folder.path())?);
         Ok(())
     }
 
@@ -278,10 +254,7 @@ impl Local {
 
     /// Stops the API server, with SIGKILL if `at_once`.
     pub(crate) async fn stop_apiserver(&mut self, at_once: bool) -> Result<()> {
-        let server = self
-            .apiserver
-            .take()
-            .context("the API server is not running")?;
+        let server = self.apiserver.take().context("the API server is not running")?;
         if !at_once {
             server.stop().await?;
         }
@@ -289,20 +262,24 @@ impl Local {
     }
 
     pub(crate) fn signal_apiserver(&self, signal: Signal) -> Result<()> {
-        self.apiserver
-            .as_ref()
-            .context("the API server is not running")?
-            .signal(signal)
+        self.apiserver.as_ref().context("the API server is not running")?.signal(signal)
     }
 
-    /// An error if a process that should run has ended.
+    /// An error if etcd or the API server has ended though it should run.
+    ///
+    /// The controllers are started again instead: while they start they give up
+    /// where the API server is slow (ten seconds) or goes away.
     pub(crate) fn check(&mut self) -> Result<()> {
         self.etcd.check()?;
         if let Some(server) = &mut self.apiserver {
             server.check()?;
         }
-        if let Some(server) = &mut self.controllers {
-            server.check()?;
+        if let Some(server) = &mut self.controllers
+            && let Err(error) = server.check()
+        {
+            ensure!(self.restarts < RESTARTS, error);
+            self.restarts += 1;
+            self.start_controllers()?;
         }
         Ok(())
     }
@@ -317,15 +294,11 @@ impl Local {
 fn temporary_folder() -> Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("leasehold-");
-    let folder = builder
-        .tempdir()
-        .context("cannot make a temporary folder")?;
+    let folder = builder.tempdir().context("cannot make a temporary folder")?;
     if folder.path().as_os_str().len() <= LONGEST_FOLDER {
         return Ok(folder);
     }
-    builder
-        .tempdir_in("/tmp")
-        .context("cannot make a folder in /tmp")
+    builder.tempdir_in("/tmp").context("cannot make a folder in /tmp")
 }
 
 /// Clients and peers are on sockets in the folder: no port, and nobody else's

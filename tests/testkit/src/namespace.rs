@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::account::{Account, Scope};
 use crate::cluster::Cluster;
-use crate::{dump, eventually};
+use crate::dump;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -27,9 +27,7 @@ pub struct Namespace {
 
 impl fmt::Debug for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Namespace")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Namespace").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -107,10 +105,7 @@ impl Namespace {
     /// objects; in its `default` service account if none is named.
     pub async fn pod(&self, name: &str, service_account: Option<&str>) -> Result<Pod> {
         self.api::<Pod>()
-            .create(
-                &PostParams::default(),
-                &pod_object(name, service_account.unwrap_or("default"))?,
-            )
+            .create(&PostParams::default(), &pod_object(name, service_account.unwrap_or("default"))?)
             .await
             .with_context(|| format!("cannot create the pod {name}"))
     }
@@ -130,12 +125,15 @@ impl Namespace {
         })
     }
 
-    pub(crate) async fn wait_default_account(&self) -> Result<()> {
+    /// Pods are refused without it. A controller creates it too, if there is
+    /// one, and does not mind who was first.
+    pub(crate) async fn ensure_default_account(&self) -> Result<()> {
+        let account = serde_json::from_value(json!({ "metadata": { "name": "default" } }))?;
         let accounts = self.api::<ServiceAccount>();
-        eventually(SOON, "the default service account", async || {
-            Ok(accounts.get("default").await.map(drop)?)
-        })
-        .await
+        match accounts.create(&PostParams::default(), &account).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            created => created.map(drop).context("cannot create the default service account"),
+        }
     }
 }
 
@@ -164,9 +162,7 @@ impl Drop for Namespace {
         let config = self.cluster.config();
         let name = self.name.clone();
         let deleted = thread::spawn(move || -> Result<()> {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let namespaces = Api::<NamespaceObject>::all(Client::try_from(config)?);
                 let how = DeleteParams::background();

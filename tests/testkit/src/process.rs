@@ -37,15 +37,8 @@ pub fn bin(name: &str) -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    let release = if folder.ends_with("release") {
-        " --release"
-    } else {
-        ""
-    };
-    bail!(
-        "there is no {}; build it with: cargo build{release} --workspace --bins",
-        path.display()
-    );
+    let release = if folder.ends_with("release") { " --release" } else { "" };
+    bail!("there is no {}; build it with: cargo build{release} --workspace --bins", path.display());
 }
 
 /// A program that is about to be started.
@@ -79,11 +72,7 @@ impl Program {
         let name = Path::new(path).file_name().unwrap_or(path);
         let mut command = Command::new(path);
         command.stdin(Stdio::null()).process_group(0);
-        Self {
-            command,
-            name: name.to_string_lossy().into_owned(),
-            log: None,
-        }
+        Self { command, name: name.to_string_lossy().into_owned(), log: None }
     }
 
     /// Adds one argument.
@@ -138,40 +127,20 @@ impl Program {
     /// kernel, when this process ends in whatever way.
     pub fn start(mut self) -> Result<Process> {
         let log = match &self.log {
-            Some(path) => Some(
-                File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
-            ),
+            Some(path) => Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
             None => None,
         };
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let program = self.command.get_program().to_owned();
-        let mut child = spawn::spawn(self.command)
-            .with_context(|| format!("cannot start {}", program.display()))?;
+        let mut child = spawn::spawn(self.command).with_context(|| format!("cannot start {}", program.display()))?;
 
-        let record = Arc::new(Mutex::new(Record {
-            text: String::new(),
-            log,
-        }));
+        let record = Arc::new(Mutex::new(Record { text: String::new(), log }));
         let (sender, lines) = unbounded_channel();
-        let stdout = child
-            .stdout
-            .take()
-            .context("the child has no standard output")?;
-        let stderr = child
-            .stderr
-            .take()
-            .context("the child has no standard error")?;
+        let stdout = child.stdout.take().context("the child has no standard output")?;
+        let stderr = child.stderr.take().context("the child has no standard error")?;
         read_lines(stdout, Arc::clone(&record), Some(sender));
         read_lines(stderr, Arc::clone(&record), None);
-        Ok(Process {
-            stdin: child.stdin.take(),
-            child,
-            name: self.name,
-            program,
-            lines,
-            record,
-            status: None,
-        })
+        Ok(Process { stdin: child.stdin.take(), child, name: self.name, program, lines, record, status: None })
     }
 }
 
@@ -184,11 +153,7 @@ struct Record {
 
 /// Reads a stream to its end on a thread of its own: a child must never block
 /// because nobody reads.
-fn read_lines(
-    stream: impl Read + Send + 'static,
-    record: Arc<Mutex<Record>>,
-    lines: Option<UnboundedSender<String>>,
-) {
+fn read_lines(stream: impl Read + Send + 'static, record: Arc<Mutex<Record>>, lines: Option<UnboundedSender<String>>) {
     thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut bytes = Vec::new();
@@ -246,8 +211,7 @@ impl Process {
             bail!("{} has ended already: {status}", self.name);
         }
         // Not reaped yet, so the id is still its own.
-        kill_process(self.pid(), signal)
-            .with_context(|| format!("cannot signal {} ({})", self.name, self.id()))
+        kill_process(self.pid(), signal).with_context(|| format!("cannot signal {} ({})", self.name, self.id()))
     }
 
     /// The next line of its standard output, `None` at the end of it.
@@ -266,11 +230,7 @@ impl Process {
     /// # Errors
     ///
     /// When its output ends before or `limit` passes; with all it has written.
-    pub async fn wait_for_line(
-        &mut self,
-        limit: Duration,
-        mut wanted: impl FnMut(&str) -> bool,
-    ) -> Result<String> {
+    pub async fn wait_for_line(&mut self, limit: Duration, mut wanted: impl FnMut(&str) -> bool) -> Result<String> {
         let found = timeout(limit, async {
             while let Some(line) = self.lines.recv().await {
                 if wanted(&line) {
@@ -282,16 +242,8 @@ impl Process {
         .await;
         match found {
             Ok(Some(line)) => Ok(line),
-            Ok(None) => bail!(
-                "{} ended before the line came:\n{}",
-                self.name,
-                self.output()
-            ),
-            Err(_) => bail!(
-                "no such line of {} in {limit:?}:\n{}",
-                self.name,
-                self.output()
-            ),
+            Ok(None) => bail!("{} ended before the line came:\n{}", self.name, self.output()),
+            Err(_) => bail!("no such line of {} in {limit:?}:\n{}", self.name, self.output()),
         }
     }
 
@@ -327,11 +279,7 @@ impl Process {
         .await;
         match ended {
             Ok(status) => status,
-            Err(_) => bail!(
-                "{} still runs after {limit:?}:\n{}",
-                self.name,
-                self.output()
-            ),
+            Err(_) => bail!("{} still runs after {limit:?}:\n{}", self.name, self.output()),
         }
     }
 
@@ -342,12 +290,7 @@ impl Process {
     /// When it still runs after `limit` or failed; with all it has written.
     pub async fn wait_success(&mut self, limit: Duration) -> Result<()> {
         let status = self.wait_exit(limit).await?;
-        ensure!(
-            status.success(),
-            "{}: {status}\n{}",
-            self.program.display(),
-            self.output()
-        );
+        ensure!(status.success(), "{}: {status}\n{}", self.program.display(), self.output());
         Ok(())
     }
 

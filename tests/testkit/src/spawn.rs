@@ -51,9 +51,7 @@ pub(crate) fn spawn(mut command: Command) -> io::Result<Child> {
             let _ = answer.send(command.spawn());
         }))
         .map_err(|_| io::Error::other("the spawner thread is gone"))?;
-    result
-        .recv()
-        .map_err(|_| io::Error::other("the spawner thread is gone"))?
+    result.recv().map_err(|_| io::Error::other("the spawner thread is gone"))?
 }
 
 /// Removes a folder once this process has ended, even by SIGKILL: a shell that

@@ -40,11 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// # Ok(())
 /// # }
 /// ```
-pub async fn eventually<T>(
-    limit: Duration,
-    what: &str,
-    mut attempt: impl AsyncFnMut() -> Result<T>,
-) -> Result<T> {
+pub async fn eventually<T>(limit: Duration, what: &str, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let mut attempts = 0_u32;
     let mut last = None;
     let outcome = timeout(limit, async {

@@ -11,9 +11,7 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
-use leasehold_testkit::{
-    Cluster, DISPOSABLE_VARIABLE, KUBECONFIG_VARIABLE, Namespace, Program, Signal, eventually,
-};
+use leasehold_testkit::{Cluster, DISPOSABLE_VARIABLE, KUBECONFIG_VARIABLE, Namespace, Program, Signal, eventually};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -41,10 +39,7 @@ async fn create_lease(namespace: &Namespace, name: &str, owner: Option<&Pod>) ->
         "metadata": { "name": name, "ownerReferences": owners },
         "spec": { "holderIdentity": "somebody" },
     }))?;
-    Ok(namespace
-        .api::<Lease>()
-        .create(&PostParams::default(), &lease)
-        .await?)
+    Ok(namespace.api::<Lease>().create(&PostParams::default(), &lease).await?)
 }
 
 #[tokio::test]
@@ -63,27 +58,18 @@ async fn two_namespaces_have_different_names_and_default_accounts() -> Result<()
 async fn an_account_may_do_what_its_rules_say_and_no_more() -> Result<()> {
     let namespace = Cluster::shared().await?.namespace("rules").await?;
     let other = Cluster::shared().await?.namespace("rules").await?;
-    let account = namespace
-        .service_account("reader", leases(&["list"]))
-        .await?;
+    let account = namespace.service_account("reader", leases(&["list"])).await?;
     let client = account.client()?;
 
-    Api::<Lease>::default_namespaced(client.clone())
-        .list(&ListParams::default())
-        .await?;
+    Api::<Lease>::default_namespaced(client.clone()).list(&ListParams::default()).await?;
     for (api, name) in [
-        (
-            Api::<Lease>::namespaced(client.clone(), other.name()),
-            "another namespace",
-        ),
+        (Api::<Lease>::namespaced(client.clone(), other.name()), "another namespace"),
         (Api::<Lease>::all(client.clone()), "all namespaces"),
     ] {
         let refused = api.list(&ListParams::default()).await;
         assert!(is_forbidden(&refused), "{name}: {refused:?}");
     }
-    let refused = Api::<ConfigMap>::default_namespaced(client)
-        .list(&ListParams::default())
-        .await;
+    let refused = Api::<ConfigMap>::default_namespaced(client).list(&ListParams::default()).await;
     assert!(is_forbidden(&refused), "{refused:?}");
     Ok(())
 }
@@ -91,12 +77,8 @@ async fn an_account_may_do_what_its_rules_say_and_no_more() -> Result<()> {
 #[tokio::test]
 async fn a_cluster_account_may_do_it_in_every_namespace() -> Result<()> {
     let namespace = Cluster::shared().await?.namespace("wide").await?;
-    let account = namespace
-        .cluster_account("reader", leases(&["list"]))
-        .await?;
-    Api::<Lease>::all(account.client()?)
-        .list(&ListParams::default())
-        .await?;
+    let account = namespace.cluster_account("reader", leases(&["list"])).await?;
+    Api::<Lease>::all(account.client()?).list(&ListParams::default()).await?;
     Ok(())
 }
 
@@ -110,23 +92,14 @@ async fn the_token_of_a_pod_account_names_the_pod_and_ends_with_it() -> Result<(
     let reviews: Api<SelfSubjectReview> = Api::all(account.client()?);
     let review = SelfSubjectReview::default();
     let answer = reviews.create(&PostParams::default(), &review).await?;
-    let user = answer
-        .status
-        .and_then(|status| status.user_info)
-        .expect("the user");
+    let user = answer.status.and_then(|status| status.user_info).expect("the user");
     assert_eq!(user.username, Some(account.username()));
     let extra = user.extra.expect("claims");
     assert_eq!(extra["authentication.kubernetes.io/pod-name"], ["worker"]);
-    let uid = account
-        .pod()
-        .and_then(|pod| pod.metadata.uid.clone())
-        .expect("a pod's uid");
+    let uid = account.pod().and_then(|pod| pod.metadata.uid.clone()).expect("a pod's uid");
     assert_eq!(extra["authentication.kubernetes.io/pod-uid"], [uid]);
 
-    namespace
-        .api::<Pod>()
-        .delete("short-lived", &DeleteParams::default())
-        .await?;
+    namespace.api::<Pod>().delete("short-lived", &DeleteParams::default()).await?;
     let reviews: Api<SelfSubjectReview> = Api::all(unused.client()?);
     eventually(SOON, "the token to be refused", async || {
         let answer = reviews.create(&PostParams::default(), &review).await;
@@ -140,9 +113,7 @@ async fn the_token_of_a_pod_account_names_the_pod_and_ends_with_it() -> Result<(
 async fn an_accounts_kubeconfig_works() -> Result<()> {
     let cluster = Cluster::shared().await?;
     let namespace = cluster.namespace("file").await?;
-    let account = namespace
-        .service_account("reader", leases(&["list"]))
-        .await?;
+    let account = namespace.service_account("reader", leases(&["list"])).await?;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("kubeconfig");
     account.write_kubeconfig(&path)?;
@@ -151,9 +122,7 @@ async fn an_accounts_kubeconfig_works() -> Result<()> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     assert_eq!(config.default_namespace, namespace.name());
     let client = Client::try_from(config)?;
-    Api::<Lease>::default_namespaced(client)
-        .list(&ListParams::default())
-        .await?;
+    Api::<Lease>::default_namespaced(client).list(&ListParams::default()).await?;
     Ok(())
 }
 
@@ -163,10 +132,7 @@ async fn what_a_deleted_pod_owned_is_collected() -> Result<()> {
     let pod = namespace.pod("owner", None).await?;
     create_lease(&namespace, "owned", Some(&pod)).await?;
     create_lease(&namespace, "free", None).await?;
-    namespace
-        .api::<Pod>()
-        .delete("owner", &DeleteParams::default())
-        .await?;
+    namespace.api::<Pod>().delete("owner", &DeleteParams::default()).await?;
     eventually(SOON, "the Lease to be collected", async || {
         ensure!(namespace.api::<Lease>().get_opt("owned").await?.is_none());
         Ok(())
@@ -192,14 +158,9 @@ async fn a_dump_shows_leases_and_says_what_is_not_there() -> Result<()> {
 async fn kubectl_speaks_to_the_cluster() -> Result<()> {
     let namespace = Cluster::shared().await?.namespace("kubectl").await?;
     create_lease(&namespace, "listed", None).await?;
-    let names = namespace
-        .kubectl(&["get", "leases", "--output=name"])
-        .await?;
+    let names = namespace.kubectl(&["get", "leases", "--output=name"]).await?;
     assert_eq!(names.trim_end(), "lease.coordination.k8s.io/listed");
-    let error = namespace
-        .kubectl(&["get", "lease", "missing"])
-        .await
-        .expect_err("none such");
+    let error = namespace.kubectl(&["get", "lease", "missing"]).await.expect_err("none such");
     assert!(error.to_string().contains("NotFound"), "{error:#}");
     Ok(())
 }
@@ -213,10 +174,7 @@ async fn an_api_server_comes_back_with_its_data_and_port() -> Result<()> {
 
     cluster.stop_apiserver().await?;
     assert!(leases.get("kept").await.is_err());
-    assert!(
-        cluster.stop_apiserver().await.is_err(),
-        "it is stopped already"
-    );
+    assert!(cluster.stop_apiserver().await.is_err(), "it is stopped already");
     cluster.start_apiserver().await?;
     leases.get("kept").await?;
 
@@ -247,22 +205,12 @@ async fn a_namespace_in_somebody_elses_cluster_is_deleted_on_drop() -> Result<()
     let cluster = Cluster::shared().await?;
     for disposable in [true, false] {
         let program = Program::new(env::current_exe()?)
-            .args([
-                "--ignored",
-                "--exact",
-                "--nocapture",
-                "make_a_namespace_and_drop_it",
-            ])
+            .args(["--ignored", "--exact", "--nocapture", "make_a_namespace_and_drop_it"])
             .env(KUBECONFIG_VARIABLE, cluster.kubeconfig_path());
-        let program = if disposable {
-            program.env(DISPOSABLE_VARIABLE, "1")
-        } else {
-            program.env_remove(DISPOSABLE_VARIABLE)
-        };
+        let program =
+            if disposable { program.env(DISPOSABLE_VARIABLE, "1") } else { program.env_remove(DISPOSABLE_VARIABLE) };
         let mut child = program.start()?;
-        let line = child
-            .wait_for_line(SOON, |line| line.starts_with("namespace "))
-            .await?;
+        let line = child.wait_for_line(SOON, |line| line.starts_with("namespace ")).await?;
         child.wait_success(SOON).await?;
         let namespaces: Api<NamespaceObject> = Api::all(cluster.client()?);
         let name = line.trim_start_matches("namespace ");

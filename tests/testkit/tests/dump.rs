@@ -22,11 +22,7 @@ async fn panic_with_a_guard() {
     let _guard = DumpOnPanic::new(&namespace).log_file(&log);
     let lease = json!({ "metadata": { "name": "seen" }, "spec": { "holderIdentity": "culprit" } });
     let lease: Lease = serde_json::from_value(lease).expect("a Lease");
-    namespace
-        .api::<Lease>()
-        .create(&PostParams::default(), &lease)
-        .await
-        .expect("created");
+    namespace.api::<Lease>().create(&PostParams::default(), &lease).await.expect("created");
     panic!("as it should");
 }
 
@@ -34,10 +30,7 @@ async fn panic_with_a_guard() {
 async fn a_panicking_test_prints_its_namespace_and_logs() -> Result<()> {
     let output = tokio::process::Command::new(env::current_exe()?)
         .args(["--ignored", "--exact", "--nocapture", "panic_with_a_guard"])
-        .env(
-            "LEASEHOLD_TEST_KUBECONFIG",
-            Cluster::shared().await?.kubeconfig_path(),
-        )
+        .env("LEASEHOLD_TEST_KUBECONFIG", Cluster::shared().await?.kubeconfig_path())
         .stdin(Stdio::null())
         .output()
         .await?;

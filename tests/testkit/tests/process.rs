@@ -43,10 +43,7 @@ async fn lines_status_and_output_of_a_child() -> Result<()> {
 #[tokio::test]
 async fn signals_stop_continue_and_end_a_child() -> Result<()> {
     let mut child = Program::new("sh")
-        .args([
-            "-c",
-            "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done",
-        ])
+        .args(["-c", "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done"])
         .start()?;
     child.wait_for_line(SOON, |line| line == "up").await?;
     child.signal(Signal::STOP)?;
@@ -58,10 +55,7 @@ async fn signals_stop_continue_and_end_a_child() -> Result<()> {
     })
     .await?;
     child.signal(Signal::TERM)?;
-    assert!(
-        child.wait_exit(Duration::from_millis(100)).await.is_err(),
-        "it is stopped"
-    );
+    assert!(child.wait_exit(Duration::from_millis(100)).await.is_err(), "it is stopped");
     child.signal(Signal::CONT)?;
     child.wait_success(SOON).await?;
     assert_eq!(child.drain_lines(), ["bye"]);
@@ -70,9 +64,7 @@ async fn signals_stop_continue_and_end_a_child() -> Result<()> {
 
 #[tokio::test]
 async fn a_dropped_child_is_killed_with_its_own_children() -> Result<()> {
-    let mut child = Program::new("sh")
-        .args(["-c", "sleep 1000 & echo $!; wait"])
-        .start()?;
+    let mut child = Program::new("sh").args(["-c", "sleep 1000 & echo $!; wait"]).start()?;
     let grandchild = child.next_line().await.context("its process id")?;
     let id = child.id();
     drop(child);
@@ -83,10 +75,7 @@ async fn a_dropped_child_is_killed_with_its_own_children() -> Result<()> {
 async fn a_killed_child_says_so() -> Result<()> {
     let mut child = Program::new("sleep").arg("1000").start()?;
     child.signal(Signal::KILL)?;
-    assert_eq!(
-        child.wait_exit(SOON).await?.signal(),
-        Some(Signal::KILL.as_raw())
-    );
+    assert_eq!(child.wait_exit(SOON).await?.signal(), Some(Signal::KILL.as_raw()));
     Ok(())
 }
 
@@ -123,9 +112,7 @@ fn this_test(name: &str) -> Result<Program> {
 #[tokio::test]
 async fn nothing_is_left_of_a_killed_process_cluster() -> Result<()> {
     let mut child = this_test("start_a_cluster_and_wait_to_be_killed")?.start()?;
-    let line = child
-        .wait_for_line(START, |line| line.starts_with("folder "))
-        .await?;
+    let line = child.wait_for_line(START, |line| line.starts_with("folder ")).await?;
     let folder = PathBuf::from(line.trim_start_matches("folder "));
     let processes = processes_about(&folder);
     assert!(folder.is_dir());
@@ -143,9 +130,7 @@ async fn nothing_is_left_of_a_killed_process_cluster() -> Result<()> {
 #[tokio::test]
 async fn nothing_is_left_of_a_panicking_process_cluster() -> Result<()> {
     let mut child = this_test("start_a_cluster_and_panic")?.start()?;
-    let line = child
-        .wait_for_line(START, |line| line.starts_with("folder "))
-        .await?;
+    let line = child.wait_for_line(START, |line| line.starts_with("folder ")).await?;
     let folder = PathBuf::from(line.trim_start_matches("folder "));
     assert!(!child.wait_exit(SOON).await?.success());
     assert!(!folder.exists());
@@ -164,9 +149,7 @@ async fn a_command_runs_with_a_cluster_and_its_exit_code_is_returned() -> Result
         .args(["run", "--", "sh", "-c", script])
         .env_remove("LEASEHOLD_TEST_KUBECONFIG")
         .start()?;
-    let line = child
-        .wait_for_line(START, |line| line.starts_with("folder "))
-        .await?;
+    let line = child.wait_for_line(START, |line| line.starts_with("folder ")).await?;
     let folder = PathBuf::from(line.trim_start_matches("folder "));
     assert_eq!(child.wait_exit(SOON).await?.code(), Some(42));
     assert!(!folder.exists());
@@ -178,18 +161,11 @@ async fn a_command_runs_with_a_cluster_and_its_exit_code_is_returned() -> Result
 async fn a_cluster_in_the_background_stays_until_it_is_taken_down() -> Result<()> {
     let cache = tempfile::tempdir()?;
     // The build has to be found all the same.
-    let assets = Program::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../controlplane/build.sh"
-    ));
+    let assets = Program::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../controlplane/build.sh"));
     let mut assets = assets.start()?;
     let assets = match env::var_os("KUBEBUILDER_ASSETS") {
         Some(folder) => folder,
-        None => assets
-            .next_line()
-            .await
-            .context("the folder of the binaries")?
-            .into(),
+        None => assets.next_line().await.context("the folder of the binaries")?.into(),
     };
     let program = |verb: &str| -> Result<Program> {
         Ok(Program::new(bin("controlplane")?)
@@ -202,10 +178,7 @@ async fn a_cluster_in_the_background_stays_until_it_is_taken_down() -> Result<()
         let mut up = program("up")?.start()?;
         let line = up.next_line().await;
         up.wait_success(START).await?;
-        assert_eq!(
-            line,
-            Some(format!("export KUBECONFIG='{}'", kubeconfig.display()))
-        );
+        assert_eq!(line, Some(format!("export KUBECONFIG='{}'", kubeconfig.display())));
         Cluster::from_kubeconfig(&kubeconfig).await?;
     }
     program("down")?.start()?.wait_success(SOON).await?;

@@ -79,8 +79,7 @@ impl State {
             None => PathBuf::from(env::var_os("HOME").context("HOME is not set")?).join(".cache"),
         };
         let folder = cache.join("leasehold").join("cluster");
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         Ok(Self {
             lock: folder.join("lock"),
             pid: folder.join("pid"),
@@ -137,10 +136,7 @@ async fn start_in_background(state: &State) -> Result<()> {
             bail!("the control plane did not start:\n{log}");
         }
         if tick % 20 == 0 {
-            eprintln!(
-                "controlplane: starting etcd and the API server, {} s",
-                tick / 10
-            );
+            eprintln!("controlplane: starting etcd and the API server, {} s", tick / 10);
         }
     }
     Ok(())
@@ -153,12 +149,7 @@ async fn down() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let pid = fs::read_to_string(&state.pid).context("it is just starting")?;
-    let pid = pid
-        .trim()
-        .parse()
-        .ok()
-        .and_then(Pid::from_raw)
-        .context("no process id")?;
+    let pid = pid.trim().parse().ok().and_then(Pid::from_raw).context("no process id")?;
     kill_process(pid, Signal::TERM).context("cannot signal the process in the background")?;
     let stopped = timeout(Duration::from_secs(30), async {
         while state.try_lock()?.is_none() {
@@ -223,9 +214,7 @@ async fn run(command: &[String]) -> Result<ExitCode> {
             return Ok(ExitCode::from(if missing { 127 } else { 126 }));
         }
     };
-    let pid = child
-        .id()
-        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
@@ -237,10 +226,7 @@ async fn run(command: &[String]) -> Result<ExitCode> {
             }
         }
     };
-    let code = status
-        .code()
-        .or_else(|| Some(128 + status.signal()?))
-        .unwrap_or(1);
+    let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
