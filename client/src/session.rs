@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock;
@@ -48,6 +49,8 @@ pub(crate) struct Live {
     renewals: Mutex<Vec<oneshot::Sender<()>>>,
     /// Something sent in its name may still come true: it is to be ended, not removed.
     unclear: AtomicBool,
+    /// Its Lease is gone, as far as that can be done.
+    closed: CancellationToken,
 }
 
 /// A session in use. It is renewed as long as there is one of these.
@@ -164,21 +167,24 @@ impl Sessions {
             nudge: Notify::new(),
             renewals: Mutex::default(),
             unclear: AtomicBool::new(false),
+            closed: CancellationToken::new(),
         });
         tokio::spawn(drive(self.clone(), session, live.clone()));
         Ok(live)
     }
 
     /// Closes the session whether it is used or not: what is held by it is lost.
+    ///
+    /// It returns when the session's Lease has gone, or cannot be removed.
     pub(crate) async fn close(&self) {
         if let Some(live) = self.current.lock().await.take() {
             live.validity.lose(LossReason::Released);
-            live.nudge.notify_one();
+            live.closed.cancelled().await;
         }
     }
 
-    /// Waits until the session just closed has been removed or ended, as far as that can be done.
-    pub(crate) async fn remove(&self, id: &SessionId, unclear: bool) -> Result<(), Failure> {
+    /// Removes a session's Lease, or ends it if something that was sent in its name may still come true.
+    async fn remove(&self, id: &SessionId, unclear: bool) -> Result<(), Failure> {
         let name = id.lease_name();
         let lease = match within(self.options.request_timeout, self.store.read(&name)).await {
             Err(Failure::Absent) => return Ok(()),
@@ -245,8 +251,9 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
         }
     }
     drop(in_flight);
-    // Whoever still holds something by this session has been told. Its Lease stands until they have let go.
-    while live.uses.load(Ordering::Acquire) > 0 {
+    let _closed = live.closed.clone().drop_guard();
+    // Whoever holds something by a lost session has been told. Its Lease stands until they have let go.
+    while live.uses.load(Ordering::Acquire) > 0 && live.validity.check() != Err(LossReason::Released) {
         live.nudge.notified().await;
     }
     let unclear = live.unclear.load(Ordering::Acquire);

@@ -158,8 +158,10 @@ pub enum Next {
 pub enum Answer {
     /// It was carried out, and this is what stands there now.
     Is(Box<Record>),
-    /// There is no such Lease, or no longer.
+    /// There is no such Lease: nothing was written.
     Absent,
+    /// The Lease has been removed by this request.
+    Removed,
     /// Its condition did not hold: nothing was written.
     Refused,
     /// Whether it was carried out cannot be told.

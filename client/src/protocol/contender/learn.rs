@@ -13,14 +13,20 @@ impl Contender {
         match answer {
             Answer::Is(record) => {
                 self.reached(&request);
+                if let (false, Phase::Leaving(exit)) = (request.is_read, &mut self.phase) {
+                    exit.ours = true;
+                }
                 self.settle_ghosts(Some(&record), request.sent);
                 let own = request.own.filter(|_| !request.is_read).map(|duration| self.own_term(&request, duration));
                 self.adopt(*record, now);
                 self.confirm(own);
                 self.look_again(now);
             }
-            Answer::Absent => {
+            Answer::Absent | Answer::Removed => {
                 self.reached(&request);
+                if let (Answer::Removed, Phase::Leaving(exit)) = (answer, &mut self.phase) {
+                    exit.ours = true;
+                }
                 self.settle_ghosts(None, request.sent);
                 // What a watch showed meanwhile may be the newer news.
                 self.known = if self.floor == request.floor { Known::Absent } else { Known::Unknown };
@@ -60,7 +66,6 @@ impl Contender {
         self.failures = 0;
         match &mut self.phase {
             Phase::Seeking(turn) if request.sent >= turn.started => turn.fresh = true,
-            Phase::Leaving(exit) if !request.is_read => exit.ours = true,
             _ => {}
         }
     }

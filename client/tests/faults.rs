@@ -1,0 +1,238 @@
+//! Requests that are lost, late, or carried out though nobody hears of it; answers that come too late.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::record::Record;
+use leasehold::protocol::{Version, Write};
+use leasehold::{Client, Failure, MemoryStore, Sight, Store};
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Nothing out of the ordinary.
+    None,
+    /// It never arrives.
+    Lost,
+    /// It is carried out, and the answer is lost.
+    Unheard,
+    /// It is carried out some time after it was given up.
+    Late,
+}
+
+type Chooser = Box<dyn FnMut(&str, &Write) -> Fault + Send>;
+
+/// A store between which and its user something goes wrong.
+struct Faulty {
+    store: MemoryStore,
+    fault: Mutex<Chooser>,
+    /// How many requests something happened to.
+    hit: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Faulty").finish_non_exhaustive()
+    }
+}
+
+impl Faulty {
+    fn new(store: &MemoryStore, fault: impl FnMut(&str, &Write) -> Fault + Send + 'static) -> Self {
+        Self { store: store.clone(), fault: Mutex::new(Box::new(fault)), hit: Arc::default() }
+    }
+}
+
+impl Store for Faulty {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>> {
+        self.store.read(name)
+    }
+
+    fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
+        let fault = (self.fault.lock().unwrap())(name, write);
+        if fault != Fault::None {
+            self.hit.fetch_add(1, Ordering::SeqCst);
+        }
+        let unclear = || Err(Failure::Unclear("the connection broke".to_owned()));
+        async move {
+            match fault {
+                Fault::None => self.store.write(name, write).await,
+                Fault::Lost => unclear(),
+                Fault::Unheard => {
+                    let _ = self.store.write(name, write).await;
+                    unclear()
+                }
+                Fault::Late => {
+                    let (store, name, write) = (self.store.clone(), name.to_owned(), write.clone());
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(60)).await;
+                        let _ = store.write(&name, &write).await;
+                    });
+                    unclear()
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+        self.store.watch(name, label, from)
+    }
+}
+
+fn client(store: impl Store) -> Client {
+    Client::builder().store(Arc::new(store)).session_duration(Duration::from_secs(3)).build().unwrap()
+}
+
+/// Every fourth write of every client meets with something, in turn, whatever it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_to_requests_nobody_meets_anybody_and_all_are_served() {
+    let store = MemoryStore::new();
+    let (inside, last) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut hits = Vec::new();
+    let workers: Vec<_> = (0..6_u64)
+        .map(|worker| {
+            let mut n = worker * 3;
+            let faulty = Faulty::new(&store, move |name, _| {
+                n += 1;
+                match (name.starts_with("session-"), n % 4, n / 4 % 3) {
+                    (true, _, _) | (_, 1.., _) => Fault::None,
+                    (_, _, 0) => Fault::Lost,
+                    (_, _, 1) => Fault::Unheard,
+                    _ => Fault::Late,
+                }
+            });
+            hits.push(faulty.hit.clone());
+            let client = client(faulty);
+            let (inside, last) = (inside.clone(), last.clone());
+            tokio::spawn(async move {
+                let lock = client.lock("a").build().unwrap();
+                for _ in 0..20 {
+                    let guard = lock.acquire().await.unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                    let before = last.swap(guard.token(), Ordering::SeqCst);
+                    assert!(before < guard.token(), "token {} after {before}", guard.token());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    guard.release().await.unwrap();
+                }
+                client // its late requests are still to be settled
+            })
+        })
+        .collect();
+    let mut clients = Vec::new();
+    for worker in workers {
+        let client = tokio::time::timeout(Duration::from_secs(60), worker).await.expect("somebody waits for ever");
+        clients.push(client.unwrap());
+    }
+    let hit: u64 = hits.iter().map(|hit| hit.load(Ordering::SeqCst)).sum();
+    assert!(hit > 60, "only {hit} requests met with something");
+    // What came true late is found and given back by whoever it was granted to.
+    let settled = async {
+        loop {
+            match store.read("a").await.map(|lease| Record::parse(lease).unwrap()) {
+                Ok(record) if record.holder.is_some() || !record.waiters.is_empty() => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                _ => break,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), settled).await.expect("something late has stayed on the Lease");
+}
+
+/// One kind of request, once, meets with one kind of fault. Then everything works, and nothing stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_can_be_lost_unheard_or_late() {
+    type Is = fn(&Write) -> bool;
+    let kinds: [(&str, Is); 4] = [
+        ("create", |write| matches!(write, Write::Create(_))),
+        ("replace", |write| matches!(write, Write::Replace(_))),
+        ("patch", |write| matches!(write, Write::Patch(_))),
+        ("delete", |write| matches!(write, Write::Delete { .. })),
+    ];
+    for (kind, is) in kinds {
+        for fault in [Fault::Lost, Fault::Unheard, Fault::Late] {
+            let store = MemoryStore::new();
+            if kind == "replace" {
+                store.write("a", &Write::Create(Box::new(bare("a")))).await.unwrap();
+            }
+            let armed = Arc::new(AtomicBool::new(true));
+            let shared = armed.clone();
+            let faulty = Faulty::new(&store, move |name, write| {
+                if name == "a" && is(write) && shared.swap(false, Ordering::SeqCst) { fault } else { Fault::None }
+            });
+            let (faulty, plain) = (client(faulty), client(store.clone()));
+            let (one, two) = (faulty.lock("a").build().unwrap(), plain.lock("a").build().unwrap());
+            let cycle = async {
+                let guard = one.acquire().await.unwrap();
+                let other = tokio::spawn(async move { two.acquire().await.unwrap().release().await.unwrap() });
+                while kind != "delete" && one.status().await.unwrap().waiters.is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                guard.release().await.unwrap();
+                other.await.unwrap();
+                one.acquire().await.unwrap().release().await.unwrap();
+            };
+            tokio::time::timeout(Duration::from_secs(20), cycle).await.unwrap_or_else(|_| panic!("{kind}, {fault:?}"));
+            assert!(!armed.load(Ordering::SeqCst), "no {kind} was sent");
+        }
+    }
+}
+
+fn bare(name: &str) -> Lease {
+    let mut lease = Lease::default();
+    lease.metadata.name = Some(name.to_owned());
+    lease
+}
+
+/// A store by which the whole process is paused for so long after the first acquisition was carried out.
+#[derive(Debug)]
+struct Slow {
+    store: MemoryStore,
+    delay: Duration,
+    lease: &'static str,
+    acquisitions: Arc<AtomicU64>,
+}
+
+impl Store for Slow {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>> {
+        self.store.read(name)
+    }
+
+    fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
+        async move {
+            let answer = self.store.write(name, write).await;
+            // The process is paused for a while between the answer and the next line of its code. Nothing else of it
+            // runs meanwhile: that is what `std::thread::sleep` on its only thread does.
+            let acquisition = name == self.lease && !matches!(write, Write::Delete { .. });
+            if acquisition && self.acquisitions.fetch_add(1, Ordering::SeqCst) == 0 {
+                std::thread::sleep(self.delay);
+            }
+            answer
+        }
+        .boxed()
+    }
+
+    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+        self.store.watch(name, label, from).boxed()
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_grant_that_arrives_too_late_is_not_handed_out() {
+    let store = MemoryStore::new();
+    let acquisitions = Arc::new(AtomicU64::new(0));
+    let delay = Duration::from_millis(1200);
+    let slow = Slow { store: store.clone(), delay, lease: "a", acquisitions: acquisitions.clone() };
+    let client = Client::builder().store(Arc::new(slow)).session_duration(Duration::from_secs(1)).build().unwrap();
+    let lock = client.lock("a").build().unwrap();
+    // The pause outlasts the session: the first grant is stale when it is seen, and what is handed out is a later one.
+    let guard = tokio::time::timeout(Duration::from_secs(20), lock.acquire()).await.unwrap().unwrap();
+    guard.check().expect("a stale guard was handed out");
+    assert!(acquisitions.load(Ordering::SeqCst) > 1, "there was no second acquisition");
+}
