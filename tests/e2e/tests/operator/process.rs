@@ -1,0 +1,86 @@
+//! The operator as a process: cost, probes, shutdown, company.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use leasehold::clock;
+use leasehold::protocol::write;
+use leasehold_operator::crd::State;
+use leasehold_testkit::Signal;
+
+use crate::support::{SOON, Scene, holder};
+
+const WRITES: &str = "leasehold_status_writes_total{result=\"ok\"}";
+
+#[tokio::test]
+async fn status_is_written_at_most_once_a_second_and_ends_up_right() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.lock("busy").await?;
+    let (first, second) = (scene.client("pod-a").await?.keep_alive(), scene.client("pod-b").await?.keep_alive());
+    let before = scene.operator.metric(WRITES).await?;
+    let begin = clock::now().moment;
+    let mut record = first.acquire("busy", 1).await?;
+    for n in 1..=200_u32 {
+        let (from, to) = if n % 2 == 1 { (&first, &second) } else { (&second, &first) };
+        record = to.join("busy", n + 1).await?;
+        record = from.hand_off("busy", &record, &to.id(n + 1)).await?;
+    }
+    assert_eq!(record.transitions, 201);
+    let last = holder(&record).to_owned();
+    let status = scene.status("busy", |status| status.holder.as_ref().is_some_and(|told| told.id == last)).await?;
+    assert_eq!((status.state, status.waiters), (Some(State::Held), 0));
+    let seconds = clock::now().moment.since(begin).as_secs();
+    let writes = scene.operator.metric(WRITES).await? - before;
+    ensure!(writes <= seconds + 2, "{writes} status writes in {seconds} s");
+    first.stop().await?;
+    second.stop().await
+}
+
+#[tokio::test]
+async fn it_tells_how_it_is_and_stops_when_told() -> Result<()> {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut scene = Scene::new().await?;
+        scene.lock("build").await?;
+        ensure!(scene.operator.get("/healthz").await?.ends_with("ok\n"));
+        assert_eq!(scene.operator.metric("leasehold_locks{state=\"free\"}").await?, 1);
+        assert!(scene.operator.metric("leasehold_reconciles_total{result=\"ok\"}").await? >= 1);
+        let begin = clock::now().moment;
+        scene.operator.process.signal(signal)?;
+        scene.operator.process.wait_success(SOON).await?;
+        let took = clock::now().moment.since(begin);
+        ensure!(took < Duration::from_secs(8), "it took {took:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_operators_do_no_more_harm_than_one() -> Result<()> {
+    let scene = Scene::new().await?;
+    let other = scene.another_operator().await?;
+    scene.lock("build").await?;
+    let dead = scene.client("dead").await?;
+    let alive = scene.client("alive").await?.keep_alive();
+    let held = dead.acquire("build", 1).await?;
+    alive.join("build", 1).await?;
+    let granted = scene.record("build", |record| holder(record) == alive.id(1).to_string()).await?;
+    assert_eq!(granted.transitions, write::next_transition(held.transitions), "one eviction, not two");
+    let evictions = "leasehold_evictions_total{to=\"waiter\"}";
+    assert_eq!(scene.operator.metric(evictions).await? + other.metric(evictions).await?, 1);
+    alive.stop().await
+}
+
+#[tokio::test]
+async fn a_new_operator_takes_up_where_the_last_one_was_killed() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.lock("build").await?;
+    let dead = scene.client("dead").await?;
+    let alive = scene.client("alive").await?.keep_alive();
+    dead.acquire("build", 1).await?;
+    alive.join("build", 1).await?;
+    scene.operator.process.signal(Signal::KILL)?;
+    scene.operator.process.wait_exit(SOON).await.context("killed")?;
+    let _next = scene.another_operator().await?;
+    scene.record("build", |record| holder(record) == alive.id(1).to_string()).await?;
+    scene.status("build", |status| status.holder.as_ref().is_some_and(|told| told.id == alive.id(1).to_string())).await?;
+    alive.stop().await
+}

@@ -1,0 +1,332 @@
+//! An operator in a namespace of its own, and clients played by hand.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+use kube::Api;
+use leasehold::protocol::record::SessionRecord;
+use leasehold::protocol::write::Term;
+use leasehold::protocol::{HolderId, Record, SessionId, Write, write};
+use leasehold::{Failure, KubeStore, Store as _, clock};
+use leasehold_operator::crd::{DistributedLock, DistributedLockStatus};
+use leasehold_testkit::{Cluster, DumpOnPanic, Namespace, Process, Program, bin, eventually};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+/// Longer than anything here takes, on a busy machine too.
+pub(crate) const SOON: Duration = Duration::from_secs(45);
+/// How long a session of these tests lives.
+pub(crate) const D: Duration = Duration::from_secs(2);
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// A namespace with an operator in it.
+pub(crate) struct Scene {
+    pub(crate) namespace: Namespace,
+    pub(crate) operator: Operator,
+    store: KubeStore,
+    _dump: DumpOnPanic,
+}
+
+/// A running operator.
+pub(crate) struct Operator {
+    pub(crate) process: Process,
+    address: String,
+    pub(crate) log: PathBuf,
+    _folder: TempDir,
+}
+
+impl Scene {
+    /// The operator works in this namespace alone, with the shipped rules bound there.
+    pub(crate) async fn new() -> Result<Self> {
+        let namespace = Self::namespace().await?;
+        let account = namespace.service_account("operator", shipped_rules()?).await?;
+        let operator = Operator::start(&account, &["--namespace", namespace.name()]).await?;
+        Self::with(namespace, operator)
+    }
+
+    /// The operator works in all namespaces.
+    pub(crate) async fn cluster_wide() -> Result<Self> {
+        let namespace = Self::namespace().await?;
+        let account = namespace.cluster_account("operator", shipped_rules()?).await?;
+        let operator = Operator::start(&account, &[]).await?;
+        Self::with(namespace, operator)
+    }
+
+    async fn namespace() -> Result<Namespace> {
+        let cluster = Cluster::shared().await?;
+        cluster.kubectl(&["apply", "-k", &format!("{ROOT}/crds")]).await?;
+        cluster.kubectl(&["wait", "--for=condition=Established", "crd", "distributedlocks.leasehold.dev"]).await?;
+        cluster.namespace("operator").await
+    }
+
+    fn with(namespace: Namespace, operator: Operator) -> Result<Self> {
+        let store = KubeStore::new(namespace.config(), namespace.name())?;
+        let dump = DumpOnPanic::new(&namespace).log_file(&operator.log);
+        Ok(Self { namespace, operator, store, _dump: dump })
+    }
+
+    /// Another operator beside the first one.
+    pub(crate) async fn another_operator(&self) -> Result<Operator> {
+        let account = self.namespace.service_account("another-operator", shipped_rules()?).await?;
+        Operator::start(&account, &["--namespace", self.namespace.name()]).await
+    }
+
+    /// Creates a lock and waits until it is ready.
+    pub(crate) async fn lock(&self, name: &str) -> Result<()> {
+        self.apply(&lock_yaml(name, "{}")).await?;
+        self.status(name, |status| status.state.is_some()).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn apply(&self, yaml: &str) -> Result<String> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), yaml)?;
+        self.namespace.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await
+    }
+
+    /// Waits until the lock's status is as wanted.
+    pub(crate) async fn status(
+        &self,
+        name: &str,
+        wanted: impl Fn(&DistributedLockStatus) -> bool,
+    ) -> Result<DistributedLockStatus> {
+        let locks: Api<DistributedLock> = self.namespace.api();
+        eventually(SOON, "the status", async || {
+            let status = locks.get(name).await?.status.context("there is no status")?;
+            ensure!(wanted(&status), "the status is {status:#?}");
+            Ok(status)
+        })
+        .await
+    }
+
+    /// Waits until the lock's Lease is as wanted.
+    pub(crate) async fn record(&self, name: &str, wanted: impl Fn(&Record) -> bool) -> Result<Record> {
+        eventually(SOON, "the Lease", async || {
+            let record = self.read(name).await?.context("there is no Lease")?;
+            ensure!(wanted(&record), "the Lease is {:#?}", record.lease);
+            Ok(record)
+        })
+        .await
+    }
+
+    /// Waits until there is no such Lease.
+    pub(crate) async fn no_lease(&self, name: &str) -> Result<()> {
+        eventually(SOON, "the Lease to go", async || {
+            ensure!(self.read(name).await?.is_none(), "{name} is still there");
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn read(&self, name: &str) -> Result<Option<Record>> {
+        match self.store.read(name).await {
+            Ok(lease) => Ok(Some(Record::parse(lease)?)),
+            Err(Failure::Absent) => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    pub(crate) async fn lease(&self, name: &str) -> Result<Lease> {
+        Ok(self.store.read(name).await?)
+    }
+
+    /// Waits for an Event with this reason on the lock, and returns its note.
+    pub(crate) async fn event(&self, lock: &str, reason: &str) -> Result<String> {
+        let events: Api<Event> = self.namespace.api();
+        eventually(SOON, "an Event", async || {
+            let list = events.list(&kube::api::ListParams::default()).await?;
+            let found = list.items.into_iter().find(|event| {
+                event.reason.as_deref() == Some(reason)
+                    && event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some(lock)
+            });
+            found.and_then(|event| event.note).with_context(|| format!("there is no {reason}"))
+        })
+        .await
+    }
+
+    /// A client with a session that is open and not renewed.
+    pub(crate) async fn client(&self, host: &str) -> Result<Client> {
+        let random: String = self.namespace.name().chars().rev().take(5).collect();
+        let session = SessionId::new(host, &format!("{random}x"));
+        let lease = self.store.write(&session.lease_name(), &write::open_session(&session, D, clock::now().stamp)).await?;
+        let record = SessionRecord::parse(lease.context("opened")?)?;
+        Ok(Client { store: self.store.clone(), session, record })
+    }
+}
+
+impl Operator {
+    async fn start(account: &leasehold_testkit::Account, args: &[&str]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let kubeconfig = folder.path().join("kubeconfig");
+        account.write_kubeconfig(&kubeconfig)?;
+        let log = folder.path().join("operator.log");
+        let process = Program::new(bin("leasehold-operator")?)
+            .args(["run", "--metrics-addr", "127.0.0.1:0", "--log", "info,leasehold_operator=debug"])
+            .args(args)
+            .env("KUBECONFIG", kubeconfig)
+            .log(&log)
+            .start()?;
+        let mut operator = Self { process, address: String::new(), log, _folder: folder };
+        operator.address = eventually(SOON, "the operator to serve", async || {
+            let output = operator.process.output();
+            let (_, rest) = output.split_once("address=").with_context(|| output.clone())?;
+            Ok(rest.split_whitespace().next().unwrap_or_default().to_owned())
+        })
+        .await?;
+        eventually(SOON, "the operator to be ready", async || {
+            let answer = operator.get("/readyz").await?;
+            ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}\n{}", operator.process.output());
+            Ok(())
+        })
+        .await?;
+        Ok(operator)
+    }
+
+    /// The whole answer, head and body.
+    pub(crate) async fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(&self.address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// The value of a metric, 0 if there is none yet.
+    pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
+        let answer = self.get("/metrics").await?;
+        let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.unwrap_or("0").trim().parse()?)
+    }
+}
+
+/// A client played by hand: its session is open, and renewed only when told.
+pub(crate) struct Client {
+    store: KubeStore,
+    pub(crate) session: SessionId,
+    record: SessionRecord,
+}
+
+impl Client {
+    pub(crate) fn id(&self, n: u32) -> HolderId {
+        HolderId { session: self.session.clone(), n }
+    }
+
+    /// Renews the session once.
+    pub(crate) async fn renew(&mut self) -> Result<()> {
+        let write = write::renew_session(&self.record, clock::now().stamp);
+        let lease = self.store.write(&self.session.lease_name(), &write).await?;
+        self.record = SessionRecord::parse(lease.context("renewed")?)?;
+        Ok(())
+    }
+
+    /// Renews the session again and again. The answer is the error by which it failed: it should never come.
+    pub(crate) fn keep_alive(mut self) -> Alive {
+        let (store, session) = (self.store.clone(), self.session.clone());
+        let beating = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(D / 5).await;
+                if let Err(error) = self.renew().await {
+                    return error;
+                }
+            }
+        });
+        Alive { store, session, beating }
+    }
+
+    pub(crate) async fn acquire(&self, lock: &str, n: u32) -> Result<Record> {
+        acquire(&self.store, &self.id(n), lock).await
+    }
+
+    pub(crate) async fn join(&self, lock: &str, n: u32) -> Result<Record> {
+        join(&self.store, &self.id(n), lock).await
+    }
+
+    pub(crate) async fn send(&self, lock: &str, write: &Write) -> Result<Option<Record>> {
+        send(&self.store, lock, write).await
+    }
+}
+
+/// A client whose session is renewed in the background.
+pub(crate) struct Alive {
+    store: KubeStore,
+    pub(crate) session: SessionId,
+    beating: JoinHandle<anyhow::Error>,
+}
+
+impl Alive {
+    pub(crate) fn id(&self, n: u32) -> HolderId {
+        HolderId { session: self.session.clone(), n }
+    }
+
+    pub(crate) async fn join(&self, lock: &str, n: u32) -> Result<Record> {
+        join(&self.store, &self.id(n), lock).await
+    }
+
+    pub(crate) async fn acquire(&self, lock: &str, n: u32) -> Result<Record> {
+        acquire(&self.store, &self.id(n), lock).await
+    }
+
+    /// Hands a held lock to somebody who waits for it.
+    pub(crate) async fn hand_off(&self, lock: &str, record: &Record, to: &HolderId) -> Result<Record> {
+        let write = write::grant(record, to, &[], clock::now().stamp);
+        send(&self.store, lock, &write).await?.context("handed off")
+    }
+
+    pub(crate) async fn release(&self, lock: &str, record: &Record) -> Result<()> {
+        send(&self.store, lock, &write::release(record, &[])).await.map(drop)
+    }
+
+    /// Checks that no renewal has failed so far, and stops renewing.
+    pub(crate) async fn stop(self) -> Result<()> {
+        if self.beating.is_finished() {
+            bail!("the session {} was taken from its client: {}", self.session, self.beating.await?);
+        }
+        self.beating.abort();
+        Ok(())
+    }
+}
+
+async fn acquire(store: &KubeStore, id: &HolderId, lock: &str) -> Result<Record> {
+    let record = Record::parse(store.read(lock).await?)?;
+    ensure!(record.holder.is_none() && record.waiters.is_empty(), "{lock} is not free");
+    let write = write::acquire(&record, id, &[], Term { duration: D, own: false }, clock::now().stamp);
+    send(store, lock, &write).await?.context("acquired")
+}
+
+async fn join(store: &KubeStore, id: &HolderId, lock: &str) -> Result<Record> {
+    let record = Record::parse(store.read(lock).await?)?;
+    send(store, lock, &write::join(&record, id)).await?.context("joined")
+}
+
+async fn send(store: &KubeStore, lock: &str, write: &Write) -> Result<Option<Record>> {
+    Ok(store.write(lock, write).await?.map(Record::parse).transpose()?)
+}
+
+pub(crate) fn lock_yaml(name: &str, spec: &str) -> String {
+    format!("apiVersion: leasehold.dev/v1alpha1\nkind: DistributedLock\nmetadata:\n  name: {name}\nspec: {spec}\n")
+}
+
+/// The identity of the holder, empty where there is none.
+pub(crate) fn holder(record: &Record) -> &str {
+    record.holder.as_ref().map_or("", |holder| &holder.identity)
+}
+
+pub(crate) fn waiters(record: &Record) -> BTreeSet<String> {
+    record.waiters.iter().map(|waiter| waiter.id.to_string()).collect()
+}
+
+/// What `config/rbac` gives the operator.
+fn shipped_rules() -> Result<Vec<PolicyRule>> {
+    let yaml = std::fs::read_to_string(format!("{ROOT}/config/rbac/operator_role.yaml"))?;
+    let role: ClusterRole = serde_yaml_ng::from_str(&yaml)?;
+    role.rules.context("the shipped role has no rules")
+}
