@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +18,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::spawn;
 
+/// How long the rest of the output of a child that has ended is waited for. It
+/// only takes that long where somebody else has the pipe too.
+const REST: Duration = Duration::from_secs(1);
 /// How often a running child is asked whether it has ended.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -138,9 +141,9 @@ impl Program {
         let (sender, lines) = unbounded_channel();
         let stdout = child.stdout.take().context("the child has no standard output")?;
         let stderr = child.stderr.take().context("the child has no standard error")?;
-        read_lines(stdout, Arc::clone(&record), Some(sender));
-        read_lines(stderr, Arc::clone(&record), None);
-        Ok(Process { stdin: child.stdin.take(), child, name: self.name, program, lines, record, status: None })
+        let readers =
+            [read_lines(stdout, Arc::clone(&record), Some(sender)), read_lines(stderr, Arc::clone(&record), None)];
+        Ok(Process { stdin: child.stdin.take(), child, name: self.name, program, lines, record, readers, status: None })
     }
 }
 
@@ -153,7 +156,11 @@ struct Record {
 
 /// Reads a stream to its end on a thread of its own: a child must never block
 /// because nobody reads.
-fn read_lines(stream: impl Read + Send + 'static, record: Arc<Mutex<Record>>, lines: Option<UnboundedSender<String>>) {
+fn read_lines(
+    stream: impl Read + Send + 'static,
+    record: Arc<Mutex<Record>>,
+    lines: Option<UnboundedSender<String>>,
+) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut bytes = Vec::new();
@@ -172,7 +179,7 @@ fn read_lines(stream: impl Read + Send + 'static, record: Arc<Mutex<Record>>, li
                 let _ = lines.send(line);
             }
         }
-    });
+    })
 }
 
 /// A running or ended child process; dropping it kills it with its group.
@@ -184,6 +191,7 @@ pub struct Process {
     stdin: Option<ChildStdin>,
     lines: UnboundedReceiver<String>,
     record: Arc<Mutex<Record>>,
+    readers: [JoinHandle<()>; 2],
     status: Option<ExitStatus>,
 }
 
@@ -262,7 +270,8 @@ impl Process {
         Ok(self.status)
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends; [`output`](Self::output) and the lines are complete
+    /// then, unless a child of its own is still there to write more.
     ///
     /// # Errors
     ///
@@ -278,9 +287,21 @@ impl Process {
         })
         .await;
         match ended {
-            Ok(status) => status,
+            Ok(status) => {
+                self.read_rest().await;
+                status
+            }
             Err(_) => bail!("{} still runs after {limit:?}:\n{}", self.name, self.output()),
         }
+    }
+
+    async fn read_rest(&self) {
+        let _ = timeout(REST, async {
+            while !self.readers.iter().all(JoinHandle::is_finished) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
 
     /// Waits until it ends and requires exit code 0.

@@ -29,15 +29,12 @@ async fn lines_status_and_output_of_a_child() -> Result<()> {
     assert_eq!(child.wait_exit(SOON).await?.code(), Some(3));
     assert!(child.wait_success(SOON).await.is_err());
     assert!(child.signal(Signal::TERM).is_err());
-    eventually(SOON, "all the output", async || {
-        let text = fs::read_to_string(&log)?;
-        let mut lines: Vec<_> = text.lines().collect();
-        lines.sort_unstable();
-        ensure!(lines == ["one", "three", "two"], "{lines:?}");
-        ensure!(child.output() == text);
-        Ok(())
-    })
-    .await
+    let text = fs::read_to_string(&log)?;
+    assert_eq!(child.output(), text);
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["one", "three", "two"]);
+    Ok(())
 }
 
 #[tokio::test]
