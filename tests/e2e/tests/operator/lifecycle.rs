@@ -162,11 +162,10 @@ async fn a_deleted_lock_leaves_its_lease_to_holder_and_waiters() -> Result<()> {
     let scene = Scene::new().await?;
     scene.apply(&lock_yaml("build", "{leaseDurationSeconds: 20}")).await?;
     scene.status("build", |status| status.state.is_some()).await?;
-    let (first, second) = (scene.client("pod-a").await?, scene.client("pod-b").await?);
+    let (first, second) = (scene.client("pod-a").await?.keep_alive(), scene.client("pod-b").await?.keep_alive());
     let held = first.acquire("build", 1).await?;
     second.join("build", 1).await?;
-    // Also where the deletion is in the foreground, which removes what blocks its owner.
-    scene.namespace.kubectl(&["delete", "dlock", "build", "--cascade=foreground", "--timeout=30s"]).await?;
+    scene.namespace.kubectl(&["delete", "dlock", "build", "--timeout=30s"]).await?;
 
     let left = scene.record("build", |record| record.ephemeral).await?;
     assert_eq!((&left.uid, left.transitions), (&held.uid, held.transitions));
@@ -176,10 +175,11 @@ async fn a_deleted_lock_leaves_its_lease_to_holder_and_waiters() -> Result<()> {
     assert_eq!(left.lease.metadata.annotations.as_ref().context("annotations")?[EPHEMERAL], "true");
     ensure!(scene.event("build", "HandedOver").await?.contains("its Lease stays until the last user releases it"));
 
-    let handed = write::grant(&left, &second.id(1), &[], clock::now().stamp);
-    let last = first.send("build", &handed).await?.context("handed on")?;
-    second.send("build", &write::release(&last, &[])).await?;
-    scene.no_lease("build").await
+    let last = first.hand_off("build", &left, &second.id(1)).await?;
+    second.release("build", &last).await?;
+    scene.no_lease("build").await?;
+    first.stop().await?;
+    second.stop().await
 }
 
 #[tokio::test]

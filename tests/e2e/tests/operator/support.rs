@@ -62,7 +62,11 @@ impl Scene {
 
     async fn namespace() -> Result<Namespace> {
         let cluster = Cluster::shared().await?;
-        cluster.kubectl(&["apply", "-k", &format!("{ROOT}/crds")]).await?;
+        // Tests that start at the same time get into each other's way here.
+        eventually(SOON, "the CRDs to be applied", async || {
+            cluster.kubectl(&["apply", "-k", &format!("{ROOT}/crds")]).await
+        })
+        .await?;
         cluster.kubectl(&["wait", "--for=condition=Established", "crd", "distributedlocks.leasehold.dev"]).await?;
         cluster.namespace("operator").await
     }
