@@ -177,7 +177,8 @@ impl Bench {
         let clients: Vec<_> = (0..10).map(|_| self.client(&counts)).collect::<Result<_>>()?;
         let locks: Vec<_> = clients.iter().map(|client| client.lock("idle").build()).collect::<Result<_, _>>()?;
         let guard = locks[0].acquire().await?;
-        let waiters: Vec<_> = locks[1..].iter().cloned().map(|lock| tokio::spawn(async move { lock.acquire().await })).collect();
+        let waiters: Vec<_> =
+            locks[1..].iter().cloned().map(|lock| tokio::spawn(async move { lock.acquire().await })).collect();
         while locks[0].status().await?.waiters.len() < 9 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

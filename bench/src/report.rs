@@ -27,7 +27,10 @@ struct Figure {
 impl Report {
     pub(crate) fn add(&mut self, name: &str, value: f64, unit: &'static str, floor: Option<f64>, n: u64) {
         let ratio = floor.filter(|floor| *floor > 0.0).map(|floor| value / floor);
-        println!("{name}: {value:.3} {unit}{}", ratio.map(|ratio| format!(" ({ratio:.2} × floor)")).unwrap_or_default());
+        println!(
+            "{name}: {value:.3} {unit}{}",
+            ratio.map(|ratio| format!(" ({ratio:.2} × floor)")).unwrap_or_default()
+        );
         self.0.push(Figure { name: name.to_owned(), value, unit, floor, ratio, n });
     }
 
@@ -44,7 +47,14 @@ impl Report {
         table.load_style(ASCII_MARKDOWN).set_header(["", "value", "unit", "floor", "ratio", "n"]);
         let number = |value: Option<f64>| value.map(|value| format!("{value:.3}")).unwrap_or_default();
         for Figure { name, value, unit, floor, ratio, n } in &self.0 {
-            table.add_row([name.clone(), number(Some(*value)), (*unit).to_owned(), number(*floor), number(*ratio), n.to_string()]);
+            table.add_row([
+                name.clone(),
+                number(Some(*value)),
+                (*unit).to_owned(),
+                number(*floor),
+                number(*ratio),
+                n.to_string(),
+            ]);
         }
         for column in [1, 3, 4, 5] {
             if let Some(column) = table.column_mut(column) {

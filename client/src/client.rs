@@ -74,7 +74,6 @@ impl Client {
     }
 
     /// A client with options.
-    #[must_use]
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
@@ -255,7 +254,8 @@ impl ClientBuilder {
             return Err(OptionsError::new("session_duration", problem).into());
         }
         if self.grace >= duration * 2 / 3 {
-            let problem = format!("{:?} leaves no time to renew: less than two thirds of the session's {duration:?}", self.grace);
+            let problem =
+                format!("{:?} leaves no time to renew: less than two thirds of the session's {duration:?}", self.grace);
             return Err(OptionsError::new("grace", problem).into());
         }
         let request_timeout = self.request_timeout.unwrap_or(Duration::from_secs(5)).min(renew_interval(duration));
@@ -303,7 +303,7 @@ impl ClientBuilder {
 
 fn host_name() -> String {
     let named = |name| std::env::var(name).ok().filter(|host| !host.is_empty());
-    named("POD_NAME").or_else(|| named("HOSTNAME")).unwrap_or_else(|| {
-        rustix::system::uname().nodename().to_string_lossy().into_owned()
-    })
+    named("POD_NAME")
+        .or_else(|| named("HOSTNAME"))
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }

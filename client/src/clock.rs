@@ -61,10 +61,8 @@ async fn boot_timer(then: Moment) -> std::io::Result<()> {
     }
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
     let at = then.since_start();
-    let at = Timespec {
-        tv_sec: at.as_secs().try_into().map_err(std::io::Error::other)?,
-        tv_nsec: at.subsec_nanos().into(),
-    };
+    let at =
+        Timespec { tv_sec: at.as_secs().try_into().map_err(std::io::Error::other)?, tv_nsec: at.subsec_nanos().into() };
     let never = Timespec { tv_sec: 0, tv_nsec: 0 };
     timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: never, it_value: at })?;
     // SAFETY: the descriptor is owned by what is registered, so it stays open, and the same, until that is dropped.

@@ -287,9 +287,8 @@ impl Driver {
     /// When the present acquisition may end by itself.
     fn ends(&self) -> (impl Future<Output = ()> + use<>, impl Future<Output = SessionId> + use<>) {
         let engaged = self.engaged.as_ref();
-        let over = |engaged: &&Engaged| {
-            engaged.validity.as_ref().is_some_and(|validity| validity.lost().is_cancelled())
-        };
+        let over =
+            |engaged: &&Engaged| engaged.validity.as_ref().is_some_and(|validity| validity.lost().is_cancelled());
         let deadline = engaged.filter(|engaged| !over(engaged)).and_then(|engaged| engaged.deadline);
         let session = engaged.filter(|engaged| !engaged.session_over).and_then(|engaged| engaged.session.clone());
         let own_deadline = async move {

@@ -1,9 +1,60 @@
 //! Distributed locks that live in the Kubernetes API server.
-#![doc = "\n"]
-pub mod clock;
+//!
+//! A lock is a `Lease` object. It is taken, handed on and given back by single requests that the API server carries out
+//! whole or not at all; who waits for it watches for its grant. No other service is needed, and no custom resource: a
+//! lock exists by being named.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = leasehold::Client::try_default().await?;
+//! let guard = client.lock("nightly-report").build()?.acquire().await?;
+//! // Nobody else is here. Write with guard.token(), and stop when guard.check() fails or guard.lost() fires.
+//! guard.release().await?;
+//! client.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is guaranteed
+//!
+//! - **Mutual exclusion**: never do two guards of one lock pass their [`check`](LockGuard::check) at the same time, as
+//!   long as the rates of any two machines' clocks differ by less than 1 %. Their values may differ by anything.
+//! - **A guard knows when to stop**: no check succeeds after the time from which somebody else could hold the lock, also
+//!   not after this process was paused. Lost is for good.
+//! - **Fencing**: [`LockGuard::token`] grows with every holder, also if the Lease is deleted and made anew.
+//! - **Fairness**: waiters are served in the order in which the API server took their joins.
+//! - **Nothing lingers**: a process that dies frees what it held after its session's duration; a dropped guard, or a
+//!   dropped `acquire` future, is given back in the background.
+//!
+//! Not guaranteed: that a holder which looks at neither `check()` nor `lost()` does no harm after a pause. What must be
+//! safe even then compares tokens where the harm would be done.
+//!
+//! # Costs
+//!
+//! | | requests |
+//! | --- | --- |
+//! | a lock nobody else wants | 2 writes a cycle |
+//! | a lock many wait for | 2 writes a cycle, however many they are |
+//! | holding, per client | 1 write every third of the session's duration, for all its locks together |
+//! | waiting, per lock | 1 watch, and 1 read in that time (fewer for who is far back) |
+//!
+//! # Testing without a cluster
+//!
+//! [`MemoryStore`] keeps Leases in memory: give it to [`ClientBuilder::store`].
+//!
+//! # Permissions
+//!
+//! `get`, `watch`, `create`, `update`, `patch` and `delete` on `leases.coordination.k8s.io` in the namespace.
+//!
+//! # Which Kubernetes
+//!
+//! This crate chooses no version for `k8s-openapi`; the program that uses it does, by a feature such as `latest`.
+
 mod client;
+pub mod clock;
 mod driver;
 mod error;
+mod guard;
 mod lock;
 mod observers;
 pub mod protocol;
@@ -17,6 +68,7 @@ pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, ReadError, ReleaseError,
     TryAcquireError, WithLockError,
 };
-pub use lock::{Lock, LockBuilder, LockGuard, OnLost, Progress};
-pub use status::{LockStatus, WaiterStatus, HolderStatus};
+pub use guard::LockGuard;
+pub use lock::{Lock, LockBuilder, OnLost, Progress};
+pub use status::{HolderStatus, LockStatus, WaiterStatus};
 pub use store::{Failure, KubeStore, MemoryStore, Sight, Store};

@@ -4,18 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, Slot};
 use crate::clock;
-use crate::driver::{Command, Grant, Order};
-use crate::error::{
-    AcquireError, ApiError, ExtendError, Lost, LossReason, OptionsError, ReleaseError, TryAcquireError, WithLockError,
-};
+use crate::driver::{Command, Order};
+use crate::error::{AcquireError, ApiError, LossReason, OptionsError, ReleaseError, TryAcquireError, WithLockError};
+use crate::guard::LockGuard;
 use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::record::SESSION_PREFIX;
-use crate::session::SessionUse;
-use crate::validity::Validity;
 
 /// Options of a [`Lock`].
 #[derive(Debug)]
@@ -92,7 +88,9 @@ fn check_name(name: &str) -> Result<(), OptionsError> {
         return bad("names that begin with `session-` are those of sessions' Leases");
     }
     if name.len() > 253 || !name.split('.').all(part_ok) {
-        return bad("up to 253 lower-case letters, digits, `-` and `.` are possible, beginning and ending with a letter or digit");
+        return bad(
+            "up to 253 lower-case letters, digits, `-` and `.` are possible, beginning and ending with a letter or digit",
+        );
     }
     Ok(())
 }
@@ -330,7 +328,7 @@ impl Lock {
         let order = Order { session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
         let _ = slot.commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
-        let guard = LockGuard { lock: self.clone(), slot, session, grant, released: false };
+        let guard = LockGuard::new(self.clone(), slot, session, grant);
         // What took too long to arrive is not handed out. Dropping the guard gives it back.
         guard.check().map_err(|_| Refusal::SessionLost)?;
         Ok(guard)
@@ -351,146 +349,5 @@ fn api_error(refusal: Refusal) -> Option<ApiError> {
         Refusal::Denied(Denial::Forbidden, message) => Some(ApiError::Forbidden { message }),
         Refusal::Denied(Denial::Invalid, message) => Some(ApiError::Invalid { message }),
         Refusal::Held { .. } | Refusal::SessionLost => None,
-    }
-}
-
-/// The lock is held as long as this guard is, and as long as it is not [lost](Self::lost).
-///
-/// Dropping it releases the lock in the background. [`release`](Self::release) does so and says how it went.
-#[must_use = "the lock is released as soon as the guard is dropped"]
-#[derive(Debug)]
-pub struct LockGuard {
-    lock: Lock,
-    slot: Arc<Slot>,
-    session: SessionUse,
-    grant: Grant,
-    released: bool,
-}
-
-impl LockGuard {
-    /// The fencing token: larger than that of every earlier holder of a lock of this name.
-    ///
-    /// Send it with every write to what the lock protects, and let that refuse a token smaller than the largest it has
-    /// seen. Then even a holder that ignores its loss does no harm.
-    #[must_use]
-    pub fn token(&self) -> u64 {
-        self.grant.token
-    }
-
-    /// This acquisition's identity, as it stands on the Lease.
-    #[must_use]
-    pub fn holder_identity(&self) -> String {
-        self.grant.id.to_string()
-    }
-
-    /// The lock's name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.lock.name
-    }
-
-    /// Whether the lock is still held, by this machine's clock and at this very moment. It costs no request.
-    ///
-    /// It is never `Ok` after the time from which somebody else could hold the lock, also not after this process was
-    /// paused or the machine suspended; and once it is not `Ok` it never is again.
-    ///
-    /// # Errors
-    /// [`Lost`] with the reason.
-    pub fn check(&self) -> Result<(), Lost> {
-        self.validity().check().map_err(|reason| self.loss(reason))
-    }
-
-    /// How long the lock is held from now on if no renewal succeeds; zero when it is lost.
-    #[must_use]
-    pub fn remaining(&self) -> Duration {
-        self.validity().remaining()
-    }
-
-    /// A token that is cancelled when the lock is lost (or released).
-    ///
-    /// Asking for it makes the client watch the lock, so that a lock that somebody breaks is noticed at once; without
-    /// it that takes a while. Expiry is noticed either way.
-    #[must_use]
-    pub fn lost(&self) -> CancellationToken {
-        let _ = self.slot.commands.send(Command::WatchForLoss);
-        self.validity().lost().clone()
-    }
-
-    /// Renews now what the hold lives by, and says how long it is held from then on.
-    ///
-    /// # Cancel safety
-    /// Cancelled, the renewal may or may not be carried out.
-    ///
-    /// # Errors
-    /// [`ExtendError::Lost`] where the lock is lost; [`ExtendError::Unavailable`] where no answer came while it was held.
-    pub async fn extend(&self) -> Result<Duration, ExtendError> {
-        self.check()?;
-        let lost = self.validity().lost().clone();
-        let renewed = if self.lives_by_itself() {
-            let (done, renewed) = oneshot::channel();
-            let _ = self.slot.commands.send(Command::Renew(done));
-            renewed
-        } else {
-            self.session.renew()
-        };
-        let limit = self.lock.client.inner().shared.request_timeout * 2;
-        tokio::select! {
-            biased;
-            Ok(()) = renewed => {}
-            () = lost.cancelled() => {}
-            () = tokio::time::sleep(limit) => {
-                self.check()?;
-                return Err(ExtendError::Unavailable { name: self.lock.name.to_string() });
-            }
-        }
-        self.check()?;
-        Ok(self.remaining())
-    }
-
-    /// Releases the lock, straight to the next waiter if there is one.
-    ///
-    /// # Cancel safety
-    /// Cancelled, the release goes on in the background.
-    ///
-    /// # Errors
-    /// [`ReleaseError::Lost`] where the lock had been lost before; [`ReleaseError::Unsettled`] where no clear answer came
-    /// in time. Either way the guard is gone, and nothing is to be repeated.
-    pub async fn release(mut self) -> Result<(), ReleaseError> {
-        let before = self.check();
-        let (reply, done) = oneshot::channel();
-        self.released = true;
-        let _ = self.slot.commands.send(Command::Release(Some(reply)));
-        let limit = self.lock.client.inner().shared.request_timeout * 3;
-        let outcome = tokio::time::timeout(limit, done).await;
-        let broken = || self.loss(LossReason::Broken);
-        let result = match (before, outcome) {
-            (Err(lost), _) => Err(lost.into()),
-            (Ok(()), Ok(Ok(true))) => Ok(()),
-            (Ok(()), Ok(_)) => Err(self.check().err().unwrap_or_else(broken).into()),
-            (Ok(()), Err(_)) => Err(ReleaseError::Unsettled { name: self.lock.name.to_string() }),
-        };
-        self.validity().lose(LossReason::Released);
-        result
-    }
-
-    fn loss(&self, reason: LossReason) -> Lost {
-        Lost { name: self.lock.name.to_string(), reason }
-    }
-
-    fn validity(&self) -> &Arc<Validity> {
-        &self.grant.validity
-    }
-
-    fn lives_by_itself(&self) -> bool {
-        !self.validity().has_parent()
-    }
-}
-
-impl Drop for LockGuard {
-    fn drop(&mut self) {
-        if !self.released {
-            self.validity().lose(LossReason::Released);
-            let _ = self.slot.commands.send(Command::Release(None));
-        }
     }
 }

@@ -56,7 +56,9 @@ impl Observers {
             None => Observer::default(),
         };
         let now = clock::moment();
-        watched.retain(|_, entry| !matches!(entry, Entry::Remembered(_, since) if now.since(*since) > LONGEST_SESSION * 2));
+        watched.retain(
+            |_, entry| !matches!(entry, Entry::Remembered(_, since) if now.since(*since) > LONGEST_SESSION * 2),
+        );
         let (verdict, receiver) = watch::channel(observer.verdict());
         watched.insert(session.clone(), Entry::Watched(verdict.clone()));
         tokio::spawn(self.clone().run(session.clone(), observer, verdict));

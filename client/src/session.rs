@@ -278,7 +278,13 @@ async fn retire(sessions: &Sessions, live: &Arc<Live>) -> bool {
     true
 }
 
-fn send<'a>(sessions: &'a Sessions, session: &Session, name: &'a str, request: Request, now: Now) -> BoxFuture<'a, Answer> {
+fn send<'a>(
+    sessions: &'a Sessions,
+    session: &Session,
+    name: &'a str,
+    request: Request,
+    now: Now,
+) -> BoxFuture<'a, Answer> {
     let limit = session.time_limit(now.moment, sessions.options.request_timeout);
     async move {
         let answer = match &request {

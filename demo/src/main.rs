@@ -67,7 +67,10 @@ async fn perform() -> Result<()> {
     process.signal(Signal::STOP)?;
     println!("\n--- {name} holds the lock (token {stopped}) and is stopped with SIGSTOP, past its session ---\n");
     let after_stop = passed_on(&stage, &mut workers, stopped).await?;
-    println!("\nAfter {:.1} s the lock had passed on. {name} is continued, and believes it still holds it:", after_stop.as_secs_f64());
+    println!(
+        "\nAfter {:.1} s the lock had passed on. {name} is continued, and believes it still holds it:",
+        after_stop.as_secs_f64()
+    );
     process.signal(Signal::CONT)?;
     let line = process.wait_for_line(Duration::from_secs(30), |line| line.starts_with("stopped")).await?;
     println!("    {name}: {line}\n");

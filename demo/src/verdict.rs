@@ -56,11 +56,11 @@ mod tests {
     fn overlap_is_found() {
         assert!(check("5 1 a_x.1\n5 2 a_x.1\n9 1 b_x.1\n").is_ok());
         for bad in [
-            "5 1 a_x.1\n9 1 b_x.1\n5 2 a_x.1\n",  // went on after the next had begun
-            "5 1 a_x.1\n5 1 a_x.1\n",             // twice by the same token
-            "5 1 a_x.1\n5 2 b_x.1\n",             // two holders of one token
-            "9 1 a_x.1\n5 1 b_x.1\n",             // a token that went back
-            "5 1 a_x.1\n9 3 b_x.1\n",             // lines are missing
+            "5 1 a_x.1\n9 1 b_x.1\n5 2 a_x.1\n", // went on after the next had begun
+            "5 1 a_x.1\n5 1 a_x.1\n",            // twice by the same token
+            "5 1 a_x.1\n5 2 b_x.1\n",            // two holders of one token
+            "9 1 a_x.1\n5 1 b_x.1\n",            // a token that went back
+            "5 1 a_x.1\n9 3 b_x.1\n",            // lines are missing
         ] {
             assert!(check(bad).is_err(), "{bad}");
         }

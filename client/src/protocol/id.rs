@@ -147,7 +147,9 @@ mod tests {
     fn a_pod_named_like_a_session_does_not_confuse_the_parser() {
         let id: HolderId = "web.0_a1.7".parse().unwrap();
         assert_eq!((id.session.as_str(), id.session.host(), id.n), ("web.0_a1", "web.0", 7));
-        for bad in ["", "web", "web_", "_x.1", "web_x", "web_x.", "web_x.01", "web_x.-1", "Web_x.1", "we b_x.1", "a_b_c.1"] {
+        for bad in
+            ["", "web", "web_", "_x.1", "web_x", "web_x.", "web_x.01", "web_x.-1", "Web_x.1", "we b_x.1", "a_b_c.1"]
+        {
             assert!(bad.parse::<HolderId>().is_err(), "{bad}");
         }
     }

@@ -137,10 +137,9 @@ impl Observer {
     #[must_use]
     pub fn wake_at(&self) -> Option<Moment> {
         match &self.seen {
-            Seen::Nothing => None,
             Seen::Present { record, since } => Some(*since + record.duration),
             Seen::Absent { since } => Some(*since + LONGEST_SESSION),
-            Seen::Ended { .. } => None,
+            Seen::Nothing | Seen::Ended { .. } => None,
         }
     }
 

@@ -141,7 +141,8 @@ impl Record {
             })
             .collect();
         waiters.sort_by(|a, b| (a.ticket, &a.id).cmp(&(b.ticket, &b.id)));
-        let seconds = |text: &String| text.parse::<u32>().ok().filter(|&s| s > 0).map(|s| Duration::from_secs(s.into()));
+        let seconds =
+            |text: &String| text.parse::<u32>().ok().filter(|&s| s > 0).map(|s| Duration::from_secs(s.into()));
         let spec = lease.spec.as_ref();
         let holder = spec.and_then(|spec| {
             let identity = spec.holder_identity.clone().filter(|identity| !identity.is_empty())?;

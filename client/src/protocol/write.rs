@@ -13,8 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Value, json};
 
 use super::record::{
-    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, Liveness, OWN, Record, SessionRecord,
-    WANT, Waiter,
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, Liveness, OWN,
+    Record, SessionRecord, WANT, Waiter,
 };
 use super::{HolderId, SessionId, Version};
 
@@ -60,8 +60,7 @@ pub fn next_transition(transitions: i32) -> i32 {
 /// Create and acquire: a Lease made on the spot, which goes when the lock is free.
 #[must_use]
 pub fn create(name: &str, id: &HolderId, term: Term, stamp: Timestamp) -> Write {
-    let mut annotations =
-        vec![(EPHEMERAL.to_owned(), "true".to_owned()), (FORMAT.to_owned(), FORMAT_1.to_owned())];
+    let mut annotations = vec![(EPHEMERAL.to_owned(), "true".to_owned()), (FORMAT.to_owned(), FORMAT_1.to_owned())];
     if term.own {
         annotations.push((LIVENESS.to_owned(), OWN.to_owned()));
     }
@@ -152,10 +151,10 @@ fn untracked(meta: &mut ObjectMeta) {
 pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Timestamp) -> Write {
     let mut ops = Ops::of(record);
     ops.test_tenancy(record);
-    if let Some(holder) = &record.holder {
-        if let (Liveness::Own(_), Some(spec)) = (&holder.liveness, &record.lease.spec) {
-            ops.test(["spec", "renewTime"], json!(spec.renew_time));
-        }
+    if let (Some(Liveness::Own(_)), Some(spec)) =
+        (record.holder.as_ref().map(|holder| &holder.liveness), &record.lease.spec)
+    {
+        ops.test(["spec", "renewTime"], json!(spec.renew_time));
     }
     for waiter in record.waiters.iter().filter(|waiter| waiter.id == *to).chain(passed_over.iter().copied()) {
         ops.remove_waiter(record, waiter);
@@ -278,10 +277,9 @@ impl Ops {
     fn of(record: &Record) -> Self {
         let mut ops = Self(Vec::with_capacity(12));
         let meta = &record.lease.metadata;
-        for (field, map, key, value) in [
-            ("annotations", &meta.annotations, FORMAT, FORMAT_1),
-            ("labels", &meta.labels, KIND, KIND_LOCK),
-        ] {
+        for (field, map, key, value) in
+            [("annotations", &meta.annotations, FORMAT, FORMAT_1), ("labels", &meta.labels, KIND, KIND_LOCK)]
+        {
             let map = map.as_ref().filter(|map| !map.is_empty());
             if map.is_none() {
                 ops.test(["metadata", field], Value::Null);

@@ -77,7 +77,9 @@ impl Store for KubeStore {
             .try_flatten()
             .map(|event| match event {
                 Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)) => Ok(Sight::Shows(Box::new(lease))),
-                Ok(WatchEvent::Deleted(lease)) => Ok(Sight::Hides(version(lease.metadata.resource_version.as_deref())?)),
+                Ok(WatchEvent::Deleted(lease)) => {
+                    Ok(Sight::Hides(version(lease.metadata.resource_version.as_deref())?))
+                }
                 Ok(WatchEvent::Bookmark(mark)) => Ok(Sight::Reached(version(Some(&mark.metadata.resource_version))?)),
                 Ok(WatchEvent::Error(status)) => Err(Failure::Unclear(status.message)),
                 Err(error) => Err(failure(&error)),

@@ -66,7 +66,6 @@ impl State {
     fn apply(&mut self, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
         let before = self.leases.get(name).cloned();
         let after = match (write, &before) {
-            (Write::Create(_), Some(_)) => return Err(Failure::Refused),
             (Write::Create(lease), None) => {
                 let mut lease = (**lease).clone();
                 lease.metadata.uid = Some(format!("uid-{}", self.version + 1));
@@ -82,7 +81,7 @@ impl State {
                 }
                 None
             }
-            (Write::Replace(_), Some(_)) => return Err(Failure::Refused),
+            (Write::Create(_) | Write::Replace(_), Some(_)) => return Err(Failure::Refused),
         };
         Ok(self.store(name, before, after))
     }

@@ -25,18 +25,14 @@ impl Contender {
             (_, Known::Unknown | Known::Absent) => Next::Read,
             (Phase::Seeking(turn), Known::Present(record)) => self.seek(turn, record, now),
             (Phase::Waiting(turn), Known::Present(record)) => self.wait(turn, record, now),
-            (Phase::Confirming(_), Known::Present(record)) => {
-                Next::Write(write::renew(record, self.term(), now.stamp))
-            }
+            (Phase::Confirming(_), Known::Present(record)) => Next::Write(write::renew(record, self.term(), now.stamp)),
             (Phase::Leaving(exit), Known::Present(record)) => self.depart(&exit.id, record, now),
         }
     }
 
     fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Next {
         match self.takeable(record, &turn.id, now.moment) {
-            Some(passed_over) => {
-                Next::Write(write::acquire(record, &turn.id, &passed_over, self.term(), now.stamp))
-            }
+            Some(passed_over) => Next::Write(write::acquire(record, &turn.id, &passed_over, self.term(), now.stamp)),
             None if turn.wish.queue => Next::Write(write::join(record, &turn.id)),
             None if !turn.fresh => Next::Read,
             // An observer's word on the holder's session is awaited.

@@ -102,7 +102,8 @@ impl Contender {
     /// out shows nothing of them.
     fn settle_ghosts(&mut self, record: Option<&Record>, read_begun: Moment) {
         self.ghosts.retain(|ghost| {
-            let seen = record.is_some_and(|record| record.is_held_by(&ghost.id) || record.position(&ghost.id).is_some());
+            let seen =
+                record.is_some_and(|record| record.is_held_by(&ghost.id) || record.position(&ghost.id).is_some());
             seen || read_begun < ghost.until
         });
     }
@@ -122,9 +123,8 @@ impl Contender {
     /// A write of this client's has been carried out that started or renewed a hold living by its own record.
     fn confirm(&mut self, own: Option<OwnTerm>) {
         let (Some(own), Known::Present(record)) = (own, &self.known) else { return };
-        let lives_by_itself = |record: &Record| {
-            record.holder.as_ref().is_some_and(|holder| matches!(holder.liveness, Liveness::Own(_)))
-        };
+        let lives_by_itself =
+            |record: &Record| record.holder.as_ref().is_some_and(|holder| matches!(holder.liveness, Liveness::Own(_)));
         match &mut self.phase {
             Phase::Seeking(turn) | Phase::Confirming(turn)
                 if record.is_held_by(&turn.id) && lives_by_itself(record) =>
