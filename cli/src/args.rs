@@ -132,11 +132,7 @@ impl RunArgs {
 
     /// How long to wait for the lock: `None` without a limit, zero not at all.
     pub(crate) fn limit(&self) -> Option<Duration> {
-        if self.no_wait {
-            Some(Duration::ZERO)
-        } else {
-            self.wait
-        }
+        if self.no_wait { Some(Duration::ZERO) } else { self.wait }
     }
 }
 
@@ -174,12 +170,8 @@ pub(crate) enum ListFormat {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: SignedDuration = text
-        .parse()
-        .map_err(|_| "not a duration such as 30s, 5m or 1h30m".to_owned())?;
-    parsed
-        .try_into()
-        .map_err(|_| "a duration cannot be negative".to_owned())
+    let parsed: SignedDuration = text.parse().map_err(|_| "not a duration such as 30s, 5m or 1h30m".to_owned())?;
+    parsed.try_into().map_err(|_| "a duration cannot be negative".to_owned())
 }
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
@@ -187,11 +179,7 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
     if lease.subsec_nanos() != 0 {
         return Err("a Lease counts whole seconds".to_owned());
     }
-    if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) {
-        Ok(lease)
-    } else {
-        Err("not between 1s and 60s".to_owned())
-    }
+    if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) { Ok(lease) } else { Err("not between 1s and 60s".to_owned()) }
 }
 
 #[cfg(test)]
@@ -227,10 +215,7 @@ mod tests {
     #[test]
     fn what_stands_behind_two_dashes_is_the_command() {
         let run = parse("backup --wait 1m30s -- ls -n --wait").unwrap();
-        assert_eq!(
-            (run.name.as_str(), run.limit()),
-            ("backup", Some(Duration::from_secs(90)))
-        );
+        assert_eq!((run.name.as_str(), run.limit()), ("backup", Some(Duration::from_secs(90))));
         assert_eq!(run.command, ["ls", "-n", "--wait"]);
         assert!(parse("backup ls").is_err());
         assert!(parse("backup --").is_err());
@@ -239,10 +224,7 @@ mod tests {
     #[test]
     fn limits_of_waiting() {
         assert_eq!(parse("x -- y").unwrap().limit(), None);
-        assert_eq!(
-            parse("x --no-wait -- y").unwrap().limit(),
-            Some(Duration::ZERO)
-        );
+        assert_eq!(parse("x --no-wait -- y").unwrap().limit(), Some(Duration::ZERO));
         assert!(parse("x --no-wait --wait 1s -- y").is_err());
         for bad in ["5", "soon", "-5s", ""] {
             assert!(parse(&format!("x --wait={bad} -- y")).is_err(), "{bad}");
@@ -252,29 +234,15 @@ mod tests {
     #[test]
     fn a_grace_leaves_time_to_renew() {
         assert_eq!(parse("x -- y").unwrap().grace(), Ok(Duration::from_secs(5)));
-        assert_eq!(
-            parse("x --lease-duration 60s -- y").unwrap().grace(),
-            Ok(Duration::from_secs(5))
-        );
-        assert_eq!(
-            parse("x --lease-duration 3s -- y").unwrap().grace(),
-            Ok(Duration::from_millis(500))
-        );
-        assert_eq!(
-            parse("x --lease-duration 4s --grace 2s -- y")
-                .unwrap()
-                .grace(),
-            Ok(Duration::from_secs(2))
-        );
+        assert_eq!(parse("x --lease-duration 60s -- y").unwrap().grace(), Ok(Duration::from_secs(5)));
+        assert_eq!(parse("x --lease-duration 3s -- y").unwrap().grace(), Ok(Duration::from_millis(500)));
+        assert_eq!(parse("x --lease-duration 4s --grace 2s -- y").unwrap().grace(), Ok(Duration::from_secs(2)));
         insta::assert_snapshot!(
             parse("x --lease-duration 4s --grace 5s -- y").unwrap().grace().unwrap_err(),
             @"--grace 5s is more than half of --lease-duration 4s: too little time would be left to renew the lease"
         );
         for bad in ["0s", "61s", "1500ms"] {
-            assert!(
-                parse(&format!("x --lease-duration {bad} -- y")).is_err(),
-                "{bad}"
-            );
+            assert!(parse(&format!("x --lease-duration {bad} -- y")).is_err(), "{bad}");
         }
     }
 }

@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use kube::Config;
 use leasehold::{
-    AcquireError, ApiError, BuildError, Client, Lock, LockGuard, Lost, Progress, ReleaseError,
-    TryAcquireError,
+    AcquireError, ApiError, BuildError, Client, Lock, LockGuard, Lost, Progress, ReleaseError, TryAcquireError,
 };
 
 use crate::exit::{self, Failure, chain};
 use crate::forbidden;
 
 /// All that `run` does to Leases.
-const VERBS: [&str; 7] = [
-    "get", "list", "watch", "create", "update", "patch", "delete",
-];
+const VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
 /// How long the last requests may take before this process ends all the same.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -35,14 +32,8 @@ pub(crate) enum NotAcquired {
 
 /// Whether a lock can have this name.
 pub(crate) fn check_name(config: Config, name: &str) -> Result<(), Failure> {
-    let client = Client::builder()
-        .kube_config(config)
-        .build()
-        .map_err(|error| not_built(&error))?;
-    client
-        .lock(name)
-        .build()
-        .map_err(|error| Failure::usage(chain(&error)))?;
+    let client = Client::builder().kube_config(config).build().map_err(|error| not_built(&error))?;
+    client.lock(name).build().map_err(|error| Failure::usage(chain(&error)))?;
     Ok(())
 }
 
@@ -58,12 +49,7 @@ pub(crate) enum Released {
 
 impl Backend {
     /// The session has the lease duration: this process has no other use for it.
-    pub(crate) fn new(
-        config: Config,
-        name: &str,
-        lease_duration: Duration,
-        grace: Duration,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn new(config: Config, name: &str, lease_duration: Duration, grace: Duration) -> Result<Self, Failure> {
         let namespace = config.default_namespace.clone();
         let client = Client::builder()
             .kube_config(config)
@@ -72,10 +58,7 @@ impl Backend {
             .grace(grace)
             .build()
             .map_err(|error| not_built(&error))?;
-        let lock = client
-            .lock(name)
-            .build()
-            .map_err(|error| Failure::usage(chain(&error)))?;
+        let lock = client.lock(name).build().map_err(|error| Failure::usage(chain(&error)))?;
         Ok(Self { client, lock })
     }
 
@@ -109,9 +92,7 @@ pub(crate) async fn release(guard: LockGuard) -> Released {
         Ok(Ok(())) => Released::Cleanly,
         Ok(Err(ReleaseError::Lost(lost))) => Released::Lost(lost),
         Ok(Err(error)) => Released::Unclear(chain(&error)),
-        Err(_) => Released::Unclear(format!(
-            "the API server did not confirm the release within {LAST_WORDS:?}"
-        )),
+        Err(_) => Released::Unclear(format!("the API server did not confirm the release within {LAST_WORDS:?}")),
     }
 }
 
@@ -125,13 +106,10 @@ fn not_tried(error: TryAcquireError) -> NotAcquired {
 
 fn refused(error: &ApiError) -> Failure {
     match error {
-        ApiError::Unavailable { message } => Failure::new(
-            exit::UNREACHABLE,
-            format!("the API server cannot be reached: {message}"),
-        ),
-        ApiError::Forbidden { message } => {
-            Failure::new(exit::FORBIDDEN, forbidden::explain(message, &VERBS))
+        ApiError::Unavailable { message } => {
+            Failure::new(exit::UNREACHABLE, format!("the API server cannot be reached: {message}"))
         }
+        ApiError::Forbidden { message } => Failure::new(exit::FORBIDDEN, forbidden::explain(message, &VERBS)),
         error => Failure::usage(chain(error)),
     }
 }

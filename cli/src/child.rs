@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process_group,
-    test_kill_process_group, waitpgid, waitpid,
+    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process_group, test_kill_process_group, waitpgid,
+    waitpid,
 };
 use tokio::signal::unix::{self, SignalKind};
 
@@ -44,6 +44,7 @@ impl Child {
     ///
     /// To be called on the main thread: the kernel ties the death of a child to the thread that started it, and of all
     /// threads only the main one lives as long as the process.
+    #[expect(unsafe_code, reason = "what is to happen between fork and exec has no safe interface")]
     pub(crate) fn start(
         command: &[OsString],
         environment: &[(&str, String)],
@@ -52,18 +53,12 @@ impl Child {
         let [program, arguments @ ..] = command else {
             return Err(Failure::usage("no command"));
         };
-        let changes =
-            unix::signal(SignalKind::child()).map_err(|error| Failure::internal(&error))?;
+        let changes = unix::signal(SignalKind::child()).map_err(|error| Failure::internal(&error))?;
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .envs(environment.iter().map(|(key, value)| (key, value)))
-            .process_group(0);
+        command.args(arguments).envs(environment.iter().map(|(key, value)| (key, value))).process_group(0);
         let parent = getpid();
         let ttou = terminal.map(Terminal::ttou);
-        let tty = terminal
-            .filter(|terminal| terminal.is_for_command())
-            .map(|terminal| terminal.fd().as_raw_fd());
+        let tty = terminal.filter(|terminal| terminal.is_for_command()).map(|terminal| terminal.fd().as_raw_fd());
         // SAFETY: between fork and exec this makes system calls and nothing else: no heap, no lock. The descriptor is
         // open, as `terminal` outlives the call to `spawn`.
         unsafe {
@@ -80,14 +75,8 @@ impl Child {
             });
         }
         // Not reaped by std: only `wait` does that, and it is never called.
-        let child = command
-            .spawn()
-            .map_err(|error| not_started(program, &error))?;
-        Ok(Self {
-            pid: Pid::from_child(&child),
-            changes,
-            ended: None,
-        })
+        let child = command.spawn().map_err(|error| not_started(program, &error))?;
+        Ok(Self { pid: Pid::from_child(&child), changes, ended: None })
     }
 
     /// The command's process group.
@@ -163,11 +152,7 @@ impl Child {
 fn die_with(parent: Pid) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have ended before the line above.
-    if getppid() == Some(parent) {
-        Ok(())
-    } else {
-        Err(Errno::SRCH.into())
-    }
+    if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -180,18 +165,12 @@ fn change_of(status: WaitStatus) -> Option<Change> {
         // The kernel keeps eight bits of it.
         return Some(Change::Ended(u8::try_from(code & 0xff).unwrap_or(u8::MAX)));
     }
-    let ended = status
-        .terminating_signal()
-        .map(|signal| Change::Ended(exit::of_signal(signal)));
+    let ended = status.terminating_signal().map(|signal| Change::Ended(exit::of_signal(signal)));
     ended.or_else(|| status.stopping_signal().map(Change::Stopped))
 }
 
 fn not_started(program: &OsString, error: &io::Error) -> Failure {
-    let code = if error.kind() == io::ErrorKind::NotFound {
-        exit::NOT_FOUND
-    } else {
-        exit::CANNOT_RUN
-    };
+    let code = if error.kind() == io::ErrorKind::NotFound { exit::NOT_FOUND } else { exit::CANNOT_RUN };
     Failure::new(code, format!("cannot run {}: {error}", program.display()))
 }
 
@@ -208,19 +187,9 @@ mod tests {
     async fn exit_codes_are_those_of_shells() {
         assert_eq!(start("exit 3").change().await, Change::Ended(3));
         assert_eq!(start("kill -TERM $$").change().await, Change::Ended(143));
-        assert_eq!(
-            start("test \"$LEASEHOLD_NAME\" = 'x y'").change().await,
-            Change::Ended(0)
-        );
-        for (command, code) in [
-            ("/nonexistent/x", exit::NOT_FOUND),
-            ("/dev/null", exit::CANNOT_RUN),
-        ] {
-            assert_eq!(
-                Child::start(&[command.into()], &[], None).unwrap_err().code,
-                code,
-                "{command}"
-            );
+        assert_eq!(start("test \"$LEASEHOLD_NAME\" = 'x y'").change().await, Change::Ended(0));
+        for (command, code) in [("/nonexistent/x", exit::NOT_FOUND), ("/dev/null", exit::CANNOT_RUN)] {
+            assert_eq!(Child::start(&[command.into()], &[], None).unwrap_err().code, code, "{command}");
         }
     }
 

@@ -45,21 +45,16 @@ fn kubeconfig(args: &ClusterArgs) -> Result<Option<Kubeconfig>, KubeconfigError>
         Some(file) => vec![file.clone()],
         None => usual_files(),
     };
-    files
-        .iter()
-        .map(Kubeconfig::read_from)
-        .try_fold(None, |merged, next| match merged {
-            None => next.map(Some),
-            Some(merged) => Kubeconfig::merge(merged, next?).map(Some),
-        })
+    files.iter().map(Kubeconfig::read_from).try_fold(None, |merged, next| match merged {
+        None => next.map(Some),
+        Some(merged) => Kubeconfig::merge(merged, next?).map(Some),
+    })
 }
 
 /// Those of `$KUBECONFIG` that exist, or the one at the usual place if it does. An empty variable is as good as none.
 fn usual_files() -> Vec<PathBuf> {
     let mut files = match env::var_os("KUBECONFIG").filter(|files| !files.is_empty()) {
-        Some(files) => env::split_paths(&files)
-            .filter(|file| !file.as_os_str().is_empty())
-            .collect(),
+        Some(files) => env::split_paths(&files).filter(|file| !file.as_os_str().is_empty()).collect(),
         None => Vec::from_iter(env::home_dir().map(|home| home.join(".kube/config"))),
     };
     files.retain(|file| file.exists());

@@ -34,10 +34,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -96,21 +93,12 @@ mod tests {
             }
         }
         let refused = || std::io::Error::other("refused");
-        assert_eq!(
-            chain(&Outer("cannot connect", refused())),
-            "cannot connect: refused"
-        );
-        assert_eq!(
-            chain(&Outer("cannot connect: refused", refused())),
-            "cannot connect: refused"
-        );
+        assert_eq!(chain(&Outer("cannot connect", refused())), "cannot connect: refused");
+        assert_eq!(chain(&Outer("cannot connect: refused", refused())), "cannot connect: refused");
     }
 
     #[test]
     fn signals_have_the_codes_of_shells() {
-        assert_eq!(
-            (of_signal(15), of_signal(9), of_signal(64)),
-            (143, 137, 192)
-        );
+        assert_eq!((of_signal(15), of_signal(9), of_signal(64)), (143, 137, 192));
     }
 }

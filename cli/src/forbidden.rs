@@ -26,16 +26,8 @@ impl<'a> Refusal<'a> {
         let (resource, rest) = rest.split_once('"')?;
         let (_, rest) = rest.split_once("in API group \"")?;
         let (group, rest) = rest.split_once('"')?;
-        let namespace = rest
-            .split_once("in the namespace \"")
-            .and_then(|(_, rest)| Some(rest.split_once('"')?.0));
-        Some(Self {
-            user,
-            verb,
-            resource,
-            group,
-            namespace,
-        })
+        let namespace = rest.split_once("in the namespace \"").and_then(|(_, rest)| Some(rest.split_once('"')?.0));
+        Some(Self { user, verb, resource, group, namespace })
     }
 }
 
@@ -46,29 +38,15 @@ pub(crate) fn explain(message: &str, needed: &[&str]) -> String {
     let Some(refusal) = Refusal::parse(message) else {
         return format!("forbidden: {message}");
     };
-    let Refusal {
-        user,
-        verb,
-        resource,
-        group,
-        namespace,
-    } = refusal;
-    let place = namespace.map_or("in the whole cluster".to_owned(), |name| {
-        format!("in namespace \"{name}\"")
-    });
-    let kind = if namespace.is_some() {
-        "Role"
-    } else {
-        "ClusterRole"
-    };
+    let Refusal { user, verb, resource, group, namespace } = refusal;
+    let place = namespace.map_or("in the whole cluster".to_owned(), |name| format!("in namespace \"{name}\""));
+    let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
     let mut verbs = needed.to_vec();
     if !verbs.contains(&verb) {
         verbs.push(verb);
     }
     let quoted: Vec<String> = verbs.iter().map(|verb| format!("\"{verb}\"")).collect();
-    let mut text = format!(
-        "forbidden: user \"{user}\" may not {verb} {resource} of API group \"{group}\" {place}\n"
-    );
+    let mut text = format!("forbidden: user \"{user}\" may not {verb} {resource} of API group \"{group}\" {place}\n");
     let _ = write!(
         text,
         "This needs a {kind} with the rule\n  - apiGroups: [\"{group}\"]\n    resources: [\"{resource}\"]\n    verbs: [{}]",
@@ -90,10 +68,7 @@ mod tests {
 
     #[test]
     fn refusals_name_the_missing_rule() {
-        insta::assert_snapshot!(
-            "forbidden_in_namespace",
-            explain(IN_NAMESPACE, &["get", "watch", "create", "patch"])
-        );
+        insta::assert_snapshot!("forbidden_in_namespace", explain(IN_NAMESPACE, &["get", "watch", "create", "patch"]));
         insta::assert_snapshot!("forbidden_in_cluster", explain(IN_CLUSTER, &["list"]));
     }
 

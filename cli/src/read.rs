@@ -49,9 +49,7 @@ impl Leases {
         } else {
             Api::namespaced(self.client.clone(), &self.namespace)
         };
-        let mut params = ListParams::default()
-            .labels(&format!("{KIND}={KIND_LOCK}"))
-            .limit(PAGE);
+        let mut params = ListParams::default().labels(&format!("{KIND}={KIND_LOCK}")).limit(PAGE);
         let mut locks = Vec::new();
         loop {
             let page: ObjectList<Lease> = within_limit(leases.list(&params), "list").await?;
@@ -66,16 +64,10 @@ impl Leases {
     }
 }
 
-async fn within_limit<T>(
-    request: impl Future<Output = kube::Result<T>>,
-    verb: &str,
-) -> Result<T, Failure> {
+async fn within_limit<T>(request: impl Future<Output = kube::Result<T>>, verb: &str) -> Result<T, Failure> {
     match tokio::time::timeout(LIMIT, request).await {
         Ok(answer) => answer.map_err(|error| refused(&error, verb)),
-        Err(_) => Err(Failure::new(
-            exit::UNREACHABLE,
-            format!("no answer from the API server within {LIMIT:?}"),
-        )),
+        Err(_) => Err(Failure::new(exit::UNREACHABLE, format!("no answer from the API server within {LIMIT:?}"))),
     }
 }
 
@@ -84,25 +76,15 @@ fn refused(error: &kube::Error, verb: &str) -> Failure {
         kube::Error::Api(status) => match status.code {
             401 => Failure::new(
                 exit::FORBIDDEN,
-                format!(
-                    "the API server does not accept the credentials: {}",
-                    status.message
-                ),
+                format!("the API server does not accept the credentials: {}", status.message),
             ),
-            403 => Failure::new(
-                exit::FORBIDDEN,
-                forbidden::explain(&status.message, &[verb]),
-            ),
-            408 | 429 | 500.. => Failure::new(
-                exit::UNREACHABLE,
-                format!("the API server cannot answer: {}", status.message),
-            ),
+            403 => Failure::new(exit::FORBIDDEN, forbidden::explain(&status.message, &[verb])),
+            408 | 429 | 500.. => {
+                Failure::new(exit::UNREACHABLE, format!("the API server cannot answer: {}", status.message))
+            }
             _ => Failure::new(exit::INTERNAL, status.message.clone()),
         },
-        error => Failure::new(
-            exit::UNREACHABLE,
-            format!("the API server cannot be reached: {}", chain(error)),
-        ),
+        error => Failure::new(exit::UNREACHABLE, format!("the API server cannot be reached: {}", chain(error))),
     }
 }
 
@@ -117,26 +99,14 @@ pub(crate) async fn list(leases: &Leases, args: &ListArgs) -> Result<(), Failure
         Some(ListFormat::Yaml) => print(&yaml(&List { items })?),
         Some(ListFormat::Name) => {
             let names = items.iter().map(|lock| lock.name.as_str());
-            print(
-                &names
-                    .flat_map(|name| ["lease.coordination.k8s.io/", name, "\n"])
-                    .collect::<String>(),
-            )
+            print(&names.flat_map(|name| ["lease.coordination.k8s.io/", name, "\n"]).collect::<String>())
         }
         None if items.is_empty() => {
-            let place = if args.all_namespaces {
-                String::new()
-            } else {
-                format!(" in namespace {}", leases.namespace)
-            };
+            let place = if args.all_namespaces { String::new() } else { format!(" in namespace {}", leases.namespace) };
             exit::say(format_args!("no locks{place}"));
             Ok(())
         }
-        None => print(&view::table(
-            &items,
-            args.all_namespaces,
-            leasehold::clock::now().stamp,
-        )),
+        None => print(&view::table(&items, args.all_namespaces, leasehold::clock::now().stamp)),
     }
 }
 
@@ -150,9 +120,7 @@ pub(crate) async fn status(leases: &Leases, args: &StatusArgs) -> Result<(), Fai
 }
 
 fn json(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value)
-        .map(|text| text + "\n")
-        .map_err(|error| Failure::internal(&error))
+    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|error| Failure::internal(&error))
 }
 
 fn yaml(value: &impl Serialize) -> Result<String, Failure> {

@@ -60,9 +60,7 @@ async fn acquire(
         Err(NotAcquired::Failed(failure)) => Err(failure),
         Err(NotAcquired::Busy(identity)) => {
             let held_by = match timeout(LOOK, leases.get(name)).await {
-                Ok(Ok(lock)) if lock.holder.is_some() || identity.is_empty() => {
-                    lock.held_by(now().stamp)
-                }
+                Ok(Ok(lock)) if lock.holder.is_some() || identity.is_empty() => lock.held_by(now().stamp),
                 _ => format!("held by {identity}"),
             };
             let message = match limit.filter(|limit| !limit.is_zero()) {
@@ -88,16 +86,11 @@ async fn run_under(
         ("LEASEHOLD_TOKEN", guard.token().to_string()),
     ];
     let terminal = Terminal::open();
-    signals
-        .with_job_control()
-        .map_err(|error| Failure::internal(&error))?;
+    signals.with_job_control().map_err(|error| Failure::internal(&error))?;
     let passes_on = moment() + guard.remaining() + grace;
     // Nothing may come between this and the start.
     if let Err(lost) = guard.check() {
-        return Err(Failure::new(
-            exit::LOST,
-            format!("the command was not started: {lost}"),
-        ));
+        return Err(Failure::new(exit::LOST, format!("the command was not started: {lost}")));
     }
     let child = match Child::start(&args.command, &environment, terminal.as_ref()) {
         Ok(child) => child,
@@ -108,34 +101,21 @@ async fn run_under(
     };
     let wants_terminal = terminal.as_ref().is_some_and(Terminal::is_for_command);
     let sample = (args.lease_duration / 10).min(Duration::from_secs(1));
-    let mut running = Running {
-        guard,
-        child,
-        signals,
-        terminal,
-        wants_terminal,
-        grace,
-        passes_on,
-    };
+    let mut running = Running { guard, child, signals, terminal, wants_terminal, grace, passes_on };
     let ended = running.supervise(sample).await;
     if let Some(terminal) = &running.terminal {
         terminal.take_back_from(running.child.group());
     }
-    let code = ended
-        .map_err(|lost| Failure::new(exit::LOST, format!("the command was stopped: {lost}")))?;
+    let code = ended.map_err(|lost| Failure::new(exit::LOST, format!("the command was stopped: {lost}")))?;
     match backend::release(running.guard).await {
         Released::Cleanly => Ok(code),
         Released::Lost(lost) => {
-            let message = format!(
-                "the command ended with exit code {code}, perhaps without the lock: {lost}"
-            );
+            let message = format!("the command ended with exit code {code}, perhaps without the lock: {lost}");
             Err(Failure::new(exit::LOST, message))
         }
         Released::Unclear(why) => {
             let lease = args.lease_duration;
-            say(format_args!(
-                "{why}; at the latest the lock passes on in {lease:?}"
-            ));
+            say(format_args!("{why}; at the latest the lock passes on in {lease:?}"));
             Ok(code)
         }
     }
@@ -209,9 +189,7 @@ impl Running {
         }
         terminal.take_back_from(self.child.group());
         let kept = self.passes_on.since(moment()).as_secs();
-        say(format_args!(
-            "stopped; the lock is kept for another {kept}s"
-        ));
+        say(format_args!("stopped; the lock is kept for another {kept}s"));
         let _ = signals::stop_self();
         // In the background of a shell it stays stopped until it gets the terminal, of which SIGCONT will tell.
         if !needs_terminal {
@@ -234,10 +212,7 @@ impl Running {
         let until = self.passes_on.min(moment() + self.grace);
         let left = until.since(moment());
         if !left.is_zero() {
-            say(format_args!(
-                "{lost}; the command gets SIGTERM now and SIGKILL in {:.1}s",
-                left.as_secs_f64()
-            ));
+            say(format_args!("{lost}; the command gets SIGTERM now and SIGKILL in {:.1}s", left.as_secs_f64()));
             self.child.signal(Signal::TERM);
             // It may be stopped.
             self.child.signal(Signal::CONT);

@@ -1,5 +1,7 @@
 //! Signals to this process.
 
+#![expect(unsafe_code, reason = "no safe interface asks whether a signal is ignored, or sets that it is")]
+
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,14 +11,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
 /// The signals that end a process, and that whoever sends them means for the command.
-const ENDING: [Signal; 6] = [
-    Signal::TERM,
-    Signal::INT,
-    Signal::HUP,
-    Signal::QUIT,
-    Signal::USR1,
-    Signal::USR2,
-];
+const ENDING: [Signal; 6] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 /// The signals of job control, while a command runs.
 const JOB_CONTROL: [Signal; 2] = [Signal::TSTP, Signal::CONT];
 
@@ -43,8 +38,7 @@ impl Signals {
     fn listen(&mut self, signals: &[Signal]) -> io::Result<()> {
         for &signal in signals {
             if !is_ignored(signal)? {
-                self.0
-                    .push((signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?));
+                self.0.push((signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?));
             }
         }
         Ok(())
@@ -70,9 +64,7 @@ pub(crate) struct Disposition(libc::sigaction);
 
 impl std::fmt::Debug for Disposition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Disposition")
-            .field(&self.0.sa_sigaction)
-            .finish()
+        f.debug_tuple("Disposition").field(&self.0.sa_sigaction).finish()
     }
 }
 

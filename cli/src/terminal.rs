@@ -25,17 +25,9 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// `None` where there is none, as in a pod or under cron.
     pub(crate) fn open() -> Option<Self> {
-        let tty = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/tty")
-            .ok()?;
+        let tty = File::options().read(true).write(true).open("/dev/tty").ok()?;
         let ttou = Disposition::ignore().set(Signal::TTOU).ok()?;
-        Some(Self {
-            tty,
-            own: getpgrp(),
-            ttou,
-        })
+        Some(Self { tty, own: getpgrp(), ttou })
     }
 
     /// Whether the terminal listens to this process's group.

@@ -67,20 +67,12 @@ impl LockView {
     pub(crate) fn of(lease: Lease) -> Result<Self, Malformed> {
         let name = lease.metadata.name.clone().unwrap_or_default();
         let namespace = lease.metadata.namespace.clone().unwrap_or_default();
-        let created = lease
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map(|time| time.0);
+        let created = lease.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let record = Record::parse(lease)?;
         Ok(Self {
             name,
             namespace,
-            state: if record.holder.is_some() {
-                State::Held
-            } else {
-                State::Free
-            },
+            state: if record.holder.is_some() { State::Held } else { State::Free },
             holder: record.holder.map(HolderView::of),
             waiters: record.waiters.iter().map(WaiterView::of).collect(),
             created,
@@ -134,10 +126,7 @@ impl HolderView {
 
 impl WaiterView {
     fn of(waiter: &Waiter) -> Self {
-        Self {
-            identity: waiter.id.to_string(),
-            host: waiter.id.session.host().to_owned(),
-        }
+        Self { identity: waiter.id.to_string(), host: waiter.id.session.host().to_owned() }
     }
 }
 
@@ -185,12 +174,7 @@ pub(crate) fn describe(lock: &LockView, now: Timestamp) -> String {
             Some(host) => line("Holder", &format!("{host} ({})", holder.identity)),
             None => line("Holder", &holder.identity),
         }
-        line(
-            "Since",
-            &holder
-                .since
-                .map_or(NOTHING.to_owned(), |since| when(since, now)),
-        );
+        line("Since", &holder.since.map_or(NOTHING.to_owned(), |since| when(since, now)));
         if let Some(token) = holder.token {
             line("Token", &token.to_string());
         }
@@ -198,21 +182,12 @@ pub(crate) fn describe(lock: &LockView, now: Timestamp) -> String {
             line("Liveness", &format!("by its session, Lease {session}"));
         }
         if let Some(seconds) = holder.lease_duration_seconds {
-            line(
-                "Liveness",
-                &format!("by its own renewals, for {seconds}s each"),
-            );
+            line("Liveness", &format!("by its own renewals, for {seconds}s each"));
         }
     }
     line("Waiters", &lock.waiters.len().to_string());
     for (place, waiter) in lock.waiters.iter().enumerate() {
-        let _ = writeln!(
-            text,
-            "  {}. {} ({})",
-            place + 1,
-            waiter.host,
-            waiter.identity
-        );
+        let _ = writeln!(text, "  {}. {} ({})", place + 1, waiter.host, waiter.identity);
     }
     text
 }
@@ -230,11 +205,7 @@ fn elapsed(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let pair = |major: i64, unit: char, minor: i64, small: char| {
-        if minor == 0 {
-            format!("{major}{unit}")
-        } else {
-            format!("{major}{unit}{minor}{small}")
-        }
+        if minor == 0 { format!("{major}{unit}") } else { format!("{major}{unit}{minor}{small}") }
     };
     match seconds {
         ..120 => format!("{seconds}s"),
@@ -309,10 +280,7 @@ mod tests {
     #[test]
     fn status_texts() {
         let mut text = String::new();
-        for lock in locks()
-            .iter()
-            .chain([&LockView::absent("unheard-of", "default")])
-        {
+        for lock in locks().iter().chain([&LockView::absent("unheard-of", "default")]) {
             text += &describe(lock, now());
             text += "---\n";
         }
@@ -321,10 +289,7 @@ mod tests {
 
     #[test]
     fn status_json() {
-        insta::assert_snapshot!(
-            "status_json",
-            serde_json::to_string_pretty(&locks()).unwrap()
-        );
+        insta::assert_snapshot!("status_json", serde_json::to_string_pretty(&locks()).unwrap());
     }
 
     #[test]
@@ -334,21 +299,17 @@ mod tests {
 
     #[test]
     fn who_holds_it() {
-        let [backup, _, free] = &locks()[..] else {
-            panic!()
-        };
+        let [backup, _, free] = &locks()[..] else { panic!() };
         insta::assert_snapshot!(backup.held_by(now()), @"held by web-0 since 2026-11-21T08:54:47Z (5m12s ago)");
         insta::assert_snapshot!(free.held_by(now()), @"held by nobody just now");
     }
 
     #[test]
     fn durations_are_as_exact_as_kubectl_has_them() {
-        let texts: Vec<_> = [
-            -3, 0, 119, 120, 599, 600, 10_799, 10_800, 28_700, 28_800, 172_800, 691_199, 691_200,
-        ]
-        .into_iter()
-        .map(|seconds| elapsed(SignedDuration::from_secs(seconds)))
-        .collect();
+        let texts: Vec<_> = [-3, 0, 119, 120, 599, 600, 10_799, 10_800, 28_700, 28_800, 172_800, 691_199, 691_200]
+            .into_iter()
+            .map(|seconds| elapsed(SignedDuration::from_secs(seconds)))
+            .collect();
         insta::assert_snapshot!(texts.join(" "), @"0s 0s 119s 2m 9m59s 10m 179m 3h 7h58m 8h 2d 7d23h 8d");
     }
 }

@@ -20,11 +20,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Says what is waited for: once into a log, and at a terminal whenever something has changed.
-pub(crate) async fn report(
-    leases: &Leases,
-    name: &str,
-    mut progress: watch::Receiver<Option<Progress>>,
-) -> Infallible {
+pub(crate) async fn report(leases: &Leases, name: &str, mut progress: watch::Receiver<Option<Progress>>) -> Infallible {
     sleep(PATIENCE).await;
     loop {
         let seen = progress.borrow_and_update().clone();
@@ -34,9 +30,7 @@ pub(crate) async fn report(
                 Ok(Ok(lock)) => lock.held_by(leasehold::clock::now().stamp),
                 _ => format!("held by {holder}"),
             };
-            exit::say(format_args!(
-                "waiting for lock {name}, {held_by}, {ahead} ahead"
-            ));
+            exit::say(format_args!("waiting for lock {name}, {held_by}, {ahead} ahead"));
             if !io::stderr().is_terminal() {
                 return pending().await;
             }
