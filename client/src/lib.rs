@@ -50,6 +50,8 @@
 //!
 //! This crate chooses no version for `k8s-openapi`; the program that uses it does, by a feature such as `latest`.
 
+#![deny(unsafe_code)]
+
 mod client;
 pub mod clock;
 mod driver;
@@ -72,3 +74,8 @@ pub use guard::LockGuard;
 pub use lock::{Lock, LockBuilder, OnLost, Progress};
 pub use status::{HolderStatus, LockStatus, WaiterStatus};
 pub use store::{Failure, KubeStore, MemoryStore, Sight, Store};
+
+/// The README's examples are compiled with the crate's own.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

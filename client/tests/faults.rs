@@ -236,3 +236,24 @@ async fn a_grant_that_arrives_too_late_is_not_handed_out() {
     guard.check().expect("a stale guard was handed out");
     assert!(acquisitions.load(Ordering::SeqCst) > 1, "there was no second acquisition");
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn after_a_pause_the_first_check_fails_before_anything_else_has_run() {
+    for own in [false, true] {
+        let client = Client::builder().store(Arc::new(MemoryStore::new())).session_duration(Duration::from_secs(1));
+        let client = client.build().unwrap();
+        let mut lock = client.lock("a");
+        if own {
+            lock = lock.lease_duration(Duration::from_secs(1));
+        }
+        let guard = lock.build().unwrap().acquire().await.unwrap();
+        let lost = guard.lost();
+        guard.check().unwrap();
+        // The whole process stands still: this is its only thread.
+        std::thread::sleep(Duration::from_millis(1050));
+        assert!(guard.check().is_err(), "a check succeeded past the deadline (own: {own})");
+        assert!(lost.is_cancelled(), "lost() has not fired though a check failed (own: {own})");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(guard.check().is_err(), "a late renewal revived it (own: {own})");
+    }
+}

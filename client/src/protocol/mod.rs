@@ -57,3 +57,24 @@ pub fn deadline(sent: Moment, duration: Duration, grace: Duration) -> Moment {
 pub fn renew_interval(duration: Duration) -> Duration {
     duration / 3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_comes_before_any_observer_can_have_waited_for_the_whole_duration() {
+        let sent = Moment::from_start(Duration::from_secs(1000));
+        for seconds in 1..=60 {
+            let duration = Duration::from_secs(seconds);
+            // The observer received what was sent, so it began to wait no earlier, and waits on a clock that runs 1 %
+            // faster than the holder's.
+            let earliest_end = sent + duration.div_f64(1.01);
+            let until = deadline(sent, duration, Duration::ZERO);
+            assert!(until < earliest_end, "{seconds} s");
+            assert!(until > sent + duration.mul_f64(0.95), "{seconds} s: more is given away than need be");
+            let grace = duration / 2;
+            assert!(deadline(sent, duration, grace) + grace.div_f64(1.01) <= until + Duration::from_millis(1));
+        }
+    }
+}

@@ -35,7 +35,8 @@ enum What {
     Try,
 }
 
-#[tokio::main]
+// One thread: what the process does first after a pause is then the work, and not the client's own tasks.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = Options::parse();
     let client = Client::builder()
@@ -93,7 +94,9 @@ async fn hold(lock: &Lock, file: &PathBuf) -> Result<()> {
     let mut file = std::fs::File::options().append(true).create(true).open(file)?;
     while let Ok(()) = guard.check() {
         writeln!(file, "{} {}", guard.token(), clock::moment().since_start().as_nanos())?;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // Work that blocks: only the check stands between it and the next line.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        std::thread::sleep(Duration::from_millis(8));
     }
     let reason = guard.check().expect_err("it failed before");
     say(&format!("check-failed {reason}"));
