@@ -12,6 +12,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
+use crate::client::Slot;
 use crate::clock;
 use crate::error::LossReason;
 use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal, Wish};
@@ -54,6 +55,7 @@ pub(crate) enum Command {
 
 #[derive(Debug)]
 pub(crate) struct Order {
+    pub(crate) slot: Arc<Slot>,
     pub(crate) session: SessionUse,
     pub(crate) wish: Wish,
     pub(crate) reply: oneshot::Sender<Result<Grant, Refusal>>,
@@ -63,12 +65,24 @@ pub(crate) struct Order {
     pub(crate) ahead: watch::Sender<(String, usize)>,
 }
 
-/// A hold.
+/// A hold. It is released when this is dropped, wherever that happens: in a guard, or on its way to a caller who has
+/// just gone away.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(crate) id: HolderId,
     pub(crate) token: u64,
     pub(crate) validity: Arc<Validity>,
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) released: bool,
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if !self.released {
+            self.validity.lose(LossReason::Released);
+            let _ = self.slot.commands.send(Command::Release(None));
+        }
+    }
 }
 
 pub(crate) struct Driver {
@@ -88,6 +102,8 @@ pub(crate) struct Driver {
 
 /// The acquisition that is going on, or held.
 struct Engaged {
+    /// Until it is handed to the grant.
+    slot: Option<Arc<Slot>>,
     session: Option<SessionUse>,
     session_over: bool,
     session_id: SessionId,
@@ -199,9 +215,10 @@ impl Driver {
         let now = clock::moment();
         match command {
             Command::Acquire(order) => {
-                let Order { session, wish, reply, turn, ahead } = *order;
+                let Order { slot, session, wish, reply, turn, ahead } = *order;
                 self.contender.start(session.next_acquisition(), wish, now);
                 self.engaged = Some(Engaged {
+                    slot: Some(slot),
                     session_id: session.id().clone(),
                     session: Some(session),
                     session_over: false,
@@ -253,10 +270,10 @@ impl Driver {
                 let validity = Arc::new(validity);
                 engaged.validity = Some(validity.clone());
                 engaged.deadline = deadline;
-                let grant = Grant { id, token, validity };
-                if engaged.reply.take().is_none_or(|reply| reply.send(Ok(grant)).is_err()) {
-                    self.contender.leave(); // nobody wants it any more
-                }
+                let Some(slot) = engaged.slot.take() else { return };
+                let grant = Grant { id, token, validity, slot, released: false };
+                // If nobody wants it any more, it is dropped, and so released.
+                engaged.reply.take().map(|reply| reply.send(Ok(grant)));
             }
             Notice::Refused { id, why } => {
                 debug!(name, %id, ?why, "not acquired");

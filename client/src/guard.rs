@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::Slot;
 use crate::driver::{Command, Grant};
 use crate::error::{ExtendError, LossReason, Lost, ReleaseError};
 use crate::lock::Lock;
@@ -20,15 +19,13 @@ use crate::validity::Validity;
 #[derive(Debug)]
 pub struct LockGuard {
     lock: Lock,
-    slot: Arc<Slot>,
     session: SessionUse,
     grant: Grant,
-    released: bool,
 }
 
 impl LockGuard {
-    pub(crate) fn new(lock: Lock, slot: Arc<Slot>, session: SessionUse, grant: Grant) -> Self {
-        Self { lock, slot, session, grant, released: false }
+    pub(crate) fn new(lock: Lock, session: SessionUse, grant: Grant) -> Self {
+        Self { lock, session, grant }
     }
 
     /// The fencing token: larger than that of every earlier holder of a lock of this name.
@@ -75,7 +72,7 @@ impl LockGuard {
     /// it that takes a while. Expiry is noticed either way.
     #[must_use]
     pub fn lost(&self) -> CancellationToken {
-        let _ = self.slot.commands.send(Command::WatchForLoss);
+        let _ = self.grant.slot.commands.send(Command::WatchForLoss);
         self.validity().lost().clone()
     }
 
@@ -91,7 +88,7 @@ impl LockGuard {
         let lost = self.validity().lost().clone();
         let renewed = if self.lives_by_itself() {
             let (done, renewed) = oneshot::channel();
-            let _ = self.slot.commands.send(Command::Renew(done));
+            let _ = self.grant.slot.commands.send(Command::Renew(done));
             renewed
         } else {
             self.session.renew()
@@ -121,8 +118,8 @@ impl LockGuard {
     pub async fn release(mut self) -> Result<(), ReleaseError> {
         let before = self.check();
         let (reply, done) = oneshot::channel();
-        self.released = true;
-        let _ = self.slot.commands.send(Command::Release(Some(reply)));
+        self.grant.released = true;
+        let _ = self.grant.slot.commands.send(Command::Release(Some(reply)));
         let limit = self.lock.client.inner().shared.request_timeout * 3;
         let outcome = tokio::time::timeout(limit, done).await;
         let broken = || self.loss(LossReason::Broken);
@@ -146,14 +143,5 @@ impl LockGuard {
 
     fn lives_by_itself(&self) -> bool {
         !self.validity().has_parent()
-    }
-}
-
-impl Drop for LockGuard {
-    fn drop(&mut self) {
-        if !self.released {
-            self.validity().lose(LossReason::Released);
-            let _ = self.slot.commands.send(Command::Release(None));
-        }
     }
 }

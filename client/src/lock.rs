@@ -325,10 +325,11 @@ impl Lock {
             queue,
             patience: self.client.inner().contact_timeout,
         };
-        let order = Order { session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
-        let _ = slot.commands.send(Command::Acquire(Box::new(order)));
+        let commands = slot.commands.clone();
+        let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
+        let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
-        let guard = LockGuard::new(self.clone(), slot, session, grant);
+        let guard = LockGuard::new(self.clone(), session, grant);
         // What took too long to arrive is not handed out. Dropping the guard gives it back.
         guard.check().map_err(|_| Refusal::SessionLost)?;
         Ok(guard)

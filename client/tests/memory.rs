@@ -172,3 +172,24 @@ fn bad_options_say_what_would_be_right() {
     }
     assert!(client.lock("a").lease_duration(Duration::from_millis(10)).build().is_err());
 }
+
+/// Cancelled at every possible point of its way, an acquisition never keeps the lock.
+#[tokio::test(flavor = "current_thread")]
+async fn an_acquire_cancelled_anywhere_gives_back_what_it_got() {
+    let store = MemoryStore::new();
+    let (one, two) = (client(&store).lock("a").build().unwrap(), client(&store).lock("a").build().unwrap());
+    for polls in 0..60 {
+        {
+            let mut acquiring = std::pin::pin!(one.acquire());
+            for _ in 0..polls {
+                let done = std::future::poll_fn(|cx| std::task::Poll::Ready(acquiring.as_mut().poll(cx).is_ready())).await;
+                if done {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        let next = tokio::time::timeout(Duration::from_secs(5), two.acquire()).await;
+        next.unwrap_or_else(|_| panic!("cancelled after {polls} polls, it keeps the lock")).unwrap().release().await.unwrap();
+    }
+}
