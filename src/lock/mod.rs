@@ -19,7 +19,8 @@ mod write;
 
 pub(crate) use owner::is_owned;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
@@ -41,8 +42,10 @@ use crate::warden::{Place, Post};
 const AT_ONCE: u16 = 16;
 /// No request takes longer than this.
 const LIMIT: Duration = Duration::from_secs(10);
-/// When to try again after something has changed meanwhile, and after a failure.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// When to try again after something has changed meanwhile.
+const AGAIN: Duration = Duration::from_millis(50);
+/// When to try again after a first failure, and at the latest after many.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
 /// How often each lock is looked at though nothing was heard of it.
 const NOW_AND_THEN: Duration = Duration::from_mins(5);
 
@@ -54,6 +57,8 @@ pub(crate) struct Context {
     announcer: Announcer,
     metrics: Arc<Metrics>,
     published: publish::Published,
+    /// How often in a row each lock could not be reconciled.
+    failures: Mutex<HashMap<Place, u32>>,
 }
 
 /// Why a reconcile did not come to its end.
@@ -78,7 +83,15 @@ impl Context {
         announcer: Announcer,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { client, leases, post, announcer, metrics, published: publish::Published::default() }
+        Self {
+            client,
+            leases,
+            post,
+            announcer,
+            metrics,
+            published: publish::Published::default(),
+            failures: Mutex::default(),
+        }
     }
 }
 
@@ -121,6 +134,23 @@ impl Context {
         let place = Place::new(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
         self.post.with(|warden| warden.unfollow(&place));
         self.published.forget(&place);
+        self.succeeded(&place);
+    }
+
+    fn succeeded(&self, place: &Place) {
+        self.failures().remove(place);
+    }
+
+    /// How long to wait after one more failure.
+    fn failed(&self, place: &Place) -> Duration {
+        let mut failures = self.failures();
+        let count = failures.entry(place.clone()).or_default();
+        *count += 1;
+        (PAUSES.0 * 2_u32.pow((*count - 1).min(8))).min(PAUSES.1)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<Place, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -141,17 +171,19 @@ async fn steps(cr: Arc<DistributedLock>, context: &Context) -> Result<Option<Dur
         tracing::debug!(%place, count = actions.len(), "there is something to do");
     }
     let applied = apply::apply(seen, actions, context).await?;
-    publish::publish(&place, &applied, context).await
+    let pause = publish::publish(&place, &applied, context).await?;
+    context.succeeded(&place);
+    Ok(pause)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the controller wants it so")]
-fn try_again(cr: Arc<DistributedLock>, error: &Error, _: Arc<Context>) -> Action {
+fn try_again(cr: Arc<DistributedLock>, error: &Error, context: Arc<Context>) -> Action {
     if let Error::Changed = error {
-        return Action::requeue(AGAIN.0);
+        return Action::requeue(AGAIN);
     }
     let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
     tracing::warn!(%place, %error, "a lock could not be reconciled and is tried again");
-    Action::requeue(AGAIN.1)
+    Action::requeue(context.failed(&place))
 }
 
 /// The answer to a request, or an error if none comes in time.

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 use leasehold::clock;
 use leasehold::protocol::Record;
-use leasehold::protocol::record::KIND;
 
 use super::Context;
 use crate::crd::DistributedLock;
 use crate::leases::Failure;
-use crate::warden::Place;
+use crate::warden::{Place, is_lock};
 
 /// One `DistributedLock` and its Lease, as they were seen.
 #[derive(Debug)]
@@ -44,9 +43,8 @@ pub(super) async fn observe(cr: Arc<DistributedLock>, context: &Context) -> Resu
         Ok(record) => record.map(Arc::new),
         Err(malformed) => return Err(Failure::Invalid(malformed.to_string())),
     };
-    // What has no label is not for the warden yet: its watch would not tell of changes.
-    let labelled =
-        lease.as_ref().is_none_or(|lease| lease.metadata.labels.iter().flatten().any(|(key, _)| key == KIND));
+    // What is not labelled so is not for the warden yet: its watch would not tell of changes.
+    let labelled = lease.as_ref().is_none_or(is_lock);
     if labelled {
         let now = clock::now().moment;
         context.post.with(|warden| warden.told(place, known, lease, now));

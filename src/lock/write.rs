@@ -199,8 +199,6 @@ mod tests {
 
     #[test]
     fn drift_is_corrected_and_an_unset_duration_removed() {
-        let owned = Write::Create(Box::default());
-        let Write::Create(_) = owned else { unreachable!() };
         let Write::Create(lease) = create(&lock(Some(20))) else { panic!() };
         let free = record(serde_json::to_value(&lease).unwrap());
         assert!(align(&free, &lock(Some(20))).is_none());

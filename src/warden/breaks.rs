@@ -46,3 +46,43 @@ pub(super) fn broken(before: &Record, after: Option<&Record>) -> Option<Break> {
     let foreign = after.holder.as_ref().is_some_and(|now| now.id.is_none());
     (foreign && after.transitions == write::next_transition(before.transitions)).then_some(Break::TakenOver)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::decide::tests::record;
+    use super::*;
+
+    #[test]
+    fn a_break_is_told_from_a_release() {
+        let of =
+            |identity: &str, transitions: i32| json!({ "holderIdentity": identity, "leaseTransitions": transitions });
+        let held = || record(false, &of("pod_x.1", 4), &["pod_y.1"], 10);
+        let other_uid = |mut lease: Record| {
+            lease.uid = "another".to_owned();
+            lease
+        };
+        for (what, before, after, wanted) in [
+            ("nothing happened", held(), Some(held()), None),
+            ("released", held(), Some(record(false, &of("", 5), &[], 11)), None),
+            ("handed on", held(), Some(record(false, &of("pod_y.1", 5), &[], 11)), None),
+            ("free before", record(false, &of("", 4), &[], 10), None, None),
+            ("deleted", held(), None, Some(Break::LeaseDeleted)),
+            ("made again", held(), Some(other_uid(held())), Some(Break::LeaseDeleted)),
+            ("removed by its release", record(true, &of("pod_x.1", 4), &[], 10), None, None),
+            ("removed by hand", held(), Some(record(false, &of("", 4), &[], 11)), Some(Break::HolderChanged)),
+            ("changed by hand", held(), Some(record(false, &of("me", 4), &[], 11)), Some(Break::HolderChanged)),
+            ("taken", held(), Some(record(false, &of("elected", 5), &[], 11)), Some(Break::TakenOver)),
+            ("released unseen, then taken", held(), Some(record(false, &of("elected", 6), &[], 12)), None),
+            (
+                "another's way to release",
+                record(false, &of("elected", 4), &[], 10),
+                Some(record(false, &of("", 4), &[], 11)),
+                None,
+            ),
+        ] {
+            assert_eq!(broken(&before, after.as_ref()), wanted, "{what}");
+        }
+    }
+}

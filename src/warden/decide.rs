@@ -92,3 +92,97 @@ fn holder_is_gone(sight: &Sight<'_>, liveness: &Liveness, wanted: bool) -> bool 
         Liveness::Own(_) => sight.own_expired && (wanted || sight.owned || sight.record.ephemeral),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A lock's Lease: made on the spot or not, with this holder, and waiters in this order.
+    pub(in super::super) fn record(ephemeral: bool, spec: &Value, waiters: &[&str], version: u32) -> Record {
+        let mut annotations = serde_json::Map::new();
+        for (ticket, waiter) in waiters.iter().enumerate() {
+            annotations.insert(format!("join.leasehold.dev/{waiter}"), json!((ticket + 1).to_string()));
+        }
+        if ephemeral {
+            annotations.insert("leasehold.dev/ephemeral".to_owned(), json!("true"));
+        }
+        let label = spec["holderIdentity"].as_str().and_then(|id| id.parse::<HolderId>().ok());
+        let labels = label.map(|id| json!({ (format!("holder.leasehold.dev/{}", id.session)): "3" }));
+        let lease = json!({
+            "metadata": { "name": "a", "namespace": "ns", "uid": "u", "resourceVersion": version.to_string(),
+                "annotations": annotations, "labels": labels },
+            "spec": spec,
+        });
+        Record::parse(serde_json::from_value(lease).unwrap()).unwrap()
+    }
+
+    /// Sessions are called after what is said of them.
+    fn verdict(session: &SessionId) -> Verdict {
+        match session.host() {
+            "dead" => Verdict::Ended,
+            "new" => Verdict::Unknown,
+            _ => Verdict::Alive,
+        }
+    }
+
+    fn told(sight: &Sight<'_>) -> String {
+        match decide(sight, Timestamp::UNIX_EPOCH) {
+            None => "nothing".to_owned(),
+            Some(Deed { kind, passed_over, .. }) => match kind {
+                DeedKind::Evict { to: Some(to), .. } => format!("evict for {to}, without {passed_over}"),
+                DeedKind::Evict { to: None, .. } => format!("evict, without {passed_over}"),
+                DeedKind::Grant { to } => format!("grant to {to}, without {passed_over}"),
+                DeedKind::PassOver => format!("pass over {passed_over}"),
+                DeedKind::Remove => "remove".to_owned(),
+            },
+        }
+    }
+
+    #[test]
+    fn only_what_has_ended_is_acted_upon() {
+        let (free, alive, dead) =
+            (json!({}), json!({ "holderIdentity": "alive_h.1" }), json!({ "holderIdentity": "dead_h.1" }));
+        let long = Duration::from_mins(1);
+        for (holder, waiters, ephemeral, free_for, wanted) in [
+            (&alive, vec![], false, Duration::ZERO, "nothing"),
+            (&alive, vec!["alive_w.1"], true, Duration::ZERO, "nothing"),
+            (&alive, vec!["dead_w.1", "alive_w.1", "dead_w.2"], false, Duration::ZERO, "pass over 2"),
+            (&dead, vec![], false, Duration::ZERO, "evict, without 0"),
+            (&dead, vec!["dead_w.1"], true, Duration::ZERO, "evict, without 1"),
+            (&dead, vec!["alive_w.1", "alive_w.2"], false, Duration::ZERO, "evict for alive_w.1, without 0"),
+            (&dead, vec!["dead_w.1", "alive_w.1"], true, Duration::ZERO, "evict for alive_w.1, without 1"),
+            // Who comes first is not known before its session has been read.
+            (&dead, vec!["dead_w.1", "new_w.1", "alive_w.1"], false, Duration::ZERO, "nothing"),
+            (&free, vec![], false, long, "nothing"),
+            (&free, vec![], true, LEFTOVER / 2, "nothing"),
+            (&free, vec![], true, LEFTOVER, "remove"),
+            (&free, vec!["alive_w.1"], true, STUCK / 2, "nothing"),
+            (&free, vec!["dead_w.1", "alive_w.1"], true, STUCK, "grant to alive_w.1, without 1"),
+            (&free, vec!["dead_w.1"], false, long, "pass over 1"),
+        ] {
+            let record = record(ephemeral, holder, &waiters, 9);
+            let sight = Sight { record: &record, verdict: &verdict, own_expired: false, free_for, owned: true };
+            assert_eq!(told(&sight), wanted, "{holder} {waiters:?} {ephemeral} {free_for:?}");
+        }
+    }
+
+    #[test]
+    fn who_lives_by_the_lease_itself_is_evicted_once_expired_and_in_the_way() {
+        let elected = json!({ "holderIdentity": "elected", "leaseDurationSeconds": 15 });
+        for (own_expired, waiters, ephemeral, owned, wanted) in [
+            (false, vec!["alive_w.1"], true, true, "nothing"),
+            (true, vec![], false, false, "nothing"),
+            (true, vec!["dead_w.1"], false, false, "pass over 1"),
+            (true, vec!["alive_w.1"], false, false, "evict for alive_w.1, without 0"),
+            (true, vec![], true, false, "evict, without 0"),
+            (true, vec![], false, true, "evict, without 0"),
+        ] {
+            let record = record(ephemeral, &elected, &waiters, 9);
+            let free_for = Duration::ZERO;
+            let sight = Sight { record: &record, verdict: &verdict, own_expired, free_for, owned };
+            assert_eq!(told(&sight), wanted, "{own_expired} {waiters:?} {ephemeral} {owned}");
+        }
+    }
+}

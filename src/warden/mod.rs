@@ -20,7 +20,7 @@ mod sessions;
 mod state;
 
 pub(crate) use run::{Post, Tools, run};
-pub(crate) use state::{Census, Done, Incident, Warden};
+pub(crate) use state::{Census, Done, Incident, Warden, is_lock};
 
 use std::fmt;
 
@@ -46,3 +46,6 @@ impl fmt::Display for Place {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
+
+#[cfg(test)]
+mod simulation;

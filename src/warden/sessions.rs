@@ -16,9 +16,10 @@ const SWEEP: Duration = Duration::from_secs(10);
 impl Warden {
     pub(super) fn saw_session(&mut self, place: &Place, record: SessionRecord, now: Moment) {
         let session = self.sessions.entry(place.clone()).or_default();
+        let before = session.observer.verdict();
         session.present = true;
         session.observer.saw(record, now);
-        self.session_changed(place, now);
+        self.session_changed(place, before, now);
     }
 
     pub(super) fn read_session(&mut self, place: &Place, lease: Option<Lease>, now: Moment) {
@@ -30,15 +31,17 @@ impl Warden {
             }
         };
         if let Some(session) = self.sessions.get_mut(place) {
+            let before = session.observer.verdict();
             session.present = record.is_some();
             session.observer.read(record, now);
-            self.session_changed(place, now);
+            self.session_changed(place, before, now);
         }
     }
 
-    fn session_changed(&mut self, place: &Place, now: Moment) {
+    /// What can be said of it was `before`. Is it something else now, the locks that name it are looked at again.
+    fn session_changed(&mut self, place: &Place, before: Verdict, now: Moment) {
         self.touch(place, now);
-        let session = self.sessions.get(place).filter(|session| session.observer.verdict() != Verdict::Alive);
+        let session = self.sessions.get(place).filter(|session| session.observer.verdict() != before);
         for lock in session.map(|session| session.named_by.clone()).unwrap_or_default() {
             self.touch(&lock, now);
         }
@@ -54,10 +57,8 @@ impl Warden {
         let request = session.observer.poll(now.moment, &self.by);
         let verdict = session.observer.verdict();
         let wake_at = session.observer.wake_at().filter(|at| *at > now.moment);
-        if before != verdict {
-            self.session_changed(place, now.moment);
-            self.alarms.clear(place);
-        }
+        self.session_changed(place, before, now.moment);
+        self.alarms.clear(place);
         match request {
             Some(Request::Read) => return Some(What::Read),
             Some(Request::End(write)) => return Some(What::End(write)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::observer::Observer;
-use leasehold::protocol::record::SessionRecord;
+use leasehold::protocol::record::{KIND, KIND_LOCK, SessionRecord};
 use leasehold::protocol::{HolderId, Moment, Now, Record, Version, Write};
 
 use super::Place;
@@ -126,13 +126,16 @@ impl Warden {
                     tracing::warn!(%place, %error, "a Lease that is labelled as a session's is none");
                 }
             }
-        } else {
+        } else if is_lock(&lease) {
             match Record::parse(lease) {
                 Ok(record) => self.saw_lock(&place, record, now),
                 Err(error) => {
                     tracing::warn!(%place, %error, "a Lease that is labelled as a lock's is none");
                 }
             }
+        } else {
+            // It may have been a lock's until now.
+            self.drop_lock(&place, now);
         }
     }
 
@@ -360,4 +363,10 @@ impl Warden {
             self.changed.insert(place.clone());
         }
     }
+}
+
+/// Only what is labelled so is anybody's business here.
+pub(crate) fn is_lock(lease: &Lease) -> bool {
+    let labels = lease.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(KIND)).is_some_and(|kind| kind == KIND_LOCK)
 }

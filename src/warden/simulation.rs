@@ -1,0 +1,301 @@
+//! The warden against clients that live and die at random, on a clock of the test's own.
+//!
+//! Watch events come late, requests are carried out late, and answers get lost. Whatever happens, nobody who renews in
+//! time is ended or taken off a lock; and when all is over nobody who is dead stands in anybody's way.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::record::SessionRecord;
+use leasehold::protocol::write::{self, Term};
+use leasehold::protocol::{HolderId, Liveness, Moment, Now, Record, SessionId, Write};
+use leasehold::{Failure, MemoryStore, Store as _};
+use proptest::prelude::*;
+
+use super::state::{Task, What};
+use super::{Place, Warden};
+
+const D: Duration = Duration::from_secs(10);
+const CLIENTS: usize = 4;
+const LOCKS: [&str; 2] = ["a", "b"];
+const NAMESPACE: &str = "ns";
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    Renew(usize),
+    Die(usize),
+    Join(usize, usize),
+    Leave(usize, usize),
+    /// The watch shows what has changed of this many Leases.
+    Show(usize),
+    Poll,
+    /// The oldest request but so many is carried out, and answered.
+    Answer(usize),
+    /// The same, but the answer is lost, and perhaps the request too.
+    Lose(usize, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let client = 0..CLIENTS;
+    let lock = 0..LOCKS.len();
+    prop_oneof![
+        3 => (50..4000_u64).prop_map(Step::Pass),
+        4 => client.clone().prop_map(Step::Renew),
+        1 => client.clone().prop_map(Step::Die),
+        4 => (client.clone(), lock.clone()).prop_map(|(client, lock)| Step::Join(client, lock)),
+        2 => (client, lock).prop_map(|(client, lock)| Step::Leave(client, lock)),
+        4 => (1..6_usize).prop_map(Step::Show),
+        6 => Just(Step::Poll),
+        6 => (0..3_usize).prop_map(Step::Answer),
+        1 => (0..3_usize, any::<bool>()).prop_map(|(which, carried)| Step::Lose(which, carried)),
+    ]
+}
+
+struct Client {
+    session: SessionRecord,
+    /// When its last renewal was carried out. It believes in its session until shortly before a duration later.
+    renewed: Moment,
+    alive: bool,
+    next: u32,
+}
+
+struct World {
+    store: MemoryStore,
+    warden: Warden,
+    now: Now,
+    clients: Vec<Client>,
+    unseen: BTreeSet<String>,
+    requests: Vec<Task>,
+    opened: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Now { moment: Moment::from_start(Duration::from_hours(1)), stamp: Timestamp::UNIX_EPOCH };
+        let mut world = Self {
+            store: MemoryStore::new(),
+            warden: Warden::new("operator test"),
+            now,
+            clients: Vec::new(),
+            unseen: BTreeSet::new(),
+            requests: Vec::new(),
+            opened: 0,
+        };
+        for _ in 0..CLIENTS {
+            let client = world.open();
+            world.clients.push(client);
+        }
+        world
+    }
+
+    fn open(&mut self) -> Client {
+        self.opened += 1;
+        let id = SessionId::new("pod", &format!("x{}", self.opened));
+        let lease = self.write(&id.lease_name(), &write::open_session(&id, D, self.now.stamp)).unwrap().unwrap();
+        Client { session: SessionRecord::parse(lease).unwrap(), renewed: self.now.moment, alive: true, next: 0 }
+    }
+
+    fn read(&self, name: &str) -> Option<Lease> {
+        let mut lease = self.store.read(name).now_or_never().unwrap().ok()?;
+        lease.metadata.name = Some(name.to_owned());
+        lease.metadata.namespace = Some(NAMESPACE.to_owned());
+        Some(lease)
+    }
+
+    fn record(&self, lock: &str) -> Option<Record> {
+        self.read(lock).map(|lease| Record::parse(lease).unwrap())
+    }
+
+    fn write(&mut self, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
+        let written = self.store.write(name, write).now_or_never().unwrap()?;
+        self.unseen.insert(name.to_owned());
+        Ok(written.and_then(|_| self.read(name)))
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Pass(ms) => self.pass(Duration::from_millis(*ms)),
+            Step::Renew(client) => self.renew(*client),
+            Step::Die(client) => self.clients[*client].alive = false,
+            Step::Join(client, lock) => self.join(*client, LOCKS[*lock]),
+            Step::Leave(client, lock) => self.leave(*client, LOCKS[*lock]),
+            Step::Show(count) => self.show(*count),
+            Step::Poll => self.requests.extend(self.warden.poll(self.now)),
+            Step::Answer(which) => self.answer(*which, None),
+            Step::Lose(which, carried) => self.answer(*which, Some(*carried)),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.moment = self.now.moment + time;
+        for client in &mut self.clients {
+            // Its own deadline comes before anybody else's.
+            if self.now.moment.since(client.renewed) >= D * 98 / 100 {
+                client.alive = false;
+            }
+        }
+    }
+
+    fn renew(&mut self, client: usize) {
+        if !self.clients[client].alive {
+            return;
+        }
+        let session = self.clients[client].session.clone();
+        let renewed = self.write(&session.id.lease_name(), &write::renew_session(&session, self.now.stamp));
+        let lease = renewed.expect("a session that is renewed in time is nobody else's to write").unwrap();
+        self.clients[client].session = SessionRecord::parse(lease).unwrap();
+        self.clients[client].renewed = self.now.moment;
+    }
+
+    /// A client that wants a lock makes it, takes it or queues up. One that is dead comes back under a new name.
+    fn join(&mut self, client: usize, lock: &str) {
+        if !self.clients[client].alive {
+            self.clients[client] = self.open();
+        }
+        self.clients[client].next += 1;
+        let id = HolderId { session: self.clients[client].session.id.clone(), n: self.clients[client].next };
+        let term = Term { duration: D, own: false };
+        let write = match self.record(lock) {
+            None => write::create(lock, &id, term, self.now.stamp),
+            Some(record) if record.holder.is_none() && record.waiters.is_empty() => {
+                write::acquire(&record, &id, &[], term, self.now.stamp)
+            }
+            Some(record) => write::join(&record, &id),
+        };
+        self.write(lock, &write).unwrap();
+    }
+
+    /// A client that holds a lock hands it on or releases it.
+    fn leave(&mut self, client: usize, lock: &str) {
+        let (client, Some(record)) = (&self.clients[client], self.record(lock)) else { return };
+        let holder = record.holder.as_ref().and_then(|holder| holder.id.clone());
+        if !client.alive || holder.is_none_or(|holder| holder.session != client.session.id) {
+            return;
+        }
+        let write = match record.waiters.first() {
+            Some(first) => write::grant(&record, &first.id, &[], self.now.stamp),
+            None => write::release(&record, &[]),
+        };
+        self.write(lock, &write).unwrap();
+    }
+
+    fn show(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(name) = self.unseen.pop_first() else { return };
+            match self.read(&name) {
+                Some(lease) => self.warden.saw(lease, self.now.moment),
+                None => self.warden.out_of_sight(&Place::new(NAMESPACE, &name), self.now.moment),
+            }
+        }
+    }
+
+    fn answer(&mut self, which: usize, lost: Option<bool>) {
+        if self.requests.is_empty() {
+            return;
+        }
+        let task = self.requests.remove(which.min(self.requests.len() - 1));
+        let mut answer = if lost == Some(false) { Err(Failure::Unclear(String::new())) } else { self.carry_out(&task) };
+        if lost.is_some() {
+            answer = Err(Failure::Unclear("lost".to_owned()));
+        }
+        self.warden.answer(&task, answer, self.now.moment);
+    }
+
+    /// The API server's side of a request, with an eye on what may not happen.
+    fn carry_out(&mut self, task: &Task) -> Result<Option<Lease>, Failure> {
+        let name = &task.place.name;
+        match &task.what {
+            What::Read => self.read(name).map(Some).ok_or(Failure::Absent),
+            What::End(write) => {
+                let ended = self.write(name, write)?;
+                let owner = self.clients.iter().find(|client| client.session.id.lease_name() == *name);
+                assert!(owner.is_none_or(|client| !client.alive), "{name} was ended while it was renewed in time");
+                Ok(ended)
+            }
+            What::Sweep(write) => {
+                let named =
+                    LOCKS.iter().filter_map(|lock| self.record(lock)).any(|record| sessions(&record).contains(name));
+                let swept = self.write(name, write)?;
+                assert!(!named, "the tombstone {name} was swept while a lock named it");
+                Ok(swept)
+            }
+            What::Do(deed) => {
+                let before = self.record(name).map(|record| sessions(&record)).unwrap_or_default();
+                let written = self.write(name, &deed.write)?;
+                let after = self.record(name).map(|record| sessions(&record)).unwrap_or_default();
+                for gone in before.difference(&after) {
+                    let alive =
+                        self.clients.iter().any(|client| client.alive && client.session.id.lease_name() == *gone);
+                    assert!(!alive, "{gone} was taken off {name} while it was renewed in time: {:?}", deed.kind);
+                }
+                Ok(written)
+            }
+        }
+    }
+
+    /// Time goes on, those who live renew, and nothing gets lost any more.
+    fn settle(&mut self) {
+        for _ in 0..400 {
+            self.pass(Duration::from_millis(500));
+            for client in 0..self.clients.len() {
+                self.renew(client);
+            }
+            self.show(usize::MAX);
+            for _ in 0..100 {
+                self.requests.extend(self.warden.poll(self.now));
+                if self.requests.is_empty() {
+                    break;
+                }
+                self.answer(0, None);
+                self.show(usize::MAX);
+            }
+        }
+    }
+
+    fn check_all_is_well(&self) {
+        let alive: BTreeSet<String> =
+            self.clients.iter().filter(|client| client.alive).map(|client| client.session.id.lease_name()).collect();
+        for lock in LOCKS {
+            let Some(record) = self.record(lock) else { continue };
+            assert!(sessions(&record).is_subset(&alive), "somebody dead stands on {lock}: {:#?}", record.lease);
+            assert!(
+                record.holder.is_some(),
+                "{lock} is free and still there, or somebody waits in vain: {:#?}",
+                record.lease
+            );
+        }
+        for number in 1..=self.opened {
+            let name = SessionId::new("pod", &format!("x{number}")).lease_name();
+            assert!(alive.contains(&name) || self.read(&name).is_none(), "{name} is dead and not swept");
+        }
+        let census = self.warden.census();
+        assert_eq!(census.sessions, alive.len(), "the warden remembers what is gone");
+    }
+}
+
+/// The names of the Leases of those by whose life a lock's holder and waiters live.
+fn sessions(record: &Record) -> BTreeSet<String> {
+    let holder = record.holder.as_ref().and_then(|holder| match &holder.liveness {
+        Liveness::Session(session) => Some(session.lease_name()),
+        Liveness::Own(_) => None,
+    });
+    record.waiters.iter().map(|waiter| waiter.id.session.lease_name()).chain(holder).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn only_the_dead_are_taken_off_and_all_of_them_in_the_end(steps in prop::collection::vec(step(), 1..150)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.take(step);
+        }
+        world.settle();
+        world.check_all_is_well();
+    }
+}
