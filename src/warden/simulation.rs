@@ -286,16 +286,29 @@ fn sessions(record: &Record) -> BTreeSet<String> {
     record.waiters.iter().map(|waiter| waiter.id.session.lease_name()).chain(holder).collect()
 }
 
+fn run(steps: &[Step]) {
+    let mut world = World::new();
+    for step in steps {
+        world.take(step);
+    }
+    world.settle();
+    world.check_all_is_well();
+}
+
+/// Until its session has been read nothing is granted to a waiter. That it lives has to be news, too.
+#[test]
+fn a_waiter_that_turns_out_to_live_gets_the_lock_of_the_dead() {
+    use Step::{Answer, Join, Pass, Poll, Show};
+    let dead = [Show(2), Show(2), Pass(3449), Join(2, 0), Pass(6551), Poll, Poll, Pass(1108)];
+    let new = [Join(0, 1), Poll, Answer(0), Answer(0), Answer(0), Join(0, 0), Join(0, 0), Show(4)];
+    run(&[&dead[..], &new[..], &[Poll, Poll, Show(1), Poll]].concat());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn only_the_dead_are_taken_off_and_all_of_them_in_the_end(steps in prop::collection::vec(step(), 1..150)) {
-        let mut world = World::new();
-        for step in &steps {
-            world.take(step);
-        }
-        world.settle();
-        world.check_all_is_well();
+        run(&steps);
     }
 }
