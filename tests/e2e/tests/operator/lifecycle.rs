@@ -6,6 +6,7 @@ use leasehold::clock;
 use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, KIND, KIND_LOCK};
 use leasehold::protocol::write::{self, Term};
 use leasehold_operator::crd::{DistributedLockStatus, State};
+use leasehold_testkit::Cluster;
 
 use crate::support::{D, Scene, holder, lock_yaml, waiters};
 
@@ -20,7 +21,7 @@ fn controller(owners: Option<&Vec<OwnerReference>>) -> Option<&OwnerReference> {
 
 #[tokio::test]
 async fn a_new_lock_gets_a_lease_that_follows_its_spec() -> Result<()> {
-    let scene = Scene::cluster_wide().await?;
+    let scene = Scene::cluster_wide(Cluster::shared().await?).await?;
     scene.apply(&lock_yaml("build", "{leaseDurationSeconds: 20}")).await?;
     let status = scene.status("build", |status| status.state == Some(State::Free)).await?;
     assert_eq!(condition(&status, "Ready"), ("True", "LeaseReady"));

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use leasehold::clock;
 use leasehold::protocol::write;
 use leasehold_operator::crd::State;
-use leasehold_testkit::Signal;
+use leasehold_testkit::{Cluster, Signal, eventually};
 
-use crate::support::{SOON, Scene, holder};
+use crate::support::{ROOT, SOON, Scene, holder};
 
 const WRITES: &str = "leasehold_status_writes_total{result=\"ok\"}";
 
@@ -81,6 +82,46 @@ async fn a_new_operator_takes_up_where_the_last_one_was_killed() -> Result<()> {
     scene.operator.process.wait_exit(SOON).await.context("killed")?;
     let _next = scene.another_operator().await?;
     scene.record("build", |record| holder(record) == alive.id(1).to_string()).await?;
-    scene.status("build", |status| status.holder.as_ref().is_some_and(|told| told.id == alive.id(1).to_string())).await?;
+    scene
+        .status("build", |status| status.holder.as_ref().is_some_and(|told| told.id == alive.id(1).to_string()))
+        .await?;
     alive.stop().await
+}
+
+#[tokio::test]
+async fn it_outlives_the_api_server_and_the_manifests_apply() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    cluster.kubectl(&["apply", "-k", &format!("{ROOT}/config/default")]).await?;
+    for (role, verb, allowed) in [("view", "get", true), ("view", "create", false), ("edit", "create", true)] {
+        eventually(SOON, "the roles to be aggregated", async || {
+            let rules = cluster.kubectl(&["get", "clusterrole", role, "-o", "json"]).await?;
+            let role_now: ClusterRole = serde_json::from_str(&rules)?;
+            let mut rules = role_now.rules.into_iter().flatten();
+            let found = rules.any(|rule| {
+                rule.resources.is_some_and(|all| all.iter().any(|one| one == "distributedlocks"))
+                    && rule.verbs.iter().any(|one| one == verb)
+            });
+            ensure!(found == allowed, "{role} {verb}");
+            Ok(())
+        })
+        .await?;
+    }
+
+    let scene = Scene::cluster_wide(&cluster).await?;
+    scene.lock("build").await?;
+    let dead = scene.client("dead").await?;
+    dead.acquire("build", 1).await?;
+    scene.status("build", |status| status.state == Some(State::Held)).await?;
+    cluster.stop_apiserver().await?;
+    eventually(SOON, "the operator to notice", async || {
+        ensure!(scene.operator.metric("leasehold_watch_errors_total{resource=\"leases\"}").await? > 0);
+        Ok(())
+    })
+    .await?;
+    // A restart would not help, so it does not ask for one.
+    ensure!(scene.operator.get("/healthz").await?.starts_with("HTTP/1.1 200"));
+    cluster.start_apiserver().await?;
+    scene.record("build", |record| holder(record).is_empty()).await?;
+    scene.status("build", |status| status.state == Some(State::Free)).await?;
+    Ok(())
 }

@@ -25,7 +25,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(45);
 /// How long a session of these tests lives.
 pub(crate) const D: Duration = Duration::from_secs(2);
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// A namespace with an operator in it.
 pub(crate) struct Scene {
@@ -46,22 +46,21 @@ pub(crate) struct Operator {
 impl Scene {
     /// The operator works in this namespace alone, with the shipped rules bound there.
     pub(crate) async fn new() -> Result<Self> {
-        let namespace = Self::namespace().await?;
+        let namespace = Self::namespace(Cluster::shared().await?).await?;
         let account = namespace.service_account("operator", shipped_rules()?).await?;
         let operator = Operator::start(&account, &["--namespace", namespace.name()]).await?;
         Self::with(namespace, operator)
     }
 
     /// The operator works in all namespaces.
-    pub(crate) async fn cluster_wide() -> Result<Self> {
-        let namespace = Self::namespace().await?;
+    pub(crate) async fn cluster_wide(cluster: &Cluster) -> Result<Self> {
+        let namespace = Self::namespace(cluster).await?;
         let account = namespace.cluster_account("operator", shipped_rules()?).await?;
         let operator = Operator::start(&account, &[]).await?;
         Self::with(namespace, operator)
     }
 
-    async fn namespace() -> Result<Namespace> {
-        let cluster = Cluster::shared().await?;
+    async fn namespace(cluster: &Cluster) -> Result<Namespace> {
         // Tests that start at the same time get into each other's way here.
         eventually(SOON, "the CRDs to be applied", async || {
             cluster.kubectl(&["apply", "-k", &format!("{ROOT}/crds")]).await
@@ -160,7 +159,8 @@ impl Scene {
     pub(crate) async fn client(&self, host: &str) -> Result<Client> {
         let random: String = self.namespace.name().chars().rev().take(5).collect();
         let session = SessionId::new(host, &format!("{random}x"));
-        let lease = self.store.write(&session.lease_name(), &write::open_session(&session, D, clock::now().stamp)).await?;
+        let lease =
+            self.store.write(&session.lease_name(), &write::open_session(&session, D, clock::now().stamp)).await?;
         let record = SessionRecord::parse(lease.context("opened")?)?;
         Ok(Client { store: self.store.clone(), session, record })
     }
