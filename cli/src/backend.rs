@@ -11,9 +11,11 @@ use crate::exit::{self, Failure, chain};
 use crate::forbidden;
 
 /// All that `run` does to Leases.
-const VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
+const VERBS: [&str; 6] = ["get", "watch", "create", "update", "patch", "delete"];
 /// How long the last requests may take before this process ends all the same.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// The same when the lock is lost: whoever waits for this process to end is in a hurry.
+const HURRIED: Duration = Duration::from_millis(200);
 
 /// One lock, and the client that it belongs to.
 #[derive(Debug)]
@@ -81,8 +83,9 @@ impl Backend {
 
     /// Ends the session, so that nobody has to wait for its expiry. To be called when nothing is done under the lock
     /// any more.
-    pub(crate) async fn leave(self) {
-        let _ = tokio::time::timeout(LAST_WORDS, self.client.shutdown()).await;
+    pub(crate) async fn leave(self, lost: bool) {
+        let limit = if lost { HURRIED } else { LAST_WORDS };
+        let _ = tokio::time::timeout(limit, self.client.shutdown()).await;
     }
 }
 

@@ -12,6 +12,7 @@ mod signals;
 mod terminal;
 mod view;
 mod waiting;
+mod watchdog;
 
 use std::process::ExitCode;
 

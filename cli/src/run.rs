@@ -18,6 +18,7 @@ use crate::read::Leases;
 use crate::signals::{self, Signals};
 use crate::terminal::Terminal;
 use crate::waiting;
+use crate::watchdog::Watchdog;
 
 /// How long to look for the holder whom to name in a message.
 const LOOK: Duration = Duration::from_secs(2);
@@ -35,7 +36,8 @@ pub(crate) async fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<u8, Fai
         Ok(guard) => run_under(guard, signals, &namespace, args, grace).await,
         Err(failure) => Err(failure),
     };
-    backend.leave().await;
+    let lost = matches!(&outcome, Err(failure) if failure.code == exit::LOST);
+    backend.leave(lost).await;
     outcome
 }
 
@@ -92,7 +94,7 @@ async fn run_under(
     if let Err(lost) = guard.check() {
         return Err(Failure::new(exit::LOST, format!("the command was not started: {lost}")));
     }
-    let child = match Child::start(&args.command, &environment, terminal.as_ref()) {
+    let mut child = match Child::start(&args.command, &environment, terminal.as_ref()) {
         Ok(child) => child,
         Err(failure) => {
             backend::release(guard).await;
@@ -101,8 +103,17 @@ async fn run_under(
     };
     let wants_terminal = terminal.as_ref().is_some_and(Terminal::is_for_command);
     let sample = (args.lease_duration / 10).min(Duration::from_secs(1));
-    let mut running = Running { guard, child, signals, terminal, wants_terminal, grace, passes_on };
+    let watchdog = match Watchdog::over(child.group(), passes_on) {
+        Ok(watchdog) => watchdog,
+        Err(error) => {
+            child.signal(Signal::KILL);
+            let _ = timeout(VANISH, child.gone()).await;
+            return Err(Failure::internal(&error));
+        }
+    };
+    let mut running = Running { guard, child, signals, terminal, wants_terminal, grace, passes_on, watchdog };
     let ended = running.supervise(sample).await;
+    drop(running.watchdog);
     if let Some(terminal) = &running.terminal {
         terminal.take_back_from(running.child.group());
     }
@@ -132,6 +143,8 @@ struct Running {
     grace: Duration,
     /// When the lock may pass to somebody else if it is not renewed any more. No earlier than this, that is.
     passes_on: Moment,
+    /// For the case that nothing here runs any more by then.
+    watchdog: Watchdog,
 }
 
 impl Running {
@@ -157,6 +170,7 @@ impl Running {
                     let remaining = self.guard.remaining();
                     if !remaining.is_zero() {
                         self.passes_on = moment() + remaining + self.grace;
+                        self.watchdog.put_off(self.passes_on);
                     }
                 }
             }

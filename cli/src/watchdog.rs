@@ -1,0 +1,116 @@
+//! A backstop: the command ends before the lock can pass on, also when all else in this process hangs.
+//!
+//! The lease is renewed, and its loss noticed, by tasks that share a runtime with the connections to the API server. A
+//! thread of its own that only looks at the clock depends on none of that.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use leasehold::clock::moment;
+use leasehold::protocol::Moment;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::exit::{self, say};
+
+/// How often to look at the clock at least: a sleep stands still while the machine is suspended, and the lease does not.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long this process may take to end by itself once the command has been killed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Kills a process group at a moment that is put off again and again. Dropping it calls it off.
+#[derive(Debug)]
+pub(crate) struct Watchdog(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// `None`: called off.
+    until: Mutex<Option<Moment>>,
+    changed: Condvar,
+}
+
+impl Watchdog {
+    pub(crate) fn over(group: Pid, until: Moment) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { until: Mutex::new(Some(until)), changed: Condvar::new() });
+        let watched = Arc::clone(&shared);
+        thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+            if !watched.wait_until_late() {
+                return;
+            }
+            let _ = kill_process_group(group, Signal::KILL);
+            if !watched.is_called_off_within(LAST_WORDS) {
+                say("the lock is lost, and this process hangs; the command was killed");
+                std::process::exit(exit::LOST.into());
+            }
+        })?;
+        Ok(Self(shared))
+    }
+
+    /// The command may go on until then.
+    pub(crate) fn put_off(&self, until: Moment) {
+        *self.0.lock() = Some(until);
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<Moment>> {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true when the moment has come, and false when it was called off.
+    fn wait_until_late(&self) -> bool {
+        let mut until = self.lock();
+        loop {
+            let Some(then) = *until else { return false };
+            let left = then.since(moment());
+            if left.is_zero() {
+                return true;
+            }
+            until = self.changed.wait_timeout(until, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn is_called_off_within(&self, limit: Duration) -> bool {
+        let running = |until: &mut Option<Moment>| until.is_some();
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, running);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn it_bites_when_it_was_not_put_off_and_not_before() {
+        let mut child = Command::new("/bin/sleep").arg("1000").process_group(0).spawn().unwrap();
+        let (begun, wait) = (moment(), Duration::from_millis(40));
+        let watchdog = Watchdog::over(Pid::from_child(&child), begun + wait).unwrap();
+        watchdog.put_off(begun + 2 * wait);
+        let status = child.wait().unwrap();
+        drop(watchdog);
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
+        assert!(moment().since(begun) >= 2 * wait);
+    }
+
+    #[test]
+    fn it_can_be_called_off() {
+        let mut child = Command::new("/bin/cat").stdin(std::process::Stdio::piped()).process_group(0).spawn().unwrap();
+        let watched = Watchdog::over(Pid::from_child(&child), moment() + Duration::from_millis(20)).unwrap();
+        let shared = Arc::clone(&watched.0);
+        drop(watched);
+        assert!(!shared.wait_until_late());
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+}

@@ -1,0 +1,7 @@
+//! `kubectl leasehold` as a program, against a real API server.
+
+mod loss;
+mod read;
+mod run;
+mod support;
+mod terminal;

@@ -1,0 +1,64 @@
+//! `list` and `status`.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::support::{Scene, end};
+
+#[tokio::test]
+async fn a_lock_without_a_lease_is_free() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.outcome(&["status", "unheard-of"]).await?.is(0, &["State:     Free", "Waiters:   0"]);
+    scene.outcome(&["list"]).await?.is(0, &["no locks in namespace", scene.namespace.name()]);
+    let list = scene.outcome(&["list", "-o", "json"]).await?;
+    assert_eq!(serde_json::from_str::<Value>(&list.output)?["items"], Value::Array(Vec::new()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn holders_and_waiters_are_shown() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut holder = scene.holder("job", &[]).await?;
+    let mut waiter = scene.cli(["run", "job", "--", "true"])?.env("POD_NAME", "second").start()?;
+    scene.wait_joins("job", 1).await?;
+
+    scene.outcome(&["list"]).await?.is(0, &["NAME", "SINCE", "job", "Held", "worker"]);
+    scene.outcome(&["list", "-o", "name"]).await?.is(0, &["lease.coordination.k8s.io/job\n"]);
+    scene.outcome(&["status", "job"]).await?.is(0, &["Held", "worker (worker_", "1. second (second_"]);
+    scene
+        .outcome(&["status", "job", "-o", "yaml"])
+        .await?
+        .is(0, &["name: job\n", "state: Held\n", "- identity: second_"]);
+    let status = scene.outcome(&["status", "job", "-o", "json"]).await?;
+    status.is(0, &[]);
+    let status: Value = serde_json::from_str(&status.output)?;
+    assert_eq!(status["namespace"], scene.namespace.name());
+    assert_eq!(status["holder"]["host"], "worker");
+    assert_eq!(status["waiters"][0]["host"], "second");
+
+    // As the administrator: in all namespaces.
+    let admin = scene.namespace.cluster().kubeconfig_path().display().to_string();
+    let all = scene.outcome(&["list", "-A", "--kubeconfig", &admin]).await?;
+    all.is(0, &["NAMESPACE"]);
+    let line = all.output.lines().find(|line| line.starts_with(scene.namespace.name()));
+    assert!(line.is_some_and(|line| line.contains("job")), "{}", all.output);
+
+    drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
+    end(&mut waiter).await?.is(0, &[]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn foreign_leases_are_shown_and_not_listed() -> Result<()> {
+    let scene = Scene::new().await?;
+    let lease = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "controller"},
+        "spec": {"holderIdentity": "controller-7c9_3b1f", "leaseDurationSeconds": 15},
+    }))?;
+    let leases = scene.namespace.api::<k8s_openapi::api::coordination::v1::Lease>();
+    leases.create(&kube::api::PostParams::default(), &lease).await?;
+    scene.outcome(&["status", "controller"]).await?.is(0, &["controller-7c9_3b1f", "for 15s each"]);
+    scene.outcome(&["list"]).await?.is(0, &["no locks"]);
+    Ok(())
+}

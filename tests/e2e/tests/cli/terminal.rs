@@ -1,0 +1,202 @@
+//! `run` at a terminal, alone and under a shell with job control.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
+use leasehold_testkit::{bin, eventually};
+use rustix::process::{ioctl_tiocsctty, setsid};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::support::{SOON, Scene};
+
+const CTRL_C: &str = "\x03";
+const CTRL_D: &str = "\x04";
+const CTRL_Z: &str = "\x1a";
+
+/// Tells that it runs, and then repeats what is typed. Its own text does not say what it prints.
+const REPEAT: &str = "echo rea''dy; exec cat";
+
+const PROMPT: &str = "what now? ";
+
+/// A terminal with a program in it that leads its session.
+struct Terminal {
+    keyboard: File,
+    screen: Arc<Mutex<String>>,
+    child: Child,
+}
+
+impl Terminal {
+    #[expect(unsafe_code, reason = "what is to happen between fork and exec has no safe interface")]
+    fn start(mut command: Command) -> Result<Self> {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let name = ptsname(&ours, Vec::new())?.into_string()?;
+        let theirs = OpenOptions::new().read(true).write(true).open(name)?;
+        command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
+        // SAFETY: between fork and exec the closure makes two system calls and nothing else.
+        unsafe {
+            command.pre_exec(|| {
+                setsid()?;
+                Ok(ioctl_tiocsctty(rustix::stdio::stdin())?)
+            });
+        }
+        let child = command.spawn()?;
+        // It keeps this side's copies of the other end open.
+        drop(command);
+        let keyboard = File::from(ours);
+        let mut output = keyboard.try_clone()?;
+        let screen = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&screen);
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                written.lock().expect("no reader panics").push_str(&text);
+            }
+        });
+        Ok(Self { keyboard, screen, child })
+    }
+
+    /// `run job` with a shell script.
+    fn run(scene: &Scene, script: &str) -> Result<Self> {
+        let mut command = Command::new(bin("kubectl-leasehold")?);
+        command.env("KUBECONFIG", scene.kubeconfig()).args(["run", "job", "--", "/bin/sh", "-c", script]);
+        Self::start(command)
+    }
+
+    /// A shell with job control.
+    fn shell(scene: &Scene) -> Result<Self> {
+        let program = bin("kubectl-leasehold")?;
+        let mut command = Command::new("/bin/sh");
+        command.env("KUBECONFIG", scene.kubeconfig()).env("LEASEHOLD", program).env("PS1", PROMPT).env_remove("ENV");
+        command.arg("-i");
+        Self::start(command)
+    }
+
+    fn press(&mut self, keys: &str) -> Result<()> {
+        Ok(self.keyboard.write_all(keys.as_bytes())?)
+    }
+
+    /// Waits until a text has been written that many times in all.
+    async fn shows(&self, text: &str, times: usize) -> Result<()> {
+        eventually(SOON, "a text on the terminal", async || {
+            let screen = self.screen.lock().expect("no reader panics").clone();
+            ensure!(screen.matches(text).count() >= times, "{times} times {text:?} in {screen}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Types a line, and waits until it has been repeated.
+    async fn is_repeated(&mut self, word: &str) -> Result<()> {
+        self.press(&format!("{word}\n"))?;
+        self.shows(word, 2).await
+    }
+
+    async fn exit_code(&mut self) -> Result<Option<i32>> {
+        let status =
+            eventually(SOON, "the end of the program", async || self.child.try_wait()?.context("it runs")).await?;
+        Ok(status.code())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_command_has_the_terminal() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut terminal = Terminal::run(&scene, REPEAT)?;
+    terminal.shows("ready", 1).await?;
+    terminal.is_repeated("hello").await?;
+    terminal.press(CTRL_C)?;
+    assert_eq!(terminal.exit_code().await?, Some(130));
+    Ok(())
+}
+
+#[tokio::test]
+async fn ctrl_z_does_not_hang_a_run_that_nobody_could_continue() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut terminal = Terminal::run(&scene, REPEAT)?;
+    terminal.shows("ready", 1).await?;
+    terminal.press(CTRL_Z)?;
+    terminal.is_repeated("hello").await?;
+    terminal.press(CTRL_D)?;
+    assert_eq!(terminal.exit_code().await?, Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_shell_can_stop_and_continue_it() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut shell = Terminal::shell(&scene)?;
+    shell.press(&format!("$LEASEHOLD run job -- /bin/sh -c \"{REPEAT}\"\n"))?;
+    shell.shows("ready", 1).await?;
+    shell.is_repeated("one").await?;
+    shell.press(CTRL_Z)?;
+    shell.shows("Stopped", 1).await?;
+    // The shell has the terminal again.
+    shell.press("echo shell=$((6 * 7))\n")?;
+    shell.shows("shell=42", 1).await?;
+    shell.press("fg\n")?;
+    shell.is_repeated("two").await?;
+    shell.press(CTRL_D)?;
+    shell.shows(PROMPT, 4).await?;
+    shell.press("echo code=$?.\n")?;
+    shell.shows("code=0.", 1).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn ctrl_c_under_a_shell_ends_the_command_and_not_the_shell() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut shell = Terminal::shell(&scene)?;
+    shell.press(&format!("$LEASEHOLD run job -- /bin/sh -c \"{REPEAT}\"\n"))?;
+    shell.shows("ready", 1).await?;
+    shell.press(CTRL_C)?;
+    shell.shows(PROMPT, 2).await?;
+    shell.press("echo code=$?.\n")?;
+    shell.shows("code=130.", 1).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_that_was_stopped_until_its_lock_was_lost_is_not_continued() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut shell = Terminal::shell(&scene)?;
+    shell.press(&format!("$LEASEHOLD run job --lease-duration 2s -- /bin/sh -c \"{REPEAT}\"\n"))?;
+    shell.shows("ready", 1).await?;
+    shell.press(CTRL_Z)?;
+    shell.shows("Stopped", 1).await?;
+    // Somebody else gets the lock, so it is lost.
+    scene.outcome(&["run", "job", "--", "true"]).await?.is(0, &[]);
+    shell.press("fg\n")?;
+    shell.shows("not renewed in time", 1).await?;
+    shell.shows(PROMPT, 3).await?;
+    shell.press("echo code=$?.\n")?;
+    shell.shows("code=76.", 1).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_in_a_pipeline_gets_the_terminal_when_it_reads_from_it() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut shell = Terminal::shell(&scene)?;
+    let script = "echo rea''dy; read word < /dev/tty; echo got=\\$word";
+    shell.press(&format!("$LEASEHOLD run job -- /bin/sh -c \"{script}\" | cat; echo end''ed\n"))?;
+    shell.shows("ready", 1).await?;
+    shell.press("water\n")?;
+    shell.shows("got=water", 1).await?;
+    shell.shows("ended", 1).await?;
+    Ok(())
+}
