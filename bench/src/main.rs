@@ -24,7 +24,7 @@ struct Options {
     /// Rounds of each measurement of one operation.
     #[arg(long, default_value_t = 500)]
     rounds: usize,
-    /// For how many seconds contenders contend.
+    /// For how many seconds contenders contend, times one for every 32 of them.
     #[arg(long, default_value_t = 8)]
     seconds: u64,
     /// How many contend. Alone they are measured in any case.
@@ -47,7 +47,9 @@ async fn main() -> Result<()> {
     let time = Duration::from_secs(options.seconds);
     let alone = bench.contended(1, time, None).await?;
     for contenders in options.contenders {
-        bench.contended(contenders, time, Some(alone)).await?;
+        // Long enough for everybody to have many turns.
+        let longer = u32::try_from(contenders.div_ceil(32))?;
+        bench.contended(contenders, time * longer, Some(alone)).await?;
     }
     if options.idle_seconds > 0 {
         bench.idle(Duration::from_secs(options.idle_seconds)).await?;

@@ -14,6 +14,8 @@ use kube::api::PostParams;
 use leasehold::protocol::Write;
 use leasehold::{Client, KubeStore, Lock, Sight, Store, clock};
 
+use tokio::sync::Semaphore;
+
 use crate::counting::{CountingStore, Counts};
 use crate::report::Report;
 
@@ -134,15 +136,15 @@ impl Bench {
         self.lease(&name).await?;
         let clients: Vec<_> = (0..contenders).map(|_| self.client(&counts)).collect::<Result<_>>()?;
         let (counting, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let ready = Arc::new(tokio::sync::Barrier::new(contenders + 1));
+        let warm = Arc::new(Semaphore::new(0));
         let workers: Vec<_> = clients
             .iter()
             .map(|client| {
                 let lock = client.lock(&name).build()?;
-                Ok(tokio::spawn(contend(lock, counting.clone(), over.clone(), ready.clone())))
+                Ok(tokio::spawn(contend(lock, counting.clone(), over.clone(), warm.clone())))
             })
             .collect::<Result<_>>()?;
-        ready.wait().await;
+        let _all = warm.acquire_many(u32::try_from(contenders)?).await?;
         let (before, begun) = (counts.now(), clock::moment());
         counting.store(true, Ordering::SeqCst);
         tokio::time::sleep(time).await;
@@ -197,30 +199,21 @@ impl Bench {
     }
 }
 
-async fn contend(
-    lock: Lock,
-    counting: Arc<AtomicBool>,
-    over: Arc<AtomicBool>,
-    ready: Arc<tokio::sync::Barrier>,
-) -> Result<u64> {
-    // Everybody has opened a session, waited and got the lock twice before anything is counted.
-    for _ in 0..2 {
-        lock.acquire().await?.release().await?;
-    }
-    // Once more, and everybody goes on from a full queue.
-    let warm = lock.clone();
-    let waiting = tokio::spawn(async move { warm.acquire().await });
-    ready.wait().await;
-    waiting.await??.release().await?;
-    let mut cycles = 0;
+/// Cycles until it is over. Whoever has been through twice, has a session, a watch and a place in the queue: `warm`.
+async fn contend(lock: Lock, counting: Arc<AtomicBool>, over: Arc<AtomicBool>, warm: Arc<Semaphore>) -> Result<u64> {
+    let (mut all, mut counted) = (0_u64, 0);
     while !over.load(Ordering::SeqCst) {
         let guard = lock.acquire().await?;
         if counting.load(Ordering::SeqCst) {
-            cycles += 1;
+            counted += 1;
         }
         guard.release().await?;
+        all += 1;
+        if all == 2 {
+            warm.add_permits(1);
+        }
     }
-    Ok(cycles)
+    Ok(counted)
 }
 
 /// A PUT that changes one field.

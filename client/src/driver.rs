@@ -190,13 +190,13 @@ impl Driver {
         while let Some(notice) = self.contender.next_notice() {
             self.tell(notice);
         }
+        if let (true, Some(engaged)) = (self.contender.is_unclear(), &self.engaged) {
+            engaged.session.as_ref().inspect(|session| session.set_unclear());
+        }
         if !self.contender.is_engaged() {
             // Whatever was not told a clean end by now has ended all the same.
             answer_all(&mut self.releases, false);
             self.engaged = None;
-        }
-        if let (true, Some(engaged)) = (self.contender.is_unclear(), &self.engaged) {
-            engaged.session.as_ref().inspect(|session| session.set_unclear());
         }
         self.observe();
         let watch_wake = self.keep_watch();

@@ -190,6 +190,59 @@ fn bare(name: &str) -> Lease {
     lease
 }
 
+/// The first request of a kind comes true only after its sender has given up what it was for.
+fn late_once(store: &MemoryStore, is: fn(&Write) -> bool) -> Faulty {
+    let mut armed = true;
+    Faulty::new(store, move |name, write| {
+        let late = armed && name == "a" && is(write);
+        armed &= !late;
+        if late { Fault::Late } else { Fault::None }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_comes_true_after_its_wait_was_given_up_is_taken_back() {
+    let store = MemoryStore::new();
+    let guard = client(store.clone()).lock("a").build().unwrap().acquire().await.unwrap();
+    let late = late_once(&store, |write| matches!(write, Write::Patch(_)));
+    let hit = late.hit.clone();
+    let client = client(late);
+    let lock = client.lock("a").build().unwrap();
+    lock.acquire_timeout(Duration::from_millis(5)).await.unwrap_err();
+    let key = async |wanted: bool| {
+        let seen = async {
+            while lock.status().await.unwrap().waiters.is_empty() == wanted {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), seen).await.is_ok()
+    };
+    assert_eq!(hit.load(Ordering::SeqCst), 1);
+    assert!(key(true).await, "the late join never came");
+    // Whoever is in the queue and wants nothing holds up everybody behind it.
+    assert!(key(false).await, "the late join stays in the queue");
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acquisition_that_comes_true_after_it_was_given_up_is_given_back() {
+    let store = MemoryStore::new();
+    let late = late_once(&store, |write| matches!(write, Write::Create(_)));
+    let hit = late.hit.clone();
+    let lock = client(late).lock("a").build().unwrap();
+    lock.acquire_timeout(Duration::from_millis(5)).await.unwrap_err();
+    assert_eq!(hit.load(Ordering::SeqCst), 1);
+    let came = async {
+        while store.read("a").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), came).await.expect("the late acquisition never came");
+    let other = client(store.clone()).lock("a").build().unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(10), other.acquire()).await;
+    next.expect("a lock that nobody holds is taken for held").unwrap().release().await.unwrap();
+}
+
 /// A store by which the whole process is paused for so long after the first acquisition was carried out.
 #[derive(Debug)]
 struct Slow {
