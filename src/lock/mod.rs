@@ -42,10 +42,14 @@ use crate::warden::{Place, Post};
 const AT_ONCE: u16 = 16;
 /// No request takes longer than this.
 const LIMIT: Duration = Duration::from_secs(10);
-/// When to try again after something has changed meanwhile.
+/// When to try again after something has changed meanwhile for the first time.
 const AGAIN: Duration = Duration::from_millis(50);
-/// When to try again after a first failure, and at the latest after many.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+/// When to try again after a first failure.
+const PAUSE: Duration = Duration::from_millis(500);
+/// When to try again at the latest: each further time it is twice as long.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// How often a lock is looked at whose Lease is somebody else's. No watch tells when that changes.
+const BLOCKED: Duration = Duration::from_secs(30);
 /// How often each lock is looked at though nothing was heard of it.
 const NOW_AND_THEN: Duration = Duration::from_mins(5);
 
@@ -141,12 +145,12 @@ impl Context {
         self.failures().remove(place);
     }
 
-    /// How long to wait after one more failure.
-    fn failed(&self, place: &Place) -> Duration {
+    /// How long to wait after one more failure, where it is this long after the first.
+    fn failed(&self, place: &Place, first: Duration) -> Duration {
         let mut failures = self.failures();
         let count = failures.entry(place.clone()).or_default();
         *count += 1;
-        (PAUSES.0 * 2_u32.pow((*count - 1).min(8))).min(PAUSES.1)
+        (first * 2_u32.pow((*count - 1).min(16))).min(LONGEST_PAUSE)
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<Place, u32>> {
@@ -173,17 +177,18 @@ async fn steps(cr: Arc<DistributedLock>, context: &Context) -> Result<Option<Dur
     let applied = apply::apply(seen, actions, context).await?;
     let pause = publish::publish(&place, &applied, context).await?;
     context.succeeded(&place);
-    Ok(pause)
+    let blocked = matches!(applied.outcome(), apply::Outcome::Blocked(_)).then_some(BLOCKED);
+    Ok(pause.or(blocked))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the controller wants it so")]
 fn try_again(cr: Arc<DistributedLock>, error: &Error, context: Arc<Context>) -> Action {
-    if let Error::Changed = error {
-        return Action::requeue(AGAIN);
-    }
     let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
+    if let Error::Changed = error {
+        return Action::requeue(context.failed(&place, AGAIN));
+    }
     tracing::warn!(%place, %error, "a lock could not be reconciled and is tried again");
-    Action::requeue(context.failed(&place))
+    Action::requeue(context.failed(&place, PAUSE))
 }
 
 /// The answer to a request, or an error if none comes in time.
