@@ -1,5 +1,6 @@
 //! The operator, as a process with exactly the rights that are shipped, against a real API server.
 
+mod clients;
 mod deaths;
 mod lifecycle;
 mod process;
