@@ -34,6 +34,10 @@ pub async fn sleep_until(then: Moment) {
 
 /// Sleeps until then, and not longer if the machine was suspended in between: for deadlines.
 pub async fn sleep_until_deadline(then: Moment) {
+    if then <= moment() {
+        // Whoever asks again and again must not keep everybody else from running.
+        return tokio::task::yield_now().await;
+    }
     #[cfg(target_os = "linux")]
     if boot_timer(then).await.is_ok() {
         return;
@@ -56,9 +60,6 @@ async fn boot_timer(then: Moment) -> std::io::Result<()> {
     use tokio::io::Interest;
     use tokio::io::unix::AsyncFd;
 
-    if then <= moment() {
-        return Ok(());
-    }
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
     let at = then.since_start();
     let at =

@@ -150,7 +150,7 @@ impl Driver {
             } else if now >= self.busy_until && commands.is_empty() && may_end() {
                 return;
             }
-            let wake = wake.unwrap_or(self.busy_until).min(self.busy_until.max(now + Duration::from_millis(1)));
+            let wake = wake.unwrap_or(self.busy_until).min(self.busy_until).max(now + Duration::from_millis(1));
             let (own_deadline, session_lost) = self.ends();
             tokio::select! {
                 biased;

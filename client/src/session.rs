@@ -216,7 +216,10 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
             if idle && retire(&sessions, &live).await {
                 break;
             }
-            in_flight = session.poll(now).map(|request| send(&sessions, &session, &name, request, now));
+        }
+        // Also while an answer is awaited: this is what notices that the deadline has passed.
+        if let Some(request) = session.poll(now) {
+            in_flight = Some(send(&sessions, &session, &name, request, now));
         }
         let deadline = match (session.deadline(), session.loss()) {
             (Some(deadline), _) => deadline,

@@ -310,3 +310,47 @@ async fn after_a_pause_the_first_check_fails_before_anything_else_has_run() {
         assert!(guard.check().is_err(), "a late renewal revived it (own: {own})");
     }
 }
+
+/// A store that stops answering.
+#[derive(Debug)]
+struct Silent {
+    store: MemoryStore,
+    silent: Arc<AtomicBool>,
+}
+
+impl Store for Silent {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>> {
+        if self.silent.load(Ordering::SeqCst) { futures::future::pending().boxed() } else { self.store.read(name) }
+    }
+
+    fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
+        if self.silent.load(Ordering::SeqCst) {
+            futures::future::pending().boxed()
+        } else {
+            self.store.write(name, write)
+        }
+    }
+
+    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+        self.store.watch(name, label, from)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_is_told_while_an_answer_is_awaited_that_never_comes() {
+    for own in [false, true] {
+        let silent = Arc::new(AtomicBool::new(false));
+        let store = Silent { store: MemoryStore::new(), silent: silent.clone() };
+        let client = Client::builder().store(Arc::new(store)).session_duration(Duration::from_secs(2));
+        let client = client.grace(Duration::from_secs(1)).build().unwrap();
+        let mut lock = client.lock("a");
+        if own {
+            lock = lock.lease_duration(Duration::from_secs(2));
+        }
+        let guard = lock.build().unwrap().acquire().await.unwrap();
+        silent.store(true, Ordering::SeqCst);
+        let told = tokio::time::timeout(Duration::from_secs(3), guard.lost().cancelled()).await;
+        assert!(told.is_ok(), "lost() has not fired (own: {own})");
+        assert!(guard.check().is_err());
+    }
+}

@@ -182,7 +182,8 @@ async fn an_acquire_cancelled_anywhere_gives_back_what_it_got() {
         {
             let mut acquiring = std::pin::pin!(one.acquire());
             for _ in 0..polls {
-                let done = std::future::poll_fn(|cx| std::task::Poll::Ready(acquiring.as_mut().poll(cx).is_ready())).await;
+                let done =
+                    std::future::poll_fn(|cx| std::task::Poll::Ready(acquiring.as_mut().poll(cx).is_ready())).await;
                 if done {
                     break;
                 }
@@ -190,6 +191,10 @@ async fn an_acquire_cancelled_anywhere_gives_back_what_it_got() {
             }
         }
         let next = tokio::time::timeout(Duration::from_secs(5), two.acquire()).await;
-        next.unwrap_or_else(|_| panic!("cancelled after {polls} polls, it keeps the lock")).unwrap().release().await.unwrap();
+        next.unwrap_or_else(|_| panic!("cancelled after {polls} polls, it keeps the lock"))
+            .unwrap()
+            .release()
+            .await
+            .unwrap();
     }
 }

@@ -45,7 +45,8 @@ impl Contender {
             return Next::Write(write::grant(record, &turn.id, &passed_over, now.stamp));
         }
         match (self.read_when_due(now), self.own_expiry()) {
-            (Next::Wait(Some(at)), Some(expiry)) => Next::Wait(Some(at.min(expiry))),
+            // One that has passed is of no use while others are ahead.
+            (Next::Wait(Some(at)), Some(expiry)) if expiry > now.moment => Next::Wait(Some(at.min(expiry))),
             (next, _) => next,
         }
     }

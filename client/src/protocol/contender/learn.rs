@@ -2,7 +2,8 @@
 
 use super::super::{LATEST_COMMIT, Liveness, Moment, Record, SessionId, deadline, renew_interval};
 use super::{
-    Answer, Contender, Exit, Ghost, Hold, InFlight, Known, Loss, Notice, OwnRecord, OwnTerm, Phase, Refusal, Turn,
+    Answer, Contender, Denial, Exit, Ghost, Hold, InFlight, Known, Loss, Notice, OwnRecord, OwnTerm, Phase, Refusal,
+    Turn,
 };
 use std::time::Duration;
 
@@ -189,6 +190,11 @@ impl Contender {
                 return;
             }
             _ => {}
+        }
+        if let Some(own) = self.own_duration().filter(|own| *own <= self.grace) {
+            let grace = self.grace;
+            let why = format!("its lease duration, {own:?}, is not longer than this client's grace, {grace:?}");
+            return self.refuse(Refusal::Denied(Denial::Invalid, why));
         }
         let too_late = now >= turn.started + turn.wish.patience;
         if too_late && !turn.fresh {
