@@ -3,7 +3,7 @@
 //! Watch events come late, requests are carried out late, and answers get lost. Whatever happens, nobody who renews in
 //! time is ended or taken off a lock; and when all is over nobody who is dead stands in anybody's way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -28,10 +28,14 @@ enum Step {
     Pass(u64),
     Renew(usize),
     Die(usize),
+    /// Somebody deletes the Lease of a session that is dead anyway.
+    Vanish(usize),
     Join(usize, usize),
     Leave(usize, usize),
     /// The watch shows what has changed of this many Leases.
     Show(usize),
+    /// The watch begins anew and lists everything.
+    Relist,
     Poll,
     /// The oldest request but so many is carried out, and answered.
     Answer(usize),
@@ -46,6 +50,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (50..4000_u64).prop_map(Step::Pass),
         4 => client.clone().prop_map(Step::Renew),
         1 => client.clone().prop_map(Step::Die),
+        1 => client.clone().prop_map(Step::Vanish),
+        1 => Just(Step::Relist),
         4 => (client.clone(), lock.clone()).prop_map(|(client, lock)| Step::Join(client, lock)),
         2 => (client, lock).prop_map(|(client, lock)| Step::Leave(client, lock)),
         4 => (1..6_usize).prop_map(Step::Show),
@@ -121,6 +127,8 @@ impl World {
             Step::Pass(ms) => self.pass(Duration::from_millis(*ms)),
             Step::Renew(client) => self.renew(*client),
             Step::Die(client) => self.clients[*client].alive = false,
+            Step::Vanish(client) => self.vanish(*client),
+            Step::Relist => self.relist(),
             Step::Join(client, lock) => self.join(*client, LOCKS[*lock]),
             Step::Leave(client, lock) => self.leave(*client, LOCKS[*lock]),
             Step::Show(count) => self.show(*count),
@@ -149,6 +157,27 @@ impl World {
         let lease = renewed.expect("a session that is renewed in time is nobody else's to write").unwrap();
         self.clients[client].session = SessionRecord::parse(lease).unwrap();
         self.clients[client].renewed = self.now.moment;
+    }
+
+    fn vanish(&mut self, client: usize) {
+        let name = self.clients[client].session.id.lease_name();
+        if let (false, Some(lease)) = (self.clients[client].alive, self.read(&name)) {
+            let session = SessionRecord::parse(lease).unwrap();
+            self.write(&name, &write::remove_session(&session)).unwrap();
+        }
+    }
+
+    fn relist(&mut self) {
+        let sessions = (1..=self.opened).map(|number| SessionId::new("pod", &format!("x{number}")).lease_name());
+        let names = LOCKS.iter().map(|lock| (*lock).to_owned()).chain(sessions);
+        let mut there = HashSet::new();
+        for name in names {
+            if let Some(lease) = self.read(&name) {
+                self.warden.saw(lease, self.now.moment);
+                there.insert(Place::new(NAMESPACE, &name));
+            }
+        }
+        self.warden.relisted(None, &there, self.now.moment);
     }
 
     /// A client that wants a lock makes it, takes it or queues up. One that is dead comes back under a new name.
