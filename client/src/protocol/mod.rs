@@ -6,7 +6,7 @@
 //! | module | what it knows |
 //! | --- | --- |
 //! | [`record`] | what stands on a lock's Lease and on a session's Lease |
-//! | [`write`] | every guarded command: one request, with its condition and its change |
+//! | [`write`](mod@write) | every guarded command: one request, with its condition and its change |
 //! | [`grant`] | who is next: "as many from the head as fit" |
 //! | [`contender`] | one client's part in one lock: acquire, wait, hold, leave |
 //! | [`session`] | this process's heartbeat |
