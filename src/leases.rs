@@ -3,8 +3,7 @@
 //! It shares nothing with the connection for custom resources, status and Events: however slow those are, an eviction
 //! does not wait for them. Nothing is ever sent twice here.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -22,19 +21,19 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Reads and writes Leases in any namespace.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    config: Config,
-    stores: Mutex<HashMap<String, KubeStore>>,
+    store: KubeStore,
     metrics: Arc<Metrics>,
 }
 
 impl Leases {
-    pub(crate) fn new(config: Config, metrics: Arc<Metrics>) -> Self {
-        Self { config, stores: Mutex::default(), metrics }
+    pub(crate) fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, kube::Error> {
+        let namespace = config.default_namespace.clone();
+        Ok(Self { store: KubeStore::new(config, &namespace)?, metrics })
     }
 
     /// Reads a Lease, consistently. `None`: there is none.
     pub(crate) async fn read(&self, place: &Place) -> Result<Option<Lease>, Failure> {
-        let store = self.store(place)?;
+        let store = self.store.in_namespace(&place.namespace);
         match self.limited("read", store.read(&place.name)).await {
             Ok(lease) => Ok(Some(lease)),
             Err(Failure::Absent) => Ok(None),
@@ -44,7 +43,7 @@ impl Leases {
 
     /// Carries out a write. `None`: the Lease was removed.
     pub(crate) async fn write(&self, place: &Place, write: &Write) -> Result<Option<Lease>, Failure> {
-        let store = self.store(place)?;
+        let store = self.store.in_namespace(&place.namespace);
         self.limited("write", store.write(&place.name, write)).await
     }
 
@@ -60,16 +59,5 @@ impl Leases {
             self.metrics.lease_request_failed(request, failure);
         }
         answer
-    }
-
-    fn store(&self, place: &Place) -> Result<KubeStore, Failure> {
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = stores.get(&place.namespace) {
-            return Ok(store.clone());
-        }
-        let store = KubeStore::new(self.config.clone(), &place.namespace)
-            .map_err(|error| Failure::Unclear(error.to_string()))?;
-        stores.insert(place.namespace.clone(), store.clone());
-        Ok(store)
     }
 }

@@ -68,7 +68,8 @@ fn start(
 ) -> Result<JoinSet<Result<()>>> {
     let scopes = Scope::list(args.namespaces.clone());
     let metrics = Arc::new(Metrics::new());
-    let leases = Arc::new(Leases::new(config.clone(), Arc::clone(&metrics)));
+    let leases = Leases::new(config.clone(), Arc::clone(&metrics));
+    let leases = Arc::new(leases.context("the configuration of the API server cannot be used")?);
     let client = Client::try_from(config).context("the configuration of the API server cannot be used")?;
     let warden = Warden::new(format!("operator {}", args.name));
     let post = Arc::new(Post::new(warden, clock::now().moment));

@@ -108,11 +108,30 @@ impl Stage {
         .await
     }
 
-    /// Stops the operator. The rest goes with this process.
+    /// Stops everything, and waits until nothing of it is left.
     pub(crate) async fn strike(mut self) -> Result<()> {
         self.operator.signal(Signal::TERM)?;
-        self.operator.wait_success(SOON).await.context("the operator did not stop in good order")
+        self.operator.wait_success(SOON).await.context("the operator did not stop in good order")?;
+        drop(self);
+        eventually(SOON, "all processes to end", async || {
+            let left = children()?;
+            ensure!(left.is_empty(), "CHECK FAILED: still running: {}", left.join(", "));
+            Ok(())
+        })
+        .await
     }
+}
+
+/// The programs that this process has started and that have not ended.
+fn children() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task")? {
+        for child in std::fs::read_to_string(task?.path().join("children"))?.split_whitespace() {
+            let name = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            names.push(format!("{} ({child})", name.trim()));
+        }
+    }
+    Ok(names)
 }
 
 fn step(what: &str) {

@@ -39,6 +39,12 @@ impl KubeStore {
         config.default_retry = false;
         Ok(Self { leases: Api::namespaced(Client::try_from(config)?, namespace) })
     }
+
+    /// The Leases of another namespace, by the same connections.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { leases: Api::namespaced(self.leases.clone().into_client(), namespace) }
+    }
 }
 
 impl Store for KubeStore {
