@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use crate::driver::{Command, Driver, Shared};
+use crate::driver::{Driver, Shared};
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
 use crate::observers::Observers;
 use crate::protocol::{LONGEST_SESSION, renew_interval};
 use crate::session::{SessionOptions, Sessions};
+use crate::slot::{Command, Slot};
 use crate::store::{KubeStore, Store};
 
 /// Locks in one namespace of a cluster, taken by one process.
@@ -55,13 +56,6 @@ pub(crate) struct Inner {
 struct Slots {
     shut_down: bool,
     by_name: HashMap<String, Arc<Slot>>,
-}
-
-/// One lock that this client has to do with: its driver, and the queue of this process's own tasks for it.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) commands: mpsc::UnboundedSender<Command>,
-    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Client {

@@ -12,15 +12,15 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use crate::client::Slot;
 use crate::clock;
 use crate::error::LossReason;
-use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal, Wish};
+use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal};
 use crate::protocol::observer::Verdict;
 use crate::protocol::record::HOLDER;
-use crate::protocol::{HolderId, Moment, Record, SessionId, Version, renew_interval};
-use crate::session::{SessionUse, within};
-use crate::store::{Failure, Sight, Store};
+use crate::protocol::{Moment, Record, SessionId, Version, renew_interval};
+use crate::session::{SessionUse, answer_all};
+use crate::slot::{Command, Grant, Order, Slot};
+use crate::store::{Failure, Sight, Store, within};
 use crate::validity::Validity;
 
 /// What every lock's driver of a client shares.
@@ -37,53 +37,6 @@ pub(crate) struct Shared {
 
 /// How long a watch is kept for the next time, and how long a driver stays that has nothing to do.
 const LINGER: Duration = Duration::from_secs(10);
-
-/// What a lock's driver is asked to do.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Begin an acquisition. If whoever asks goes away, it is given up.
-    Acquire(Box<Order>),
-    /// Release what is held.
-    Release(Option<oneshot::Sender<bool>>),
-    /// Renew a hold that lives by its own record.
-    Renew(oneshot::Sender<()>),
-    /// Somebody wants to be told of a loss at once.
-    WatchForLoss,
-    /// Give up whatever is going on.
-    ShutDown,
-}
-
-#[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) slot: Arc<Slot>,
-    pub(crate) session: SessionUse,
-    pub(crate) wish: Wish,
-    pub(crate) reply: oneshot::Sender<Result<Grant, Refusal>>,
-    /// In this process one acquisition of a lock at a time: the others queue up for this.
-    pub(crate) turn: OwnedMutexGuard<()>,
-    /// Who holds the lock and how many wait ahead, as far as known.
-    pub(crate) ahead: watch::Sender<(String, usize)>,
-}
-
-/// A hold. It is released when this is dropped, wherever that happens: in a guard, or on its way to a caller who has
-/// just gone away.
-#[derive(Debug)]
-pub(crate) struct Grant {
-    pub(crate) id: HolderId,
-    pub(crate) token: u64,
-    pub(crate) validity: Arc<Validity>,
-    pub(crate) slot: Arc<Slot>,
-    pub(crate) released: bool,
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        if !self.released {
-            self.validity.lose(LossReason::Released);
-            let _ = self.slot.commands.send(Command::Release(None));
-        }
-    }
-}
 
 pub(crate) struct Driver {
     name: String,
@@ -451,13 +404,6 @@ impl Driver {
                 self.contender.doubt();
             }
         }
-    }
-}
-
-/// Answers all who ask. One who does not listen any more need not be told.
-pub(crate) fn answer_all<T: Copy>(askers: &mut Vec<oneshot::Sender<T>>, answer: T) {
-    for asker in askers.drain(..) {
-        let _ = asker.send(answer);
     }
 }
 

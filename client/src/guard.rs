@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{Command, Grant};
 use crate::error::{ExtendError, LossReason, Lost, ReleaseError};
 use crate::lock::Lock;
 use crate::session::SessionUse;
+use crate::slot::{Command, Grant};
 use crate::validity::Validity;
 
 /// The lock is held as long as this guard is, and as long as it is not [lost](Self::lost).

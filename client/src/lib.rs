@@ -61,6 +61,7 @@ mod lock;
 mod observers;
 pub mod protocol;
 mod session;
+mod slot;
 mod status;
 mod store;
 mod validity;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
-use crate::client::{Client, Slot};
+use crate::client::Client;
 use crate::clock;
-use crate::driver::{Command, Order};
 use crate::error::{AcquireError, ApiError, LossReason, OptionsError, ReleaseError, TryAcquireError, WithLockError};
 use crate::guard::LockGuard;
 use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::record::SESSION_PREFIX;
+use crate::slot::{Command, Order, Slot};
 
 /// Options of a [`Lock`].
 #[derive(Debug)]

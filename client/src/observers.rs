@@ -12,8 +12,7 @@ use crate::clock;
 use crate::protocol::observer::{Observer, Request, Verdict};
 use crate::protocol::record::SessionRecord;
 use crate::protocol::{LONGEST_SESSION, Moment, SessionId};
-use crate::session::within;
-use crate::store::{Failure, Sight, Store};
+use crate::store::{Failure, Sight, Store, within};
 
 /// A tombstone that this client made is removed after so long.
 ///

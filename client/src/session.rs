@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock;
-use crate::driver::answer_all;
 use crate::error::{ApiError, LossReason};
 use crate::protocol::record::SessionRecord;
 use crate::protocol::session::{Answer, Loss, Request, Session};
 use crate::protocol::{HolderId, Now, SessionId, renew_interval, write};
-use crate::store::{Failure, Store};
+use crate::store::{Failure, Store, within};
 use crate::validity::Validity;
 
 /// What a client's sessions are like.
@@ -312,13 +311,11 @@ fn parse(lease: k8s_openapi::api::coordination::v1::Lease) -> Result<SessionReco
     SessionRecord::parse(lease).map_err(|malformed| Failure::Invalid(malformed.to_string()))
 }
 
-/// A request that is given up after `limit`. What came of it is then not known.
-pub(crate) async fn within<T>(
-    limit: Duration,
-    request: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let late = || Err(Failure::Unclear(format!("no answer within {limit:?}")));
-    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| late())
+/// Answers all who ask. One who does not listen any more need not be told.
+pub(crate) fn answer_all<T: Copy>(askers: &mut Vec<oneshot::Sender<T>>, answer: T) {
+    for asker in askers.drain(..) {
+        let _ = asker.send(answer);
+    }
 }
 
 fn random_name() -> String {

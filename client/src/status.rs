@@ -9,8 +9,7 @@ use serde::Serialize;
 use crate::error::{ApiError, ReadError};
 use crate::lock::Lock;
 use crate::protocol::{Liveness, Record, Version, renew_interval};
-use crate::session::within;
-use crate::store::{Failure, Sight};
+use crate::store::{Failure, Sight, within};
 
 /// What a lock looks like.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

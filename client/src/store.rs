@@ -1,5 +1,7 @@
 //! The Lease API of one namespace, as the driver sees it.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -60,4 +62,13 @@ pub enum Failure {
     /// Whether it was carried out cannot be told.
     #[error("{0}")]
     Unclear(String),
+}
+
+/// A request that is given up after `limit`. What came of it is then not known.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let late = || Err(Failure::Unclear(format!("no answer within {limit:?}")));
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| late())
 }
