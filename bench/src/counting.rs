@@ -65,7 +65,12 @@ impl Store for CountingStore {
         self.store.write(name, write).boxed()
     }
 
-    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>> {
         self.counts.watches.fetch_add(1, Ordering::Relaxed);
         let counts = self.counts.clone();
         let count = move |sight: &Result<Sight, Failure>| {

@@ -81,7 +81,7 @@ impl Bench {
         let (store, watching) = (self.store()?, self.store()?);
         let mut lease = self.lease("watched").await?;
         let version = lease.metadata.resource_version.clone().context("a version")?.parse()?;
-        let mut sights = watching.watch("watched", None, version);
+        let mut sights = watching.watch("watched", None, Some(version));
         let counts = Arc::default();
         let clients = [self.client(&counts)?, self.client(&counts)?];
         let [one, two] = [clients[0].lock("handed").build()?, clients[1].lock("handed").build()?];

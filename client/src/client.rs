@@ -105,10 +105,14 @@ impl Client {
             slot.turn.lock()
         });
         let limit = self.inner.shared.request_timeout * 3;
-        if tokio::time::timeout(limit, futures::future::join_all(releases)).await.is_err() {
+        let unsettled = tokio::time::timeout(limit, futures::future::join_all(releases)).await.is_err();
+        if unsettled {
             info!("not all locks could be released in time; what is left expires with the session");
         }
-        self.inner.sessions.close().await;
+        let closing = self.inner.sessions.close(unsettled);
+        if tokio::time::timeout(limit, closing).await.is_err() {
+            info!("the session could not be closed in time; it expires");
+        }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -127,7 +131,8 @@ impl Inner {
         if slots.shut_down {
             return None;
         }
-        if let Some(slot) = slots.by_name.get(name) {
+        // A driver whose runtime has ended is followed by another.
+        if let Some(slot) = slots.by_name.get(name).filter(|slot| !slot.commands.is_closed()) {
             return Some(slot.clone());
         }
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -137,6 +142,10 @@ impl Inner {
         let (inner, name) = (self.clone(), name.to_owned());
         tokio::spawn(driver.run(receiver, move || inner.drop_slot(&name)));
         Some(slot)
+    }
+
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.slots().shut_down
     }
 
     /// Lets a driver end that has nothing to do, if nobody is about to ask it for something.

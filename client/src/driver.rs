@@ -17,7 +17,7 @@ use crate::error::LossReason;
 use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal};
 use crate::protocol::observer::Verdict;
 use crate::protocol::record::HOLDER;
-use crate::protocol::{Moment, Record, SessionId, Version, renew_interval};
+use crate::protocol::{Moment, Record, SessionId, renew_interval};
 use crate::session::{SessionUse, answer_all};
 use crate::slot::{Command, Grant, Order, Slot};
 use crate::store::{Failure, Sight, Store, within};
@@ -45,12 +45,15 @@ pub(crate) struct Driver {
     engaged: Option<Engaged>,
     in_flight: Option<BoxFuture<'static, Answer>>,
     watch: Option<Watch>,
+    /// The version from which a watch was last begun is too old by now: begin with what there is.
+    watch_anew: bool,
     watch_retry_at: Moment,
     watch_failures: u32,
     verdicts: BTreeMap<SessionId, watch::Receiver<Verdict>>,
     releases: Vec<oneshot::Sender<bool>>,
     renewals: Vec<oneshot::Sender<()>>,
     busy_until: Moment,
+    shut_down: bool,
 }
 
 /// The acquisition that is going on, or held.
@@ -84,12 +87,14 @@ impl Driver {
             engaged: None,
             in_flight: None,
             watch: None,
+            watch_anew: false,
             watch_retry_at: Moment::default(),
             watch_failures: 0,
             verdicts: BTreeMap::new(),
             releases: Vec::new(),
             renewals: Vec::new(),
             busy_until: clock::moment() + LINGER,
+            shut_down: false,
         }
     }
 
@@ -100,8 +105,11 @@ impl Driver {
             let now = clock::moment();
             if !self.contender.is_idle() || self.engaged.is_some() {
                 self.busy_until = now + LINGER;
-            } else if now >= self.busy_until && commands.is_empty() && may_end() {
-                return;
+            } else if now >= self.busy_until {
+                if commands.is_empty() && may_end() {
+                    return;
+                }
+                self.busy_until = now + LINGER;
             }
             let wake = wake.unwrap_or(self.busy_until).min(self.busy_until).max(now + Duration::from_millis(1));
             let (own_deadline, session_lost) = self.ends();
@@ -167,6 +175,8 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         let now = clock::moment();
         match command {
+            // Whoever asked hears that nobody answers.
+            Command::Acquire(_) if self.shut_down => {}
             Command::Acquire(order) => {
                 let Order { slot, session, wish, reply, turn, ahead } = *order;
                 self.contender.start(session.next_acquisition(), wish, now);
@@ -183,25 +193,29 @@ impl Driver {
                     _turn: turn,
                 });
             }
-            Command::Release(reply) => {
+            Command::Release(id, reply) if self.contender.current() == Some(&id) => {
                 self.releases.extend(reply);
                 self.contender.leave();
             }
-            Command::Renew(done) => {
+            Command::Renew(id, done) if self.contender.current() == Some(&id) => {
                 self.renewals.push(done);
                 self.contender.renew_now(now);
             }
+            Command::WatchForLoss(id) if self.contender.current() == Some(&id) => {
+                if let Some(engaged) = &mut self.engaged {
+                    engaged.watch_for_loss = true;
+                }
+            }
+            Command::Release(_, Some(reply)) => drop(reply.send(false).ok()),
+            // It is over. Whoever waits for an answer hears that there is none.
+            Command::Release(..) | Command::Renew(..) | Command::WatchForLoss(_) => {}
             Command::ShutDown => {
+                self.shut_down = true;
                 if let Some(engaged) = &mut self.engaged {
                     engaged.reply = None;
                     engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Released));
                 }
                 self.contender.leave();
-            }
-            Command::WatchForLoss => {
-                if let Some(engaged) = &mut self.engaged {
-                    engaged.watch_for_loss = true;
-                }
             }
         }
     }
@@ -323,6 +337,9 @@ impl Driver {
                     Err(malformed) => Answer::Denied(Denial::Invalid, malformed.to_string()),
                 },
                 Ok(None) => Answer::Removed,
+                Err(Failure::Absent) if matches!(write, Some(crate::protocol::Write::Create(_))) => {
+                    Answer::Denied(Denial::Invalid, "the namespace does not exist".to_owned())
+                }
                 Err(Failure::Absent) => Answer::Absent,
                 Err(Failure::Refused) => Answer::Refused,
                 Err(Failure::Throttled(why)) => Answer::Throttled(why),
@@ -343,7 +360,7 @@ impl Driver {
     }
 
     fn observe(&mut self) {
-        let wanted = self.contender.sessions_to_observe();
+        let Some(wanted) = self.contender.sessions_to_observe() else { return };
         self.verdicts.retain(|session, _| wanted.contains(session));
         for session in wanted {
             if let std::collections::btree_map::Entry::Vacant(entry) = self.verdicts.entry(session) {
@@ -374,6 +391,7 @@ impl Driver {
                 return Some(self.watch_retry_at);
             }
             let label = format!("{HOLDER}{session}");
+            let from = (!self.watch_anew).then_some(from);
             let sights = self.shared.store.watch(&self.name, Some(&label), from);
             self.watch = Some(Watch { session: session.clone(), sights, used: now });
         }
@@ -387,17 +405,24 @@ impl Driver {
                 self.watch_failures = 0;
                 match sight {
                     Sight::Shows(lease) => match Record::parse(*lease) {
-                        Ok(record) => self.contender.saw(record, clock::moment()),
+                        Ok(record) => {
+                            self.watch_anew = false;
+                            self.contender.saw(record, clock::moment());
+                        }
                         Err(malformed) => info!(name = self.name, %malformed, "an event was passed over"),
                     },
                     Sight::Hides(version) => self.contender.went_out_of_sight(version),
-                    Sight::Reached(Version(_)) => {}
+                    // What was out of its sight before it began is read now that it has.
+                    Sight::Reached(_) if std::mem::take(&mut self.watch_anew) => self.contender.doubt(),
+                    Sight::Reached(_) => {}
                 }
             }
             end => {
-                // It ended, or failed. What was missed is read, and the watch goes on from there.
+                // It ended, or failed. The next one begins with what there is then, so that a version that is too old
+                // by now does not matter; what is not shown to this session is read.
                 debug!(name = self.name, ?end, "the watch ended");
                 self.watch = None;
+                self.watch_anew = true;
                 let pause = Duration::from_millis(50) * (1 << self.watch_failures.min(8));
                 self.watch_retry_at = clock::moment() + pause.min(renew_interval(self.shared.session_duration));
                 self.watch_failures += 1;

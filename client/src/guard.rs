@@ -72,7 +72,7 @@ impl LockGuard {
     /// it that takes a while. Expiry is noticed either way.
     #[must_use]
     pub fn lost(&self) -> CancellationToken {
-        let _ = self.grant.slot.commands.send(Command::WatchForLoss);
+        let _ = self.grant.slot.commands.send(Command::WatchForLoss(self.grant.id.clone()));
         self.validity().lost().clone()
     }
 
@@ -88,7 +88,7 @@ impl LockGuard {
         let lost = self.validity().lost().clone();
         let renewed = if self.lives_by_itself() {
             let (done, renewed) = oneshot::channel();
-            let _ = self.grant.slot.commands.send(Command::Renew(done));
+            let _ = self.grant.slot.commands.send(Command::Renew(self.grant.id.clone(), done));
             renewed
         } else {
             self.session.renew()
@@ -117,20 +117,19 @@ impl LockGuard {
     /// in time. Either way the guard is gone, and nothing is to be repeated.
     pub async fn release(mut self) -> Result<(), ReleaseError> {
         let before = self.check();
+        // From here on nobody may believe in it: the next holder can have it before this one hears of that.
+        self.validity().lose(LossReason::Released);
         let (reply, done) = oneshot::channel();
         self.grant.released = true;
-        let _ = self.grant.slot.commands.send(Command::Release(Some(reply)));
+        let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), Some(reply)));
         let limit = self.lock.client.inner().shared.request_timeout * 3;
         let outcome = tokio::time::timeout(limit, done).await;
-        let broken = || self.loss(LossReason::Broken);
-        let result = match (before, outcome) {
-            (Err(lost), _) => Err(lost.into()),
-            (Ok(()), Ok(Ok(true))) => Ok(()),
-            (Ok(()), Ok(_)) => Err(self.check().err().unwrap_or_else(broken).into()),
-            (Ok(()), Err(_)) => Err(ReleaseError::Unsettled { name: self.lock.name.to_string() }),
-        };
-        self.validity().lose(LossReason::Released);
-        result
+        before?;
+        match outcome {
+            Ok(Ok(true)) => Ok(()),
+            Ok(_) => Err(self.loss(LossReason::Broken).into()),
+            Err(_) => Err(ReleaseError::Unsettled { name: self.lock.name.to_string() }),
+        }
     }
 
     pub(crate) fn loss(&self, reason: LossReason) -> Lost {

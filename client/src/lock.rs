@@ -175,10 +175,8 @@ impl Lock {
         match self.take(slot, turn, false, &watch::Sender::default()).await {
             Ok(guard) => Ok(guard),
             Err(Refusal::Held { holder }) => Err(held(holder)),
-            Err(refusal) => match api_error(refusal) {
-                Some(source) => Err(TryAcquireError::Api { name: self.name.to_string(), source }),
-                None => Err(TryAcquireError::ShutDown),
-            },
+            Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
+            Err(refusal) => Err(TryAcquireError::Api { name: self.name.to_string(), source: api_error(refusal) }),
         }
     }
 
@@ -223,19 +221,20 @@ impl Lock {
         let (ahead, mut seen) = watch::channel((String::new(), 0));
         let begun = clock::moment();
         let acquiring = async {
-            let slot = self.client.inner().slot(&self.name).ok_or(AcquireError::ShutDown)?;
+            let mut pause = Duration::ZERO;
             loop {
+                let slot = self.client.inner().slot(&self.name).ok_or(AcquireError::ShutDown)?;
                 let turn = slot.turn.clone().lock_owned().await;
-                match self.take(slot.clone(), turn, true, &ahead).await {
+                match self.take(slot, turn, true, &ahead).await {
                     Ok(guard) => return Ok(guard),
+                    Err(_) if self.client.inner().is_shut_down() => return Err(AcquireError::ShutDown),
                     // It queues up again, by a new session.
-                    Err(Refusal::SessionLost) if self.client.inner().slot(&self.name).is_some() => {}
+                    Err(Refusal::SessionLost) => {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
+                    }
                     Err(refusal) => {
-                        let name = self.name.to_string();
-                        return Err(match api_error(refusal) {
-                            Some(source) => AcquireError::Api { name, source },
-                            None => AcquireError::ShutDown,
-                        });
+                        return Err(AcquireError::Api { name: self.name.to_string(), source: api_error(refusal) });
                     }
                 }
             }
@@ -344,11 +343,14 @@ fn refusal(error: ApiError) -> Refusal {
     }
 }
 
-fn api_error(refusal: Refusal) -> Option<ApiError> {
+fn api_error(refusal: Refusal) -> ApiError {
     match refusal {
-        Refusal::Unavailable(message) => Some(ApiError::Unavailable { message }),
-        Refusal::Denied(Denial::Forbidden, message) => Some(ApiError::Forbidden { message }),
-        Refusal::Denied(Denial::Invalid, message) => Some(ApiError::Invalid { message }),
-        Refusal::Held { .. } | Refusal::SessionLost => None,
+        Refusal::Unavailable(message) => ApiError::Unavailable { message },
+        Refusal::Denied(Denial::Forbidden, message) => ApiError::Forbidden { message },
+        Refusal::Denied(Denial::Invalid, message) => ApiError::Invalid { message },
+        Refusal::Held { holder } => ApiError::Unavailable { message: format!("it is held by {holder}") },
+        Refusal::SessionLost => {
+            ApiError::Unavailable { message: "this process's session was lost meanwhile".to_owned() }
+        }
     }
 }

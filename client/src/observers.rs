@@ -51,7 +51,11 @@ impl Observers {
                 watched.insert(session.clone(), Entry::Watched(verdict));
                 return receiver;
             }
-            Some(Entry::Remembered(observer, _)) => observer,
+            Some(Entry::Remembered(mut observer, _)) => {
+                // It may have been renewed since: what is remembered counts only if it still stands there.
+                observer.hint_gone();
+                observer
+            }
             None => Observer::default(),
         };
         let now = clock::moment();
@@ -67,6 +71,7 @@ impl Observers {
     async fn run(self: Arc<Self>, session: SessionId, mut observer: Observer, verdict: watch::Sender<Verdict>) {
         let name = session.lease_name();
         let mut sights = None;
+        let mut failed_watches = 0_u32;
         let mut pause = Duration::ZERO;
         loop {
             if self.forget(&session, &observer, &verdict) {
@@ -86,6 +91,8 @@ impl Observers {
                     Ok(version) => {
                         pause = Duration::ZERO;
                         if let (None, Some(from)) = (&sights, version) {
+                            // After a failure the version may be too old to begin with.
+                            let from = (failed_watches == 0).then_some(from);
                             sights = Some(self.store.watch(&name, None, from));
                         }
                     }
@@ -102,6 +109,7 @@ impl Observers {
                 () = verdict.closed() => {}
                 sight = next(&mut sights) => match sight {
                     Some(Ok(Sight::Shows(lease))) => {
+                        failed_watches = 0;
                         if let Ok(record) = SessionRecord::parse(*lease) {
                             observer.saw(record, clock::moment());
                         }
@@ -111,7 +119,8 @@ impl Observers {
                     Some(Err(_)) | None => {
                         // Whatever was missed, a read shows; the watch goes on from there.
                         sights = None;
-                        pause = Duration::from_millis(200);
+                        pause = (Duration::from_millis(100) * (1 << failed_watches.min(6))).min(LONGEST_SESSION / 12);
+                        failed_watches += 1;
                         observer.hint_gone();
                     }
                 },

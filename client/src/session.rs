@@ -14,7 +14,7 @@ use crate::clock;
 use crate::error::{ApiError, LossReason};
 use crate::protocol::record::SessionRecord;
 use crate::protocol::session::{Answer, Loss, Request, Session};
-use crate::protocol::{HolderId, Now, SessionId, renew_interval, write};
+use crate::protocol::{HolderId, LATEST_COMMIT, Now, SessionId, renew_interval, write};
 use crate::store::{Failure, Store, within};
 use crate::validity::Validity;
 
@@ -34,6 +34,7 @@ pub(crate) struct Sessions {
     store: Arc<dyn Store>,
     options: SessionOptions,
     current: tokio::sync::Mutex<Option<Arc<Live>>>,
+    closed: AtomicBool,
 }
 
 /// One session that has been opened.
@@ -48,6 +49,8 @@ pub(crate) struct Live {
     renewals: Mutex<Vec<oneshot::Sender<()>>>,
     /// Something sent in its name may still come true: it is to be ended, not removed.
     unclear: AtomicBool,
+    /// It is not to be waited for until nobody uses it any more.
+    closing: CancellationToken,
     /// Its Lease is gone, as far as that can be done.
     closed: CancellationToken,
 }
@@ -101,12 +104,15 @@ impl SessionUse {
 
 impl Sessions {
     pub(crate) fn new(store: Arc<dyn Store>, options: SessionOptions) -> Arc<Self> {
-        Arc::new(Self { store, options, current: tokio::sync::Mutex::default() })
+        Arc::new(Self { store, options, current: tokio::sync::Mutex::default(), closed: AtomicBool::new(false) })
     }
 
     /// The session, opened if there is none.
     pub(crate) async fn enter(self: &Arc<Self>) -> Result<SessionUse, ApiError> {
         let mut current = self.current.lock().await;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(ApiError::Unavailable { message: "the client was shut down".to_owned() });
+        }
         if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok()) {
             live.uses.fetch_add(1, Ordering::AcqRel);
             return Ok(SessionUse(live.clone()));
@@ -114,12 +120,18 @@ impl Sessions {
         let give_up = clock::moment() + self.options.contact_timeout;
         let mut pause = Duration::from_millis(20);
         loop {
-            let failure = match self.open().await {
-                Ok(live) => {
-                    *current = Some(live.clone());
-                    return Ok(SessionUse(live));
+            // In a task of its own: whoever asks may go away while the answer is on its way.
+            let opening = tokio::spawn({
+                let sessions = self.clone();
+                async move { sessions.open().await }
+            });
+            let failure = match opening.await {
+                Ok(Ok(session)) => {
+                    *current = Some(session.0.clone());
+                    return Ok(session);
                 }
-                Err(failure) => failure,
+                Ok(Err(failure)) => failure,
+                Err(error) => Failure::Unclear(error.to_string()),
             };
             let message = failure.to_string();
             match failure {
@@ -142,7 +154,7 @@ impl Sessions {
     }
 
     /// Opens a session under a new name. One whose opening is unclear is given up: its name is not used again.
-    async fn open(self: &Arc<Self>) -> Result<Arc<Live>, Failure> {
+    async fn open(self: &Arc<Self>) -> Result<SessionUse, Failure> {
         let id = SessionId::new(&self.options.host, &random_name());
         let mut session = Session::new(id.clone(), self.options.duration, self.options.grace);
         let now = clock::now();
@@ -151,7 +163,11 @@ impl Sessions {
         };
         let name = id.lease_name();
         let timeout = self.options.request_timeout;
-        let lease = within(timeout, self.store.write(&name, &post)).await?;
+        let lease = within(timeout, self.store.write(&name, &post)).await;
+        if matches!(lease, Err(Failure::Unclear(_))) {
+            self.remove_later(id.clone());
+        }
+        let lease = lease?;
         let record = lease.ok_or(Failure::Absent).and_then(parse)?;
         session.answer(Answer::Is(Box::new(record)), clock::moment());
         let Some(deadline) = session.deadline() else {
@@ -166,18 +182,35 @@ impl Sessions {
             nudge: Notify::new(),
             renewals: Mutex::default(),
             unclear: AtomicBool::new(false),
+            closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
         tokio::spawn(drive(self.clone(), session, live.clone()));
-        Ok(live)
+        Ok(SessionUse(live))
     }
 
-    /// Closes the session whether it is used or not: what is held by it is lost.
+    /// Removes a session that was given up, once it can no longer come to be.
+    fn remove_later(self: &Arc<Self>, id: SessionId) {
+        let sessions = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(LATEST_COMMIT).await;
+            if let Some(sessions) = sessions.upgrade() {
+                let _ = sessions.remove(&id, false).await;
+            }
+        });
+    }
+
+    /// Closes the session whether it is used or not, and opens no other: what is held by it is lost.
     ///
-    /// It returns when the session's Lease has gone, or cannot be removed.
-    pub(crate) async fn close(&self) {
-        if let Some(live) = self.current.lock().await.take() {
+    /// `unsettled` says that something done in its name has not been answered. It returns when the session's Lease has
+    /// gone, or cannot be removed.
+    pub(crate) async fn close(&self, unsettled: bool) {
+        self.closed.store(true, Ordering::Release);
+        let live = self.current.lock().await.clone();
+        if let Some(live) = live {
+            live.unclear.fetch_or(unsettled, Ordering::AcqRel);
             live.validity.lose(LossReason::Released);
+            live.closing.cancel();
             live.closed.cancelled().await;
         }
     }
@@ -199,8 +232,19 @@ impl Sessions {
     }
 }
 
+struct Over(Arc<Live>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.validity.lose(LossReason::Expired);
+        self.0.closed.cancel();
+    }
+}
+
 /// Runs one session until it is lost or nobody uses it.
 async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
+    // However this task ends, with its runtime for example, nobody believes in the session after it.
+    let _over = Over(live.clone());
     let name = session.id().lease_name();
     let mut in_flight: Option<BoxFuture<'_, Answer>> = None;
     let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
@@ -253,10 +297,12 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
         }
     }
     drop(in_flight);
-    let _closed = live.closed.clone().drop_guard();
     // Whoever holds something by a lost session has been told. Its Lease stands until they have let go.
-    while live.uses.load(Ordering::Acquire) > 0 && live.validity.check() != Err(LossReason::Released) {
-        live.nudge.notified().await;
+    while live.uses.load(Ordering::Acquire) > 0 && !live.closing.is_cancelled() {
+        tokio::select! {
+            () = live.nudge.notified() => {}
+            () = live.closing.cancelled() => {}
+        }
     }
     let unclear = live.unclear.load(Ordering::Acquire);
     for _ in 0..3 {

@@ -17,18 +17,18 @@ pub(crate) struct Slot {
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What a lock's driver is asked to do.
+/// What a lock's driver is asked to do. What is asked of a hold names it, and means no other.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Begin an acquisition. If whoever asks goes away, it is given up.
     Acquire(Box<Order>),
-    /// Release what is held.
-    Release(Option<oneshot::Sender<bool>>),
+    /// Release what is held. The answer says whether it was held until then.
+    Release(HolderId, Option<oneshot::Sender<bool>>),
     /// Renew a hold that lives by its own record.
-    Renew(oneshot::Sender<()>),
+    Renew(HolderId, oneshot::Sender<()>),
     /// Somebody wants to be told of a loss at once.
-    WatchForLoss,
-    /// Give up whatever is going on.
+    WatchForLoss(HolderId),
+    /// Give up whatever is going on, and begin nothing any more.
     ShutDown,
 }
 
@@ -59,7 +59,7 @@ impl Drop for Grant {
     fn drop(&mut self) {
         if !self.released {
             self.validity.lose(LossReason::Released);
-            let _ = self.slot.commands.send(Command::Release(None));
+            let _ = self.slot.commands.send(Command::Release(self.id.clone(), None));
         }
     }
 }

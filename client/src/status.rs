@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::{ApiError, ReadError};
 use crate::lock::Lock;
-use crate::protocol::{Liveness, Record, Version, renew_interval};
+use crate::protocol::{Liveness, Record, renew_interval};
 use crate::store::{Failure, Sight, within};
 
 /// What a lock looks like.
@@ -127,10 +127,12 @@ impl Lock {
     /// [`ReadError`] where the Lease could not be read at first. Later outages are ridden out.
     pub async fn wait_until_free(&self) -> Result<(), ReadError> {
         let mut record = self.read().await?;
+        let mut failures = 0_u32;
         loop {
             let Some(held) = record.filter(|record| record.holder.is_some()) else { return Ok(()) };
             let shared = &self.client.inner().shared;
-            let mut sights = shared.store.watch(&self.name, None, held.version);
+            // After a failure the version may be too old to begin with.
+            let mut sights = shared.store.watch(&self.name, None, (failures == 0).then_some(held.version));
             let again = tokio::time::sleep(renew_interval(shared.session_duration));
             tokio::pin!(again);
             record = loop {
@@ -138,11 +140,13 @@ impl Lock {
                     sight = sights.next() => match sight {
                         Some(Ok(Sight::Shows(lease))) => match Record::parse(*lease) {
                             Ok(record) if record.holder.is_none() => break Some(record),
-                            _ => {}
+                            _ => failures = 0,
                         },
-                        Some(Ok(Sight::Reached(Version(_)))) => {}
-                        Some(Ok(Sight::Hides(_)) | Err(_)) | None => {
-                            tokio::time::sleep(Duration::from_millis(100)).await;
+                        Some(Ok(Sight::Reached(_))) => {}
+                        Some(Ok(Sight::Hides(_))) => break self.read().await.unwrap_or(Some(held)),
+                        Some(Err(_)) | None => {
+                            tokio::time::sleep(Duration::from_millis(100) * (1 << failures.min(6))).await;
+                            failures += 1;
                             break self.read().await.unwrap_or(Some(held));
                         }
                     },

@@ -24,10 +24,17 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Carries out a write. `None` after a removal.
     fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>>;
 
-    /// Watches a Lease from this version on, only while it has `label` if one is given.
+    /// Watches a Lease from this version on, only while it has `label` if one is given. Without a version it begins with
+    /// what there is: the Lease is shown if it is there, with the label.
     ///
-    /// The stream ends when the API server ends it, and after a failure.
-    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>>;
+    /// The stream ends when the API server ends it, and after a failure. An API server that was restarted, or is busy,
+    /// no longer knows what happened since an old version, and says so by a failure.
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>>;
 }
 
 /// What a watch shows.

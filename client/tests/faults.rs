@@ -79,7 +79,12 @@ impl Store for Faulty {
         .boxed()
     }
 
-    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>> {
         self.store.watch(name, label, from)
     }
 }
@@ -271,7 +276,12 @@ impl Store for Slow {
         .boxed()
     }
 
-    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>> {
         self.store.watch(name, label, from).boxed()
     }
 }
@@ -331,7 +341,12 @@ impl Store for Silent {
         }
     }
 
-    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>> {
         self.store.watch(name, label, from)
     }
 }

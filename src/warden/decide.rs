@@ -65,7 +65,7 @@ pub(super) fn decide(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
             let to = next.map(|next| next.id.clone());
             let write = match &to {
                 Some(to) => write::grant(record, to, &ended, stamp),
-                None => write::release(record, &ended),
+                None => write::release(record, &ended, false),
             };
             deed(DeedKind::Evict { holder: holder.identity.clone(), to }, write)
         }
@@ -75,7 +75,7 @@ pub(super) fn decide(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
                 deed(DeedKind::Grant { to: to.clone() }, write::grant(record, &to, &ended, stamp))
             }
             None if record.ephemeral && sight.free_for >= LEFTOVER => {
-                deed(DeedKind::Remove, write::release(record, &ended))
+                deed(DeedKind::Remove, write::release(record, &ended, false))
             }
             _ if passed_over > 0 => deed(DeedKind::PassOver, write::pass_over(record, &ended)),
             _ => None,

@@ -207,7 +207,7 @@ impl World {
         }
         let write = match record.waiters.first() {
             Some(first) => write::grant(&record, &first.id, &[], self.now.stamp),
-            None => write::release(&record, &[]),
+            None => write::release(&record, &[], false),
         };
         self.write(lock, &write).unwrap();
     }

@@ -45,6 +45,14 @@ pub struct Contender {
     ghosts: Vec<Ghost>,
     in_flight: Option<InFlight>,
     failures: u32,
+    /// Writes refused one after the other. Reads in between do not count.
+    refusals: u32,
+    /// The Lease cannot be removed: it is freed instead.
+    keep_lease: bool,
+    /// Since when holder and head of the queue are the same.
+    front: Option<(Tenancy, Option<HolderId>, Moment)>,
+    /// They have been for so long that whoever is nearer must be dead as well.
+    stuck: bool,
     last_failure: String,
     retry_at: Moment,
     /// When the lock is to be read again though nothing happened.
@@ -126,7 +134,8 @@ struct InFlight {
     sent: Moment,
     /// The acquisition that this request may give a hold or a place in the queue.
     claim: Option<HolderId>,
-    own: Option<Duration>,
+    /// It starts or renews a hold that lives by its own record, for so long.
+    renews: Option<Duration>,
     is_read: bool,
     floor: Version,
 }
@@ -151,6 +160,13 @@ pub enum Next {
     Write(Write),
     /// Nothing, until an event or this time.
     Wait(Option<Moment>),
+}
+
+/// What to do next, and what it would mean.
+enum Step {
+    Plain(Next),
+    /// It starts or renews a hold that lives by its own record.
+    Renewing(Write),
 }
 
 /// How a request went.
@@ -252,6 +268,10 @@ impl Contender {
             ghosts: Vec::new(),
             in_flight: None,
             failures: 0,
+            refusals: 0,
+            keep_lease: false,
+            front: None,
+            stuck: false,
             last_failure: String::new(),
             retry_at: Moment::default(),
             read_at: Moment::default(),
@@ -268,7 +288,7 @@ impl Contender {
     /// Begin an acquisition under an id never used before. There is one at a time.
     pub fn start(&mut self, id: HolderId, wish: Wish, now: Moment) {
         debug_assert!(matches!(self.phase, Phase::Idle), "one acquisition at a time");
-        self.failures = 0;
+        (self.failures, self.refusals) = (0, 0);
         self.phase = Phase::Seeking(Turn { id, wish, started: now, fresh: false });
     }
 
@@ -383,21 +403,38 @@ impl Contender {
         }
     }
 
-    /// The sessions whose end would let this client go ahead.
+    /// The sessions whose end would let this client go ahead. `None` while that is not known.
     #[must_use]
-    pub fn sessions_to_observe(&self) -> BTreeSet<SessionId> {
+    pub fn sessions_to_observe(&self) -> Option<BTreeSet<SessionId>> {
         let mut sessions = BTreeSet::new();
-        let (Some(turn), Known::Present(record)) = (self.turn(), &self.known) else { return sessions };
+        let Some(turn) = self.turn() else { return Some(sessions) };
+        let record = match &self.known {
+            Known::Present(record) => record,
+            Known::Absent => return Some(sessions),
+            Known::Unknown => return None,
+        };
         let position = record.position(&turn.id).unwrap_or(record.waiters.len());
-        if position >= NEAR || (turn.wish.queue && matches!(self.phase, Phase::Seeking(_))) {
-            return sessions;
+        let near = position < NEAR || self.stuck;
+        if !near || (turn.wish.queue && matches!(self.phase, Phase::Seeking(_))) {
+            return Some(sessions);
         }
         if let Some(Liveness::Session(session)) = record.holder.as_ref().map(|holder| &holder.liveness) {
             sessions.insert(session.clone());
         }
         sessions.extend(record.waiters[..position].iter().map(|waiter| waiter.id.session.clone()));
         sessions.remove(&turn.id.session);
-        sessions
+        Some(sessions)
+    }
+
+    /// The acquisition that is wanted or held at present.
+    #[must_use]
+    pub fn current(&self) -> Option<&HolderId> {
+        match &self.phase {
+            Phase::Seeking(turn) | Phase::Waiting(turn) | Phase::Confirming(turn) => Some(&turn.id),
+            Phase::Holding(hold) => Some(&hold.id),
+            Phase::Leaving(exit) => Some(&exit.id),
+            Phase::Idle => None,
+        }
     }
 
     /// Who is ahead, for people: the holder's identity, and how many wait before this client.
@@ -414,11 +451,19 @@ impl Contender {
 
     /// What to do next. After a request was handed out, nothing is until its [`answer`](Self::answer).
     pub fn poll(&mut self, now: Now) -> Next {
-        if self.in_flight.is_some() {
-            return Next::Wait(None);
+        match &self.in_flight {
+            // What a watch has shown need not wait for a read's answer.
+            Some(request) if request.is_read => {
+                self.advance(now.moment);
+                return Next::Wait(None);
+            }
+            Some(_) => return Next::Wait(None),
+            None => self.advance(now.moment),
         }
-        self.advance(now.moment);
-        let next = self.next(now);
+        let (next, renews) = match self.next(now) {
+            Step::Plain(next) => (next, None),
+            Step::Renewing(write) => (Next::Write(write), self.own_duration()),
+        };
         let is_read = match &next {
             Next::Wait(_) => return next,
             Next::Read | Next::Check => true,
@@ -427,7 +472,7 @@ impl Contender {
         self.in_flight = Some(InFlight {
             sent: now.moment,
             claim: self.turn().map(|turn| turn.id.clone()),
-            own: self.own_duration(),
+            renews,
             is_read,
             floor: self.floor,
         });
@@ -438,16 +483,6 @@ impl Contender {
         match &self.phase {
             Phase::Seeking(turn) | Phase::Waiting(turn) | Phase::Confirming(turn) => Some(turn),
             Phase::Idle | Phase::Holding(_) | Phase::Leaving(_) => None,
-        }
-    }
-
-    /// The acquisition that is wanted at present.
-    fn current(&self) -> Option<&HolderId> {
-        match &self.phase {
-            Phase::Seeking(turn) | Phase::Waiting(turn) | Phase::Confirming(turn) => Some(&turn.id),
-            Phase::Holding(hold) => Some(&hold.id),
-            Phase::Leaving(exit) => Some(&exit.id),
-            Phase::Idle => None,
         }
     }
 }

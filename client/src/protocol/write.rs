@@ -13,8 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Value, json};
 
 use super::record::{
-    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, Liveness, OWN,
-    Record, SessionRecord, WANT, Waiter,
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN, Record,
+    SessionRecord, WANT, Waiter,
 };
 use super::{HolderId, SessionId, Version};
 
@@ -105,10 +105,10 @@ pub fn acquire(record: &Record, id: &HolderId, passed_over: &[&Waiter], term: Te
 /// Release a lock for which nobody waits but those in `dropped`, who are removed with it: a holder's own leftovers, and
 /// waiters whose sessions have ended. Also the eviction of a dead holder. Condition: the Lease as seen.
 ///
-/// A Lease made on the spot goes with it.
+/// A Lease made on the spot goes with it, unless `keep_lease` says that it cannot be removed.
 #[must_use]
-pub fn release(record: &Record, dropped: &[&Waiter]) -> Write {
-    if record.ephemeral {
+pub fn release(record: &Record, dropped: &[&Waiter], keep_lease: bool) -> Write {
+    if record.ephemeral && !keep_lease {
         return Write::Delete { uid: record.uid.clone(), version: record.version };
     }
     let mut lease = emptied(record, dropped);
@@ -145,16 +145,15 @@ fn untracked(meta: &mut ObjectMeta) {
 /// Hand a lock to `to`: a hand-off by its holder, an eviction by somebody else, an acquisition of a free lock by the
 /// first waiter.
 ///
-/// Condition: the same tenancy with the same holder (who, if it lives by its own record, has not renewed), and the
+/// Condition: the same tenancy with the same holder, whose record has not been renewed since, and the
 /// `join` keys of `to` and of those passed over as they were written. Joins may run beside it.
 #[must_use]
 pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Timestamp) -> Write {
     let mut ops = Ops::of(record);
     ops.test_tenancy(record);
-    if let (Some(Liveness::Own(_)), Some(spec)) =
-        (record.holder.as_ref().map(|holder| &holder.liveness), &record.lease.spec)
-    {
-        ops.test(["spec", "renewTime"], json!(spec.renew_time));
+    // It changes when the holder renews, and also when a holder that lived by its session begins to live by this record.
+    if record.holder.is_some() {
+        ops.test(["spec", "renewTime"], json!(record.lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref())));
     }
     for waiter in record.waiters.iter().filter(|waiter| waiter.id == *to).chain(passed_over.iter().copied()) {
         ops.remove_waiter(record, waiter);

@@ -73,13 +73,19 @@ impl Store for KubeStore {
         .boxed()
     }
 
-    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>> {
         let mut params = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
         if let Some(label) = label {
             params = params.labels(label);
         }
+        let from = from.map_or_else(String::new, |from| from.to_string());
         let leases = self.leases.clone();
-        futures::stream::once(async move { leases.watch(&params, &from.to_string()).await })
+        futures::stream::once(async move { leases.watch(&params, &from).await })
             .try_flatten()
             .map(|event| match event {
                 Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)) => Ok(Sight::Shows(Box::new(lease))),

@@ -139,7 +139,12 @@ impl Store for MemoryStore {
         async move { self.apply(name, write) }.boxed()
     }
 
-    fn watch(&self, name: &str, label: Option<&str>, from: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>> {
         let (store, name, label) = (self.clone(), name.to_owned(), label.map(str::to_owned));
         let watched = move |lease: &Option<Lease>| {
             lease.as_ref().is_some_and(|lease| {
@@ -147,7 +152,14 @@ impl Store for MemoryStore {
                 label.as_ref().is_none_or(|label| labels.is_some_and(|labels| labels.contains_key(label)))
             })
         };
-        futures::stream::unfold((from.0, store, watched), move |(mut seen, store, watched)| {
+        let (start, first) = if let Some(from) = from {
+            (from.0, None)
+        } else {
+            let state = self.state();
+            (state.version, state.leases.get(&name).cloned().filter(|lease| watched(&Some(lease.clone()))))
+        };
+        let first = futures::stream::iter(first.map(|lease| Ok(Sight::Shows(Box::new(lease)))));
+        let events = futures::stream::unfold((start, store, watched), move |(mut seen, store, watched)| {
             let name = name.clone();
             async move {
                 let shared = store.shared.clone();
@@ -173,7 +185,7 @@ impl Store for MemoryStore {
                     return Some((Ok(sight), (seen, store, watched)));
                 }
             }
-        })
-        .boxed()
+        });
+        first.chain(events).boxed()
     }
 }

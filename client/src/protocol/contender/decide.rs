@@ -4,40 +4,44 @@ use std::time::Duration;
 
 use super::super::write::{self, Term};
 use super::super::{HolderId, Liveness, Moment, Now, Record, Waiter, grant};
-use super::{Contender, Hold, Known, Next, Phase, Turn};
+use super::{Contender, Hold, Known, Next, Phase, Step, Turn};
 
 impl Contender {
-    pub(super) fn next(&self, now: Now) -> Next {
+    pub(super) fn next(&self, now: Now) -> Step {
         if now.moment < self.retry_at {
-            return Next::Wait(Some(self.retry_at));
+            return Step::Plain(Next::Wait(Some(self.retry_at)));
         }
         if let Some(cleaning) = self.clean_up(now) {
-            return cleaning;
+            return Step::Plain(cleaning);
         }
         match (&self.phase, &self.known) {
-            (Phase::Idle, _) if self.ghosts.is_empty() => Next::Wait(None),
-            (Phase::Idle, _) => self.read_when_due(now),
-            (Phase::Holding(hold), Known::Present(record)) => self.keep(hold, record, now),
-            (Phase::Holding(hold), Known::Unknown | Known::Absent) if hold.lost => Next::Wait(None),
             (Phase::Seeking(turn), Known::Absent) => {
-                Next::Write(write::create(&self.name, &turn.id, self.term(), now.stamp))
+                Step::Renewing(write::create(&self.name, &turn.id, self.term(), now.stamp))
             }
-            (_, Known::Unknown | Known::Absent) => Next::Read,
             (Phase::Seeking(turn), Known::Present(record)) => self.seek(turn, record, now),
-            (Phase::Waiting(turn), Known::Present(record)) => self.wait(turn, record, now),
-            (Phase::Confirming(_), Known::Present(record)) => Next::Write(write::renew(record, self.term(), now.stamp)),
-            (Phase::Leaving(exit), Known::Present(record)) => self.depart(&exit.id, record, now),
+            (Phase::Holding(hold), Known::Present(record)) => self.keep(hold, record, now),
+            (Phase::Confirming(_), Known::Present(record)) => {
+                Step::Renewing(write::renew(record, self.term(), now.stamp))
+            }
+            (Phase::Waiting(turn), Known::Present(record)) => Step::Plain(self.wait(turn, record, now)),
+            (Phase::Leaving(exit), Known::Present(record)) => Step::Plain(self.depart(&exit.id, record, now)),
+            (Phase::Idle, _) if self.ghosts.is_empty() => Step::Plain(Next::Wait(None)),
+            (Phase::Idle, _) => Step::Plain(self.read_when_due(now)),
+            (Phase::Holding(hold), Known::Unknown | Known::Absent) if hold.lost => Step::Plain(Next::Wait(None)),
+            (_, Known::Unknown | Known::Absent) => Step::Plain(Next::Read),
         }
     }
 
-    fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Next {
-        match self.takeable(record, &turn.id, now.moment) {
-            Some(passed_over) => Next::Write(write::acquire(record, &turn.id, &passed_over, self.term(), now.stamp)),
+    fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Step {
+        Step::Plain(match self.takeable(record, &turn.id, now.moment) {
+            Some(passed_over) => {
+                return Step::Renewing(write::acquire(record, &turn.id, &passed_over, self.term(), now.stamp));
+            }
             None if turn.wish.queue => Next::Write(write::join(record, &turn.id)),
             None if !turn.fresh => Next::Read,
             // An observer's word on the holder's session is awaited.
             None => Next::Wait(Some(turn.started + turn.wish.patience)),
-        }
+        })
     }
 
     fn wait(&self, turn: &Turn, record: &Record, now: Now) -> Next {
@@ -51,23 +55,23 @@ impl Contender {
         }
     }
 
-    fn keep(&self, hold: &Hold, record: &Record, now: Now) -> Next {
+    fn keep(&self, hold: &Hold, record: &Record, now: Now) -> Step {
         if hold.lost {
-            return Next::Wait(None);
+            return Step::Plain(Next::Wait(None));
         }
         if hold.own.is_some_and(|own| own.renew_at.is_some_and(|at| now.moment >= at)) {
-            return Next::Write(write::renew(record, self.term(), now.stamp));
+            return Step::Renewing(write::renew(record, self.term(), now.stamp));
         }
         let next = match self.read_when_due(now) {
             Next::Read if self.ghosts.is_empty() => Next::Check,
             next => next,
         };
-        match (next, hold.own) {
+        Step::Plain(match (next, hold.own) {
             (Next::Wait(Some(at)), Some(own)) => {
                 Next::Wait(Some(own.renew_at.map_or(own.deadline, |renew| renew.min(own.deadline)).min(at)))
             }
             (next, _) => next,
-        }
+        })
     }
 
     /// Hands the lock on, or frees it, or leaves the queue: whichever there is of `id`.
@@ -84,7 +88,8 @@ impl Contender {
                 let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != head.id).collect();
                 return Next::Write(write::grant(record, &head.id, &passed_over, now.stamp));
             }
-            return Next::Write(write::release(record, &record.waiters.iter().collect::<Vec<_>>()));
+            let dropped: Vec<_> = record.waiters.iter().collect();
+            return Next::Write(write::release(record, &dropped, self.keep_lease));
         }
         match record.waiters.iter().find(|waiter| waiter.id == *id) {
             Some(waiter) => Next::Write(write::cancel(record, waiter)),
@@ -135,15 +140,18 @@ impl Contender {
     ///
     /// It is what the user asked for, or else what the custom resource says, unless that is just the session's.
     pub(super) fn own_duration(&self) -> Option<Duration> {
-        let asked = match &self.phase {
+        let turn = match &self.phase {
             Phase::Holding(hold) => return hold.own.map(|own| own.duration),
-            _ => self.turn()?.wish.own_duration,
+            _ => self.turn()?,
         };
-        let default = match &self.known {
-            Known::Present(record) => record.default_duration.filter(|default| *default != self.session_duration),
-            Known::Unknown | Known::Absent => None,
+        let Known::Present(record) = &self.known else { return turn.wish.own_duration };
+        let default = record.default_duration.filter(|default| *default != self.session_duration);
+        // What was taken by a request whose answer never came lives by what that request said.
+        let said = match record.holder.as_ref().map(|holder| &holder.liveness) {
+            Some(Liveness::Own(duration)) if record.is_held_by(&turn.id) => Some(*duration),
+            _ => None,
         };
-        asked.or(default)
+        turn.wish.own_duration.or(default).or(said)
     }
 
     fn term(&self) -> Term {

@@ -1,9 +1,9 @@
 //! What the answers and events teach.
 
-use super::super::{LATEST_COMMIT, Liveness, Moment, Record, SessionId, deadline, renew_interval};
+use super::super::{LATEST_COMMIT, Liveness, Moment, Record, SessionId, Version, deadline, renew_interval};
 use super::{
-    Answer, Contender, Denial, Exit, Ghost, Hold, InFlight, Known, Loss, Notice, OwnRecord, OwnTerm, Phase, Refusal,
-    Turn,
+    Answer, Contender, Denial, Exit, Ghost, Hold, InFlight, Known, Loss, NEAR, Notice, OwnRecord, OwnTerm, Phase,
+    Refusal, Turn,
 };
 use std::time::Duration;
 
@@ -14,19 +14,25 @@ impl Contender {
         match answer {
             Answer::Is(record) => {
                 self.reached(&request);
-                if let (false, Phase::Leaving(exit)) = (request.is_read, &mut self.phase) {
-                    exit.ours = true;
+                if !request.is_read {
+                    self.refusals = 0;
+                    self.may_have_left();
+                } else if record.version < request.floor && self.floor == request.floor {
+                    // A consistent read shows less than was seen before it began: the API server's history was
+                    // set back, by a restored backup. What is there now is what counts.
+                    self.floor = Version::default();
                 }
                 self.settle_ghosts(Some(&record), request.sent);
-                let own = request.own.filter(|_| !request.is_read).map(|duration| self.own_term(&request, duration));
+                let own = request.renews.map(|duration| self.own_term(&request, duration));
                 self.adopt(*record, now);
-                self.confirm(own);
+                self.confirm(own, now);
                 self.look_again(now);
             }
             Answer::Absent | Answer::Removed => {
                 self.reached(&request);
-                if let (Answer::Removed, Phase::Leaving(exit)) = (answer, &mut self.phase) {
-                    exit.ours = true;
+                if matches!(answer, Answer::Removed) {
+                    self.refusals = 0;
+                    self.may_have_left();
                 }
                 self.settle_ghosts(None, request.sent);
                 // What a watch showed meanwhile may be the newer news.
@@ -37,18 +43,16 @@ impl Contender {
             Answer::Refused => {
                 self.known = Known::Unknown;
                 // Once is what contention looks like. Again and again is not.
-                let pause = if self.failures == 0 { Duration::ZERO } else { self.backoff() };
-                self.failures += 1;
+                let pause = if self.refusals == 0 { Duration::ZERO } else { self.backoff(self.refusals) };
+                self.refusals += 1;
                 self.retry_at = now + pause;
             }
             Answer::Unclear(why) => {
                 if !request.is_read {
                     self.known = Known::Unknown;
-                    if let Phase::Leaving(exit) = &mut self.phase {
-                        exit.ours = true;
-                    }
+                    self.may_have_left();
                     if let Some(id) = request.claim {
-                        self.ghosts.push(Ghost { id, until: request.sent + LATEST_COMMIT });
+                        self.ghosts.push(Ghost { id, until: now + LATEST_COMMIT });
                     }
                 }
                 self.failed(why, now);
@@ -56,9 +60,21 @@ impl Contender {
             Answer::Throttled(why) => self.failed(why, now),
             Answer::Denied(denial, why) => match &self.phase {
                 Phase::Seeking(_) => self.refuse(Refusal::Denied(denial, why)),
+                Phase::Leaving(_) => {
+                    // If it was the removal that is not allowed, the lock can be freed all the same.
+                    self.keep_lease = true;
+                    self.failed(why, now);
+                }
                 _ => self.failed(why, now),
             },
             Answer::Skipped => self.look_again(now),
+        }
+    }
+
+    /// A write of this client's may have ended what it is leaving.
+    fn may_have_left(&mut self) {
+        if let Phase::Leaving(exit) = &mut self.phase {
+            exit.ours = true;
         }
     }
 
@@ -72,7 +88,7 @@ impl Contender {
     }
 
     fn failed(&mut self, why: String, now: Moment) {
-        self.retry_at = now + self.backoff();
+        self.retry_at = now + self.backoff(self.failures);
         self.failures += 1;
         self.last_failure = why;
     }
@@ -95,6 +111,12 @@ impl Contender {
         if self.own_seen.as_ref().map(|(seen, _)| seen) != own.as_ref() {
             self.own_seen = own.map(|own| (own, now));
         }
+        let head = record.waiters.first().map(|waiter| waiter.id.clone());
+        let same =
+            self.front.as_ref().is_some_and(|(tenancy, first, _)| *tenancy == record.tenancy() && *first == head);
+        if !same {
+            self.front = Some((record.tenancy(), head, now));
+        }
         self.verdicts.retain(|session, _| record.names(session));
         self.known = Known::Present(Box::new(record));
     }
@@ -102,10 +124,11 @@ impl Contender {
     /// Forgets those of which nothing can come true any more: a read begun after the last time they could be carried
     /// out shows nothing of them.
     fn settle_ghosts(&mut self, record: Option<&Record>, read_begun: Moment) {
+        let current = self.current().cloned();
         self.ghosts.retain(|ghost| {
-            let seen =
-                record.is_some_and(|record| record.is_held_by(&ghost.id) || record.position(&ghost.id).is_some());
-            seen || read_begun < ghost.until
+            let there = |record: &Record| record.is_held_by(&ghost.id) || record.position(&ghost.id).is_some();
+            // What is wanted at present may stand there, and still nothing more can come of it.
+            (record.is_some_and(there) && current.as_ref() != Some(&ghost.id)) || read_begun < ghost.until
         });
     }
 
@@ -122,7 +145,7 @@ impl Contender {
     }
 
     /// A write of this client's has been carried out that started or renewed a hold living by its own record.
-    fn confirm(&mut self, own: Option<OwnTerm>) {
+    fn confirm(&mut self, own: Option<OwnTerm>, now: Moment) {
         let (Some(own), Known::Present(record)) = (own, &self.known) else { return };
         let lives_by_itself =
             |record: &Record| record.holder.as_ref().is_some_and(|holder| matches!(holder.liveness, Liveness::Own(_)));
@@ -133,6 +156,8 @@ impl Contender {
                 let turn = turn.clone();
                 self.hold(turn, Some(own));
             }
+            // An answer that comes after the deadline changes nothing: lost is for good.
+            Phase::Holding(hold) if hold.own.is_some_and(|before| now >= before.deadline) => {}
             Phase::Holding(hold) if !hold.lost && record.is_held_by(&hold.id) && hold.own.is_some() => {
                 hold.own = Some(own);
                 self.notices.push_back(Notice::Renewed(own.deadline));
@@ -161,6 +186,7 @@ impl Contender {
 
     /// Moves to the phase that what is known, and the time, say.
     pub(super) fn advance(&mut self, now: Moment) {
+        self.stuck = self.is_stuck(now);
         match self.phase.clone() {
             Phase::Idle => {}
             Phase::Seeking(turn) => self.advance_seeking(turn, now),
@@ -180,6 +206,15 @@ impl Contender {
                 Known::Present(_) | Known::Absent => self.left(&exit),
             },
         }
+    }
+
+    /// Whether so little has happened for so long that this client, far back in the queue, must see to those ahead
+    /// itself: the further back, the longer, so that not all begin at once.
+    fn is_stuck(&self, now: Moment) -> bool {
+        let (Some(turn), Known::Present(record)) = (self.turn(), &self.known) else { return self.stuck };
+        let places = u32::try_from(record.position(&turn.id).unwrap_or(0) / NEAR).unwrap_or(u32::MAX);
+        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
+        now.since(since) >= self.session_duration.saturating_mul(places)
     }
 
     fn advance_seeking(&mut self, turn: Turn, now: Moment) {
@@ -269,9 +304,9 @@ impl Contender {
     }
 
     /// The pause after so many failures.
-    fn backoff(&mut self) -> Duration {
+    fn backoff(&mut self, failures: u32) -> Duration {
         let most = renew_interval(self.session_duration).min(Duration::from_secs(2));
-        let pause = Duration::from_millis(20) * (1 << self.failures.min(8));
+        let pause = Duration::from_millis(20) * (1 << failures.min(8));
         pause.min(most).mul_f64(0.75 + 0.5 * self.random())
     }
 

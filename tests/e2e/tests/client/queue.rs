@@ -115,7 +115,7 @@ impl Store for Deaf {
         self.0.write(name, write).boxed()
     }
 
-    fn watch(&self, _: &str, _: Option<&str>, _: Version) -> BoxStream<'static, Result<Sight, Failure>> {
+    fn watch(&self, _: &str, _: Option<&str>, _: Option<Version>) -> BoxStream<'static, Result<Sight, Failure>> {
         futures::stream::pending().boxed()
     }
 }

@@ -286,7 +286,7 @@ impl Alive {
     }
 
     pub(crate) async fn release(&self, lock: &str, record: &Record) -> Result<()> {
-        send(&self.store, lock, &write::release(record, &[])).await.map(drop)
+        send(&self.store, lock, &write::release(record, &[], false)).await.map(drop)
     }
 
     /// Checks that no renewal has failed so far, and stops renewing.
