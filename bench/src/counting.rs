@@ -7,12 +7,14 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::record::SESSION_PREFIX;
 use leasehold::protocol::{Version, Write};
 use leasehold::{Failure, KubeStore, Sight, Store};
 
 /// Requests and events of all the clients that share it.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    heartbeats: AtomicU64,
     writes: AtomicU64,
     reads: AtomicU64,
     watches: AtomicU64,
@@ -22,6 +24,9 @@ pub(crate) struct Counts {
 /// A moment's counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tally {
+    /// Writes of sessions: they cost per client and time, not per cycle.
+    pub(crate) heartbeats: u64,
+    /// Writes of the lock's Lease.
     pub(crate) writes: u64,
     /// Reads, and beginnings of watches: both are GETs.
     pub(crate) reads: u64,
@@ -31,7 +36,12 @@ pub(crate) struct Tally {
 impl Counts {
     pub(crate) fn now(&self) -> Tally {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Tally { writes: get(&self.writes), reads: get(&self.reads) + get(&self.watches), events: get(&self.events) }
+        Tally {
+            heartbeats: get(&self.heartbeats),
+            writes: get(&self.writes),
+            reads: get(&self.reads) + get(&self.watches),
+            events: get(&self.events),
+        }
     }
 }
 
@@ -40,6 +50,7 @@ impl std::ops::Sub for Tally {
 
     fn sub(self, earlier: Self) -> Self {
         Self {
+            heartbeats: self.heartbeats - earlier.heartbeats,
             writes: self.writes - earlier.writes,
             reads: self.reads - earlier.reads,
             events: self.events - earlier.events,
@@ -61,7 +72,9 @@ impl Store for CountingStore {
     }
 
     fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
-        self.counts.writes.fetch_add(1, Ordering::Relaxed);
+        let session = name.starts_with(SESSION_PREFIX);
+        let counter = if session { &self.counts.heartbeats } else { &self.counts.writes };
+        counter.fetch_add(1, Ordering::Relaxed);
         self.store.write(name, write).boxed()
     }
 

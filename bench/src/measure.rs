@@ -165,6 +165,8 @@ impl Bench {
         let most = shares.iter().copied().max().unwrap_or(0);
         self.report.add(&format!("cycles_per_s_{contenders}"), rate, "1/s", alone, cycles);
         if contenders > 1 {
+            let heartbeats = ratio(spent.heartbeats, 1) / elapsed.as_secs_f64();
+            self.report.add(&format!("heartbeats_per_s_{contenders}"), heartbeats, "1/s", None, spent.heartbeats);
             self.report.add(&format!("writes_per_cycle_{contenders}"), per_cycle(spent.writes), "", None, cycles);
             self.report.add(&format!("reads_per_cycle_{contenders}"), per_cycle(spent.reads), "", None, cycles);
             self.report.add(&format!("events_per_cycle_{contenders}"), per_cycle(spent.events), "", None, cycles);
@@ -188,7 +190,7 @@ impl Bench {
         tokio::time::sleep(time).await;
         let (spent, elapsed) = (counts.now() - before, clock::moment().since(begun));
         guard.check()?;
-        let requests = spent.writes + spent.reads;
+        let requests = spent.heartbeats + spent.writes + spent.reads;
         self.report.add("idle_requests_per_s_10", ratio(requests, 1) / elapsed.as_secs_f64(), "1/s", None, requests);
         waiters.iter().for_each(tokio::task::JoinHandle::abort);
         guard.release().await?;

@@ -47,6 +47,8 @@ pub(crate) struct Driver {
     watch: Option<Watch>,
     /// The version from which a watch was last begun is too old by now: begin with what there is.
     watch_anew: bool,
+    /// What was out of a new watch's sight before it began is read when it has.
+    recheck_at: Option<Moment>,
     watch_retry_at: Moment,
     watch_failures: u32,
     verdicts: BTreeMap<SessionId, watch::Receiver<Verdict>>,
@@ -88,6 +90,7 @@ impl Driver {
             in_flight: None,
             watch: None,
             watch_anew: false,
+            recheck_at: None,
             watch_retry_at: Moment::default(),
             watch_failures: 0,
             verdicts: BTreeMap::new(),
@@ -392,11 +395,17 @@ impl Driver {
             }
             let label = format!("{HOLDER}{session}");
             let from = (!self.watch_anew).then_some(from);
+            self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
             let sights = self.shared.store.watch(&self.name, Some(&label), from);
             self.watch = Some(Watch { session: session.clone(), sights, used: now });
         }
+        if self.recheck_at.is_some_and(|at| now >= at) {
+            (self.recheck_at, self.watch_anew) = (None, false);
+            self.contender.doubt();
+            return Some(now);
+        }
         self.contender.set_watched(self.watch.is_some());
-        self.watch.as_ref().map(|watch| watch.used + LINGER)
+        self.watch.as_ref().map(|watch| watch.used + LINGER).into_iter().chain(self.recheck_at).min()
     }
 
     fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {
@@ -412,8 +421,6 @@ impl Driver {
                         Err(malformed) => info!(name = self.name, %malformed, "an event was passed over"),
                     },
                     Sight::Hides(version) => self.contender.went_out_of_sight(version),
-                    // What was out of its sight before it began is read now that it has.
-                    Sight::Reached(_) if std::mem::take(&mut self.watch_anew) => self.contender.doubt(),
                     Sight::Reached(_) => {}
                 }
             }

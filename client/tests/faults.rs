@@ -369,3 +369,62 @@ async fn a_loss_is_told_while_an_answer_is_awaited_that_never_comes() {
         assert!(guard.check().is_err());
     }
 }
+
+/// A store that has forgotten what happened before now, as an API server has after a restart.
+#[derive(Debug)]
+struct Forgetful(MemoryStore);
+
+impl Store for Forgetful {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>> {
+        self.0.read(name)
+    }
+
+    fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
+        self.0.write(name, write)
+    }
+
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>> {
+        match from {
+            Some(_) => futures::stream::iter([Err(Failure::Unclear("too old resource version".to_owned()))]).boxed(),
+            None => self.0.watch(name, label, None),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_cannot_be_resumed_begins_anew() {
+    let store = MemoryStore::new();
+    let client = |store: Arc<dyn Store>| {
+        Client::builder().store(store).session_duration(Duration::from_secs(60)).build().unwrap()
+    };
+    let holder = client(Arc::new(store.clone())).lock("a").build().unwrap();
+    let forgetful = client(Arc::new(Forgetful(store.clone()))).lock("a").build().unwrap();
+    let guard = holder.acquire().await.unwrap();
+    let waiting = tokio::spawn({
+        let forgetful = forgetful.clone();
+        async move { forgetful.acquire().await.unwrap() }
+    });
+    while holder.status().await.unwrap().waiters.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Until it has noticed, and begun anew. It reads by itself only after eighteen seconds.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    guard.release().await.unwrap();
+    let guard =
+        tokio::time::timeout(Duration::from_secs(8), waiting).await.expect("it hears of its grant by reading only");
+    let guard = guard.unwrap();
+    // A hold that is to be told of its loss at once is watched in the same way.
+    let lost = guard.lost();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let lease = store.read("a").await.unwrap().metadata;
+    let version = lease.resource_version.unwrap().parse().unwrap();
+    store.write("a", &Write::Delete { uid: lease.uid.unwrap(), version }).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(8), lost.cancelled()).await.expect("the loss was not told at once");
+    let free = tokio::time::timeout(Duration::from_secs(8), forgetful.wait_until_free()).await;
+    free.expect("it waits for what is free").unwrap();
+}
