@@ -1,0 +1,207 @@
+//! One client's part in a lock, step by step: answers that come late, never, or from the past.
+
+use std::time::Duration;
+
+use leasehold::protocol::contender::{Answer, Contender, Loss, Next, Notice, Wish};
+use leasehold::protocol::write::{self, Term};
+use leasehold::protocol::{HolderId, Moment, Now, Record, Version, Write};
+use leasehold::{Failure, MemoryStore, Store};
+use serde_json::{Value, json};
+
+const D: Duration = Duration::from_secs(30);
+
+fn at(seconds: u64) -> Now {
+    let moment = Moment::from_start(Duration::from_secs(1000 + seconds));
+    Now { moment, stamp: "2026-01-01T00:00:00Z".parse().unwrap() }
+}
+
+fn id(id: &str) -> HolderId {
+    id.parse().unwrap()
+}
+
+/// The lock's Lease at this version. A holder that is not one of this crate's has no session.
+fn record(version: u64, holder: &str, annotations: Value) -> Box<Record> {
+    let mut lease = json!({
+        "metadata": { "name": "a", "uid": "u", "resourceVersion": version.to_string() },
+        "spec": {
+            "holderIdentity": holder,
+            "leaseTransitions": 1,
+            "leaseDurationSeconds": D.as_secs(),
+            "renewTime": "2026-01-01T00:00:00.000000Z",
+        },
+    });
+    lease["metadata"]["annotations"] = annotations;
+    if let Some((session, _)) = holder.rsplit_once('.') {
+        lease["metadata"]["labels"] = json!({ format!("holder.leasehold.dev/{session}"): "1" });
+    }
+    Box::new(Record::parse(serde_json::from_value(lease).unwrap()).unwrap())
+}
+
+fn own() -> Value {
+    json!({ "leasehold.dev/liveness": "own" })
+}
+
+fn contender() -> Contender {
+    Contender::new("a".to_owned(), D, Duration::ZERO, 7)
+}
+
+fn wish() -> Wish {
+    Wish { own_duration: None, renewal: true, queue: true, patience: Duration::from_secs(10) }
+}
+
+/// It reads now, and is answered this at once.
+fn reads(contender: &mut Contender, seconds: u64, answer: Answer) {
+    let next = contender.poll(at(seconds));
+    assert!(matches!(next, Next::Read | Next::Check), "at {seconds} s it should read: {next:?}");
+    contender.answer(answer, at(seconds).moment);
+}
+
+/// It writes now, and is answered this some time later.
+fn writes(contender: &mut Contender, seconds: u64, answer: Answer, answered: u64) {
+    let next = contender.poll(at(seconds));
+    assert!(matches!(next, Next::Write(_)), "at {seconds} s it should write: {next:?}");
+    contender.answer(answer, at(answered).moment);
+}
+
+fn notices(contender: &mut Contender) -> Vec<Notice> {
+    std::iter::from_fn(|| contender.next_notice()).collect()
+}
+
+#[test]
+fn taking_back_a_leftover_is_no_renewal() {
+    let mut contender = contender();
+    let wish = Wish { own_duration: Some(D), renewal: false, ..wish() };
+    contender.start(id("me_x.1"), wish.clone(), at(0).moment);
+    reads(&mut contender, 0, Answer::Is(record(10, "somebody", json!({}))));
+    writes(&mut contender, 0, Answer::Unclear("lost".to_owned()), 1);
+    contender.leave();
+    reads(&mut contender, 2, Answer::Is(record(11, "", json!({}))));
+    contender.poll(at(2));
+    let left = notices(&mut contender);
+    assert!(matches!(left[..], [Notice::Left { clean: true }]), "the wait is not over: {left:?}");
+
+    contender.start(id("me_x.2"), wish, at(3).moment);
+    writes(&mut contender, 3, Answer::Is(record(12, "me_x.2", own())), 3);
+    contender.poll(at(3));
+    let acquired = notices(&mut contender);
+    assert!(matches!(acquired[..], [Notice::Acquired { .. }]), "not acquired: {acquired:?}");
+
+    // The join of the first acquisition comes true after all. What takes it back says nothing of the hold's term.
+    let mut leftover = own();
+    leftover["join.leasehold.dev/me_x.1"] = json!("12");
+    reads(&mut contender, 25, Answer::Is(record(13, "me_x.2", leftover)));
+    writes(&mut contender, 25, Answer::Is(record(14, "me_x.2", own())), 25);
+    let told = notices(&mut contender);
+    assert!(told.is_empty(), "a write that did not renew the hold counted as a renewal: {told:?}");
+    contender.poll(at(34));
+    let told = notices(&mut contender);
+    assert!(matches!(told[..], [Notice::Lost(Loss::Expired)]), "the hold outlived its fixed term: {told:?}");
+}
+
+#[test]
+fn a_renewal_that_is_answered_after_the_deadline_revives_nothing() {
+    let mut contender = contender();
+    contender.start(id("me_x.2"), Wish { own_duration: Some(D), ..wish() }, at(0).moment);
+    reads(&mut contender, 0, Answer::Absent);
+    writes(&mut contender, 0, Answer::Is(record(12, "me_x.2", own())), 0);
+    contender.poll(at(0));
+    let acquired = notices(&mut contender);
+    assert!(matches!(acquired[..], [Notice::Acquired { .. }]), "not acquired: {acquired:?}");
+
+    // By 32 s the guard's check has failed and lost() has fired.
+    writes(&mut contender, 28, Answer::Is(record(13, "me_x.2", own())), 32);
+    contender.poll(at(32));
+    let told = notices(&mut contender);
+    assert!(matches!(told[..], [Notice::Lost(Loss::Expired)]), "it is not lost, and for good: {told:?}");
+    for seconds in 33..60 {
+        let next = contender.poll(at(seconds));
+        assert!(!matches!(next, Next::Write(_)), "a lost hold is renewed at {seconds} s: {next:?}");
+    }
+}
+
+#[test]
+fn an_api_server_that_was_set_back_is_believed() {
+    let mut contender = contender();
+    contender.start(id("me_x.1"), wish(), at(0).moment);
+    let waiting = |version| record(version, "somebody", json!({ "join.leasehold.dev/me_x.1": "1" }));
+    reads(&mut contender, 0, Answer::Is(waiting(100)));
+    contender.poll(at(0));
+    contender.saw(*waiting(50), at(0).moment);
+    assert_eq!(contender.watch_from(), Some(Version(100)), "an old event is taken for news");
+
+    // Its etcd was restored from a backup, which ended the watch. Versions begin where they were then.
+    contender.doubt();
+    let (mut now, mut reads) = (at(1), 0);
+    while contender.watch_from() != Some(Version(50)) {
+        match contender.poll(now) {
+            Next::Read | Next::Check => {
+                reads += 1;
+                assert!(reads < 10, "it reads again and again, and believes nothing");
+                contender.answer(Answer::Is(waiting(50)), now.moment);
+            }
+            Next::Wait(Some(then)) => now.moment = then,
+            next => panic!("it should find out what is there now: {next:?}"),
+        }
+    }
+    let next = contender.poll(now);
+    assert!(matches!(next, Next::Wait(Some(_))), "it does not settle to what is there now: {next:?}");
+}
+
+#[test]
+fn writes_that_are_refused_again_and_again_are_sent_less_and_less() {
+    let mut contender = contender();
+    contender.start(id("me_x.1"), wish(), at(0).moment);
+    // Every read in between succeeds, which makes none of the refusals undone.
+    let request = |contender: &mut Contender| {
+        let answer = match contender.poll(at(1)) {
+            Next::Wait(_) => return false,
+            Next::Read | Next::Check => Answer::Is(record(50, "somebody", json!({}))),
+            Next::Write(_) => Answer::Refused,
+        };
+        contender.answer(answer, at(1).moment);
+        true
+    };
+    let requests = (0..20).take_while(|_| request(&mut contender)).count();
+    assert!(requests > 2, "one refusal is what contention looks like: only {requests} requests");
+    assert!(requests < 20, "it goes on and on without a pause");
+}
+
+#[test]
+fn an_acquisition_whose_answer_was_lost_is_settled_while_it_is_held() {
+    let mut contender = contender();
+    contender.start(id("me_x.1"), wish(), at(0).moment);
+    reads(&mut contender, 0, Answer::Absent);
+    writes(&mut contender, 0, Answer::Unclear("lost".to_owned()), 0);
+    for seconds in 1..=300 {
+        if !matches!(contender.poll(at(seconds)), Next::Wait(_)) {
+            contender.answer(Answer::Is(record(12, "me_x.1", json!({}))), at(seconds).moment);
+        }
+        assert!(contender.is_unclear() || seconds > 60, "it could still come true, and is forgotten after {seconds} s");
+    }
+    let told = notices(&mut contender);
+    assert!(matches!(told[..], [Notice::Acquired { .. }]), "it is not held: {told:?}");
+    assert!(!contender.is_unclear(), "what is held is taken for something that may still come true");
+}
+
+/// A holder that is to live by the lock's own record lives by its session until it has renewed for the first time.
+/// Who has seen that session end, and has not read the lock since, does not know better.
+#[tokio::test]
+async fn a_holder_that_has_renewed_is_not_evicted_on_the_word_of_its_session() {
+    for renewed in [false, true] {
+        let store = MemoryStore::new();
+        let mut lease = (*record(1, "h_x.1", json!({ "join.leasehold.dev/w_x.1": "1" })).lease).clone();
+        lease.metadata.resource_version = None;
+        let lease = store.write("a", &Write::Create(Box::new(lease))).await.unwrap().unwrap();
+        let seen = Record::parse(lease).unwrap();
+        if renewed {
+            let renewal = write::renew(&seen, Term { duration: D, own: true }, "2026-01-01T00:00:05Z".parse().unwrap());
+            store.write("a", &renewal).await.unwrap();
+        }
+        let eviction = write::grant(&seen, &id("w_x.1"), &[], "2026-01-01T00:00:06Z".parse().unwrap());
+        match store.write("a", &eviction).await {
+            Ok(_) => assert!(!renewed, "a holder was evicted that lives by its own record"),
+            Err(Failure::Refused) => assert!(renewed, "a holder stays though its session has ended"),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+}
