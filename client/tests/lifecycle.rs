@@ -149,12 +149,12 @@ async fn a_queue_that_is_dead_up_to_the_last_place_is_passed_over() {
 /// its last renewal nobody is to wait for it twice.
 #[tokio::test]
 async fn a_session_that_was_renewed_unseen_is_waited_for_once() {
-    let duration = Duration::from_secs(4);
+    let duration = Duration::from_secs(8);
     let store = MemoryStore::new();
     open(&store, "dead_aaa", duration).await;
     let lease = json!({
         "metadata": { "name": "a", "labels": { "holder.leasehold.dev/dead_aaa": "1" } },
-        "spec": { "holderIdentity": "dead_aaa.1", "leaseTransitions": 0, "leaseDurationSeconds": 4 },
+        "spec": { "holderIdentity": "dead_aaa.1", "leaseTransitions": 0, "leaseDurationSeconds": 8 },
     });
     create(&store, lease).await;
     let lock = client(&store).lock("a").build().unwrap();
