@@ -52,6 +52,7 @@
 
 #![deny(unsafe_code)]
 
+mod blocking;
 mod client;
 pub mod clock;
 mod driver;

@@ -198,3 +198,38 @@ async fn an_acquire_cancelled_anywhere_gives_back_what_it_got() {
             .unwrap();
     }
 }
+
+#[test]
+fn without_a_runtime_threads_exclude_each_other_and_keep_what_they_hold() {
+    let store = MemoryStore::new();
+    let inside = Arc::new(AtomicU64::new(0));
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let (client, inside) = (client(&store), inside.clone());
+            std::thread::spawn(move || {
+                let lock = client.lock("a").build().unwrap();
+                for _ in 0..10 {
+                    let guard = lock.blocking_acquire(None).unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                    guard.check().unwrap();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    guard.blocking_release().unwrap();
+                }
+                client.blocking_shutdown();
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let client = client(&store);
+    let lock = client.lock("a").build().unwrap();
+    let guard = lock.blocking_try_acquire().unwrap();
+    assert!(lock.blocking_acquire(Some(Duration::from_millis(20))).is_err());
+    // This thread blocks for longer than the session lasts; the renewals do not mind.
+    std::thread::sleep(Duration::from_millis(3200));
+    guard.check().expect("the session was not renewed while the thread was blocked");
+    assert!(lock.blocking_status().unwrap().is_locked());
+    drop(guard);
+    client.blocking_shutdown();
+}

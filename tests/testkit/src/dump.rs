@@ -57,20 +57,19 @@ fn yaml(mut object: DynamicObject) -> String {
     serde_yaml_ng::to_string(&object).unwrap_or_else(|error| format!("# {error}\n"))
 }
 
-/// Prints [`Namespace::dump`] and log files if it is dropped while its thread
-/// is panicking: create one at the start of a test.
+/// Prints [`Namespace::dump`] and log files when it is dropped: create one at the start of a test.
 ///
-/// A test that ends with an error instead of a panic prints nothing; call
-/// [`print`](Self::print) where that is wanted.
+/// The test harness keeps what a test prints to itself unless the test fails, by a panic or by an error. So there is
+/// nothing to be seen of this where all is well; `--nocapture` shows it always.
 #[derive(Debug)]
 #[must_use = "the dump is printed when the guard is dropped"]
-pub struct DumpOnPanic {
+pub struct DumpOnFailure {
     config: Config,
     namespace: String,
     logs: Vec<PathBuf>,
 }
 
-impl DumpOnPanic {
+impl DumpOnFailure {
     /// A guard for this namespace, which may be dropped before it.
     pub fn new(namespace: &Namespace) -> Self {
         Self { config: namespace.config(), namespace: namespace.name().to_owned(), logs: Vec::new() }
@@ -115,10 +114,8 @@ impl DumpOnPanic {
     }
 }
 
-impl Drop for DumpOnPanic {
+impl Drop for DumpOnFailure {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.print();
-        }
+        self.print();
     }
 }

@@ -5,7 +5,7 @@
 //! - [`Namespace`]: a namespace per test, and [`Account`]s in it with real tokens.
 //! - [`Program`], [`Process`], [`bin`]: programs under test as child processes.
 //! - [`eventually`]: waiting for something to become true.
-//! - [`DumpOnPanic`]: what there is to see where a test failed.
+//! - [`DumpOnFailure`]: what there is to see where a test failed.
 //!
 //! A cluster comes from, in this order:
 //!
@@ -31,7 +31,7 @@ mod wait;
 pub use account::Account;
 pub use assets::build_control_plane;
 pub use cluster::{Cluster, DISPOSABLE_VARIABLE, KUBECONFIG_VARIABLE};
-pub use dump::DumpOnPanic;
+pub use dump::DumpOnFailure;
 pub use namespace::Namespace;
 pub use process::{Process, Program, bin};
 pub use rustix::process::Signal;

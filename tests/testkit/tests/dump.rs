@@ -7,35 +7,35 @@ use std::process::Stdio;
 use anyhow::Result;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
-use leasehold_testkit::{Cluster, DumpOnPanic};
+use leasehold_testkit::{Cluster, DumpOnFailure};
 use serde_json::json;
 
 /// Run by the test below in a process of its own.
 #[tokio::test]
 #[ignore = "a part of another test"]
-async fn panic_with_a_guard() {
+async fn fail_with_a_guard() -> Result<()> {
     let cluster = Cluster::shared().await.expect("a cluster");
     let namespace = cluster.namespace("panic").await.expect("a namespace");
     let folder = tempfile::tempdir().expect("a folder");
     let log = folder.path().join("log");
     fs::write(&log, "the last words\n").expect("a log");
-    let _guard = DumpOnPanic::new(&namespace).log_file(&log);
+    let _guard = DumpOnFailure::new(&namespace).log_file(&log);
     let lease = json!({ "metadata": { "name": "seen" }, "spec": { "holderIdentity": "culprit" } });
     let lease: Lease = serde_json::from_value(lease).expect("a Lease");
     namespace.api::<Lease>().create(&PostParams::default(), &lease).await.expect("created");
-    panic!("as it should");
+    anyhow::bail!("as it should")
 }
 
 #[tokio::test]
-async fn a_panicking_test_prints_its_namespace_and_logs() -> Result<()> {
+async fn a_failing_test_prints_its_namespace_and_logs() -> Result<()> {
     let output = tokio::process::Command::new(env::current_exe()?)
-        .args(["--ignored", "--exact", "--nocapture", "panic_with_a_guard"])
+        .args(["--ignored", "--exact", "fail_with_a_guard"])
         .env("LEASEHOLD_TEST_KUBECONFIG", Cluster::shared().await?.kubeconfig_path())
         .stdin(Stdio::null())
         .output()
         .await?;
     assert!(!output.status.success());
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("holderIdentity: culprit"), "{text}");
     assert!(text.contains("the last words"), "{text}");
     Ok(())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::rbac::v1::PolicyRule;
-use leasehold_testkit::{Cluster, DumpOnPanic, Namespace, Process, Program, bin, eventually};
+use leasehold_testkit::{Cluster, DumpOnFailure, Namespace, Process, Program, bin, eventually};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -27,7 +27,7 @@ pub(crate) const UNTIL_EOF: &str = "echo ready; exec cat";
 pub(crate) struct Scene {
     pub(crate) namespace: Namespace,
     pub(crate) folder: TempDir,
-    _dump: DumpOnPanic,
+    _dump: DumpOnFailure,
 }
 
 pub(crate) fn leases(verbs: &[&str]) -> Vec<PolicyRule> {
@@ -50,7 +50,7 @@ impl Scene {
         let account = namespace.service_account("worker", leases(verbs)).await?;
         let folder = tempfile::tempdir()?;
         account.write_kubeconfig(&folder.path().join("kubeconfig"))?;
-        let dump = DumpOnPanic::new(&namespace);
+        let dump = DumpOnFailure::new(&namespace);
         Ok(Self { namespace, folder, _dump: dump })
     }
 

@@ -6,15 +6,15 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use leasehold::protocol::Record;
 use leasehold::{Client, Lock};
-use leasehold_testkit::{Cluster, DumpOnPanic, Namespace, Process, Program, bin};
+use leasehold_testkit::{Cluster, DumpOnFailure, Namespace, Process, Program, bin};
 
 /// Long enough for a machine with better things to do.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A namespace of a test's own, with a dump of it if the test fails.
-pub(crate) async fn namespace(prefix: &str) -> Result<(Namespace, DumpOnPanic)> {
+pub(crate) async fn namespace(prefix: &str) -> Result<(Namespace, DumpOnFailure)> {
     let namespace = Cluster::shared().await?.namespace(prefix).await?;
-    let dump = DumpOnPanic::new(&namespace);
+    let dump = DumpOnFailure::new(&namespace);
     Ok((namespace, dump))
 }
 

@@ -14,7 +14,7 @@ use leasehold::protocol::write::Term;
 use leasehold::protocol::{HolderId, Record, SessionId, Write, write};
 use leasehold::{Failure, KubeStore, Store as _, clock};
 use leasehold_operator::crd::{DistributedLock, DistributedLockStatus};
-use leasehold_testkit::{Cluster, DumpOnPanic, Namespace, Process, Program, bin, eventually};
+use leasehold_testkit::{Cluster, DumpOnFailure, Namespace, Process, Program, bin, eventually};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -32,7 +32,7 @@ pub(crate) struct Scene {
     pub(crate) namespace: Namespace,
     pub(crate) operator: Operator,
     store: KubeStore,
-    _dump: DumpOnPanic,
+    _dump: DumpOnFailure,
 }
 
 /// A running operator.
@@ -72,7 +72,7 @@ impl Scene {
 
     fn with(namespace: Namespace, operator: Operator) -> Result<Self> {
         let store = KubeStore::new(namespace.config(), namespace.name())?;
-        let dump = DumpOnPanic::new(&namespace).log_file(&operator.log);
+        let dump = DumpOnFailure::new(&namespace).log_file(&operator.log);
         Ok(Self { namespace, operator, store, _dump: dump })
     }
 
