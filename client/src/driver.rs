@@ -139,17 +139,16 @@ impl Driver {
     /// Lets the protocol decide, and does what it says. Returns when to come back if nothing happens.
     fn step(&mut self) -> Option<Moment> {
         let mut wake = None;
-        if self.in_flight.is_none() {
-            match self.contender.poll(clock::now()) {
-                Next::Wait(at) => wake = at,
-                Next::Read => self.in_flight = Some(self.send(None)),
-                Next::Check if self.may_check() => self.in_flight = Some(self.send(None)),
-                Next::Check => {
-                    self.contender.answer(Answer::Skipped, clock::moment());
-                    wake = Some(clock::moment());
-                }
-                Next::Write(write) => self.in_flight = Some(self.send(Some(write))),
+        // Also while an answer is awaited: what a watch has shown need not wait for it.
+        match self.contender.poll(clock::now()) {
+            Next::Wait(at) => wake = at,
+            Next::Read => self.in_flight = Some(self.send(None)),
+            Next::Check if self.may_check() => self.in_flight = Some(self.send(None)),
+            Next::Check => {
+                self.contender.answer(Answer::Skipped, clock::moment());
+                wake = Some(clock::moment());
             }
+            Next::Write(write) => self.in_flight = Some(self.send(Some(write))),
         }
         while let Some(notice) = self.contender.next_notice() {
             self.tell(notice);
