@@ -17,6 +17,11 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     runtime.expect("a thread and its timer can be made")
 });
 
+/// Connections are made in a runtime's context. Code without one borrows this one.
+pub(crate) fn context() -> Option<tokio::runtime::EnterGuard<'static>> {
+    tokio::runtime::Handle::try_current().is_err().then(|| RUNTIME.enter())
+}
+
 fn wait<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.block_on(work)
 }

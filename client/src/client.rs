@@ -269,6 +269,7 @@ impl ClientBuilder {
         let (store, namespace) = match (self.store, self.config) {
             (Some(store), _) => (store, self.namespace.unwrap_or_else(|| "default".to_owned())),
             (None, Some(config)) => {
+                let _context = crate::blocking::context();
                 let namespace = self.namespace.unwrap_or_else(|| config.default_namespace.clone());
                 (Arc::new(KubeStore::new(config, &namespace)?) as Arc<dyn Store>, namespace)
             }

@@ -76,6 +76,7 @@ struct Engaged {
 struct Watch {
     session: SessionId,
     sights: BoxStream<'static, Result<Sight, Failure>>,
+    begun: Moment,
     used: Moment,
 }
 
@@ -390,13 +391,14 @@ impl Driver {
         }
         if let (Some(from), Some(session), None) = (wanted, session, &self.watch) {
             if now < self.watch_retry_at {
+                self.contender.set_watched(false);
                 return Some(self.watch_retry_at);
             }
             let label = format!("{HOLDER}{session}");
             let from = (!self.watch_anew).then_some(from);
             self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
             let sights = self.shared.store.watch(&self.name, Some(&label), from);
-            self.watch = Some(Watch { session: session.clone(), sights, used: now });
+            self.watch = Some(Watch { session: session.clone(), sights, begun: now, used: now });
         }
         if self.recheck_at.is_some_and(|at| now >= at) {
             (self.recheck_at, self.watch_anew) = (None, false);
@@ -409,31 +411,40 @@ impl Driver {
 
     fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {
         match sight {
-            Some(Ok(sight)) => {
-                self.watch_failures = 0;
-                match sight {
-                    Sight::Shows(lease) => match Record::parse(*lease) {
-                        Ok(record) => {
-                            self.watch_anew = false;
-                            self.contender.saw(record, clock::moment());
-                        }
-                        Err(malformed) => info!(name = self.name, %malformed, "an event was passed over"),
-                    },
-                    Sight::Hides(version) => self.contender.went_out_of_sight(version),
-                    Sight::Reached(_) => {}
+            Some(Ok(Sight::Shows(lease))) => match Record::parse(*lease) {
+                Ok(record) => {
+                    self.watch_anew = false;
+                    self.contender.saw(record, clock::moment());
                 }
-            }
+                Err(malformed) => info!(name = self.name, %malformed, "an event was passed over"),
+            },
+            Some(Ok(Sight::Hides(version))) => self.contender.went_out_of_sight(version),
+            Some(Ok(Sight::Reached(_))) => {}
             end => {
                 // It ended, or failed. The next one begins with what there is then, so that a version that is too old
                 // by now does not matter; what is not shown to this session is read.
                 debug!(name = self.name, ?end, "the watch ended");
-                self.watch = None;
+                let lived = self.watch.take().map_or(Duration::ZERO, |watch| clock::moment().since(watch.begun));
+                if lived > LINGER {
+                    self.watch_failures = 0;
+                }
                 self.watch_anew = true;
                 let pause = Duration::from_millis(50) * (1 << self.watch_failures.min(8));
                 self.watch_retry_at = clock::moment() + pause.min(renew_interval(self.shared.session_duration));
                 self.watch_failures += 1;
                 self.contender.doubt();
             }
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// A driver that ends in the middle of something, with its runtime for example, takes with it what it drove: nobody
+    /// else would release it, and the next driver of this lock would take it for a leftover.
+    fn drop(&mut self) {
+        if let Some(engaged) = &self.engaged {
+            engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Expired));
+            engaged.session.as_ref().inspect(|session| session.validity().lose(LossReason::Expired));
         }
     }
 }

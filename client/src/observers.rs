@@ -19,6 +19,23 @@ use crate::store::{Failure, Sight, Store, within};
 /// By then nothing of its process can come true, and whoever waits for a lock that names it has seen it ended.
 const SWEEP_AFTER: Duration = Duration::from_secs(600);
 
+/// An observer that ends by itself remembers what it saw. One that ends with its runtime leaves nothing behind that looks
+/// like an observer.
+struct Gone {
+    observers: Arc<Observers>,
+    session: SessionId,
+    verdict: watch::Sender<Verdict>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let mut watched = self.observers.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(watched.get(&self.session), Some(Entry::Watched(verdict)) if verdict.same_channel(&self.verdict)) {
+            watched.remove(&self.session);
+        }
+    }
+}
+
 /// All the sessions that a client has an eye on.
 #[derive(Debug)]
 pub(crate) struct Observers {
@@ -69,6 +86,7 @@ impl Observers {
     }
 
     async fn run(self: Arc<Self>, session: SessionId, mut observer: Observer, verdict: watch::Sender<Verdict>) {
+        let _gone = Gone { observers: self.clone(), session: session.clone(), verdict: verdict.clone() };
         let name = session.lease_name();
         let mut sights = None;
         let mut failed_watches = 0_u32;

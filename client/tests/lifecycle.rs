@@ -118,6 +118,23 @@ fn a_client_outlives_the_runtime_it_was_first_used_on() {
     outcome.recv_timeout(LONG * 2).expect("an acquisition hangs").expect("a lock that nobody holds was not acquired");
 }
 
+/// A hold whose driver has gone with its runtime cannot be released by anybody, nor watched. It is not to be believed in.
+#[test]
+fn a_guard_does_not_outlive_the_runtime_that_drives_its_lock() {
+    let store = MemoryStore::new();
+    let client = client(&store);
+    let other = client.lock("b").build().unwrap();
+    // The session lives on the crate's own runtime, by this one.
+    let kept = client.lock("a").build().unwrap().blocking_acquire(None).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let guard = runtime.block_on(other.acquire()).unwrap();
+    guard.check().unwrap();
+    drop(runtime);
+    let next = other.blocking_acquire(Some(LONG));
+    assert!(guard.check().is_err(), "two guards at once: {next:?}");
+    drop((kept, next));
+}
+
 /// The lock's holder is dead, and so are all these waiters, each by a session of its own.
 async fn acquire_behind(dead: usize) -> Result<u64, AcquireError> {
     let store = MemoryStore::new();

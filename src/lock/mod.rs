@@ -174,11 +174,23 @@ async fn steps(cr: Arc<DistributedLock>, context: &Context) -> Result<Option<Dur
     if !actions.is_empty() {
         tracing::debug!(%place, count = actions.len(), "there is something to do");
     }
+    // What was seen of the resource may be old: no Lease is given to an owner that is going, since it would go with it.
+    let gives = |action: &decide::Action| matches!(action, decide::Action::Create(_) | decide::Action::Align(_));
+    if actions.iter().any(gives) && !stays(&seen.cr, context).await? {
+        return Ok(None);
+    }
     let applied = apply::apply(seen, actions, context).await?;
     let pause = publish::publish(&place, &applied, context).await?;
     context.succeeded(&place);
     let blocked = matches!(applied.outcome(), apply::Outcome::Blocked(_)).then_some(BLOCKED);
     Ok(pause.or(blocked))
+}
+
+/// Whether the resource is still there, and is not being deleted. If not, its own events tell what comes next.
+async fn stays(cr: &DistributedLock, context: &Context) -> Result<bool, Error> {
+    let api = kube::Api::<DistributedLock>::namespaced(context.client.clone(), &cr.namespace().unwrap_or_default());
+    let now = limited(api.get_opt(&cr.name_any())).await?;
+    Ok(now.is_some_and(|now| now.metadata.uid == cr.metadata.uid && now.metadata.deletion_timestamp.is_none()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the controller wants it so")]

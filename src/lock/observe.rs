@@ -34,7 +34,9 @@ pub(super) async fn observe(cr: Arc<DistributedLock>, context: &Context) -> Resu
         warden.follow(place);
         (warden.version(place), warden.record(place))
     });
-    if record.is_some() {
+    // What is being deleted is looked at once more: a Lease that is ours by now, though the watch has not shown it yet,
+    // would go with its owner.
+    if record.is_some() && seen.cr.metadata.deletion_timestamp.is_none() {
         seen.record = record;
         return Ok(seen);
     }

@@ -33,6 +33,7 @@ pub struct Wish {
 
 /// One client's part in one lock.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Contender {
     name: String,
     session_duration: Duration,
@@ -51,8 +52,10 @@ pub struct Contender {
     keep_lease: bool,
     /// Since when holder and head of the queue are the same.
     front: Option<(Tenancy, Option<HolderId>, Moment)>,
-    /// They have been for so long that whoever is nearer must be dead as well.
+    /// They have been for so long that also who is far back sees to whether the holder lives.
     stuck: bool,
+    /// The lock is free, or its holder has ended.
+    vacant: bool,
     last_failure: String,
     retry_at: Moment,
     /// When the lock is to be read again though nothing happened.
@@ -137,6 +140,9 @@ struct InFlight {
     /// It starts or renews a hold that lives by its own record, for so long.
     renews: Option<Duration>,
     is_read: bool,
+    is_removal: bool,
+    /// It was sent to give up the acquisition.
+    leaving: bool,
     floor: Version,
 }
 
@@ -272,6 +278,7 @@ impl Contender {
             keep_lease: false,
             front: None,
             stuck: false,
+            vacant: false,
             last_failure: String::new(),
             retry_at: Moment::default(),
             read_at: Moment::default(),
@@ -414,14 +421,18 @@ impl Contender {
             Known::Unknown => return None,
         };
         let position = record.position(&turn.id).unwrap_or(record.waiters.len());
-        let near = position < NEAR || self.stuck;
-        if !near || (turn.wish.queue && matches!(self.phase, Phase::Seeking(_))) {
+        let joining = turn.wish.queue && matches!(self.phase, Phase::Seeking(_));
+        let near = position < NEAR;
+        if joining || !(near || self.stuck) {
             return Some(sessions);
         }
         if let Some(Liveness::Session(session)) = record.holder.as_ref().map(|holder| &holder.liveness) {
             sessions.insert(session.clone());
         }
-        sessions.extend(record.waiters[..position].iter().map(|waiter| waiter.id.session.clone()));
+        // Who is far back looks at those ahead only when the lock waits for one of them. Who does not queue, never.
+        if turn.wish.queue && (near || self.vacant) {
+            sessions.extend(record.waiters[..position].iter().map(|waiter| waiter.id.session.clone()));
+        }
         sessions.remove(&turn.id.session);
         Some(sessions)
     }
@@ -474,6 +485,8 @@ impl Contender {
             claim: self.turn().map(|turn| turn.id.clone()),
             renews,
             is_read,
+            is_removal: matches!(next, Next::Write(Write::Delete { .. })),
+            leaving: matches!(self.phase, Phase::Leaving(_)),
             floor: self.floor,
         });
         next

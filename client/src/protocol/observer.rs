@@ -66,7 +66,9 @@ impl Observer {
     pub fn saw(&mut self, record: SessionRecord, now: Moment) {
         let older = match &self.seen {
             Seen::Present { record: known, .. } => record.version <= known.version,
-            Seen::Ended { .. } => true,
+            // Ended is for good; but the tombstone to be swept is the last one.
+            Seen::Ended { record: Some(known), .. } => !record.ended || record.version <= known.version,
+            Seen::Ended { record: None, .. } => !record.ended,
             Seen::Nothing | Seen::Absent { .. } => false,
         };
         if older {

@@ -117,14 +117,19 @@ impl Contender {
     /// Whether `id` can take the lock now, and who is passed over: the lock is free or its holder dead, and so are all
     /// who are ahead.
     pub(super) fn takeable<'a>(&self, record: &'a Record, id: &HolderId, now: Moment) -> Option<Vec<&'a Waiter>> {
-        let free = match record.holder.as_ref().map(|holder| &holder.liveness) {
-            None => true,
-            Some(Liveness::Session(session)) => self.has_ended(session),
-            Some(Liveness::Own(_)) => self.own_expiry().is_some_and(|expiry| now >= expiry),
-        };
+        let free = self.is_vacant(record, now);
         let ahead = record.waiters.iter().take_while(|waiter| waiter.id != *id);
         let passed_over: Vec<_> = ahead.collect();
         (free && passed_over.iter().all(|waiter| self.has_ended(&waiter.id.session))).then_some(passed_over)
+    }
+
+    /// Whether the lock is free, or its holder dead.
+    pub(super) fn is_vacant(&self, record: &Record, now: Moment) -> bool {
+        match record.holder.as_ref().map(|holder| &holder.liveness) {
+            None => true,
+            Some(Liveness::Session(session)) => self.has_ended(session),
+            Some(Liveness::Own(_)) => self.own_expiry().is_some_and(|expiry| now >= expiry),
+        }
     }
 
     /// When the holder expires, if it lives by its own record and does not renew it.

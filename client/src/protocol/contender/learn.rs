@@ -16,7 +16,7 @@ impl Contender {
                 self.reached(&request);
                 if !request.is_read {
                     self.refusals = 0;
-                    self.may_have_left();
+                    self.may_have_left(&request);
                 } else if record.version < request.floor && self.floor == request.floor {
                     // A consistent read shows less than was seen before it began: the API server's history was
                     // set back, by a restored backup. What is there now is what counts.
@@ -32,7 +32,7 @@ impl Contender {
                 self.reached(&request);
                 if matches!(answer, Answer::Removed) {
                     self.refusals = 0;
-                    self.may_have_left();
+                    self.may_have_left(&request);
                 }
                 self.settle_ghosts(None, request.sent);
                 // What a watch showed meanwhile may be the newer news.
@@ -50,7 +50,7 @@ impl Contender {
             Answer::Unclear(why) => {
                 if !request.is_read {
                     self.known = Known::Unknown;
-                    self.may_have_left();
+                    self.may_have_left(&request);
                     if let Some(id) = request.claim {
                         self.ghosts.push(Ghost { id, until: now + LATEST_COMMIT });
                     }
@@ -58,13 +58,13 @@ impl Contender {
                 self.failed(why, now);
             }
             Answer::Throttled(why) => self.failed(why, now),
+            // The lock can be freed all the same.
+            Answer::Denied(_, why) if request.is_removal => {
+                self.keep_lease = true;
+                self.failed(why, now);
+            }
             Answer::Denied(denial, why) => match &self.phase {
-                Phase::Seeking(_) => self.refuse(Refusal::Denied(denial, why)),
-                Phase::Leaving(_) => {
-                    // If it was the removal that is not allowed, the lock can be freed all the same.
-                    self.keep_lease = true;
-                    self.failed(why, now);
-                }
+                Phase::Seeking(turn) if request.sent >= turn.started => self.refuse(Refusal::Denied(denial, why)),
                 _ => self.failed(why, now),
             },
             Answer::Skipped => self.look_again(now),
@@ -72,8 +72,8 @@ impl Contender {
     }
 
     /// A write of this client's may have ended what it is leaving.
-    fn may_have_left(&mut self) {
-        if let Phase::Leaving(exit) = &mut self.phase {
+    fn may_have_left(&mut self, request: &InFlight) {
+        if let (Phase::Leaving(exit), true) = (&mut self.phase, request.leaving) {
             exit.ours = true;
         }
     }
@@ -187,6 +187,9 @@ impl Contender {
     /// Moves to the phase that what is known, and the time, say.
     pub(super) fn advance(&mut self, now: Moment) {
         self.stuck = self.is_stuck(now);
+        if let Known::Present(record) = &self.known {
+            self.vacant = self.is_vacant(record, now);
+        }
         match self.phase.clone() {
             Phase::Idle => {}
             Phase::Seeking(turn) => self.advance_seeking(turn, now),
@@ -208,8 +211,8 @@ impl Contender {
         }
     }
 
-    /// Whether so little has happened for so long that this client, far back in the queue, must see to those ahead
-    /// itself: the further back, the longer, so that not all begin at once.
+    /// Whether so little has happened for so long that this client, far back in the queue, sees itself to whether the
+    /// holder lives: the further back, the longer, so that not all begin at once.
     fn is_stuck(&self, now: Moment) -> bool {
         let (Some(turn), Known::Present(record)) = (self.turn(), &self.known) else { return self.stuck };
         let places = u32::try_from(record.position(&turn.id).unwrap_or(0) / NEAR).unwrap_or(u32::MAX);
