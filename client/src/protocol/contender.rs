@@ -46,7 +46,7 @@ pub struct Contender {
     ghosts: Vec<Ghost>,
     in_flight: Option<InFlight>,
     failures: u32,
-    /// Writes refused one after the other. Reads in between do not count.
+    /// Writes refused one after the other in one phase. Reads in between do not count.
     refusals: u32,
     /// The Lease cannot be removed: it is freed instead.
     keep_lease: bool,
@@ -309,6 +309,7 @@ impl Contender {
             Phase::Holding(hold) => Exit { id: hold.id.clone(), lost: hold.lost, ours: false },
         };
         self.phase = Phase::Leaving(exit);
+        self.refusals = 0;
     }
 
     /// Renew a hold that lives by its own record now, whether it is due or not.

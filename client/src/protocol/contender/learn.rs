@@ -173,6 +173,7 @@ impl Contender {
         let token = record.holder.as_ref().and_then(|holder| holder.token).unwrap_or(record.version.0);
         let id = turn.id.clone();
         let tenancy = record.tenancy();
+        self.refusals = 0;
         self.notices.push_back(Notice::Acquired { id, token, deadline: own.map(|own| own.deadline) });
         self.phase = Phase::Holding(Hold { id: turn.id, wish: turn.wish, tenancy, own, lost: false });
     }
