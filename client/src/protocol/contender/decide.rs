@@ -34,6 +34,8 @@ impl Contender {
 
     fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Step {
         Step::Plain(match self.takeable(record, &turn.id, now.moment) {
+            // Whoever has been outrun once makes sure of a place: a join cannot be outrun.
+            Some(_) if turn.wish.queue && self.refusals > 0 => Next::Write(write::join(record, &turn.id)),
             Some(passed_over) => {
                 return Step::Renewing(write::acquire(record, &turn.id, &passed_over, self.term(), now.stamp));
             }
