@@ -1,6 +1,6 @@
 //! A client: one namespace's locks, by one session.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(crate) struct Inner {
 #[derive(Debug, Default)]
 struct Slots {
     shut_down: bool,
-    by_name: HashMap<String, Arc<Slot>>,
+    by_name: BTreeMap<String, Arc<Slot>>,
 }
 
 impl Client {
@@ -140,7 +140,7 @@ impl Inner {
         slots.by_name.insert(name.to_owned(), slot.clone());
         let driver = Driver::new(name.to_owned(), self.shared.clone());
         let (inner, name) = (self.clone(), name.to_owned());
-        tokio::spawn(driver.run(receiver, move || inner.drop_slot(&name)));
+        crate::task::spawn(driver.run(receiver, move || inner.drop_slot(&name)));
         Some(slot)
     }
 

@@ -7,16 +7,26 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::protocol::{Moment, Now};
+#[cfg(feature = "testing")]
+use crate::testing::Process;
 
 /// What time it is: by the clock that counts through suspend, and by the wall clock.
 #[must_use]
 pub fn now() -> Now {
+    #[cfg(feature = "testing")]
+    if let Some(process) = Process::current() {
+        return process.now();
+    }
     Now { moment: moment(), stamp: Timestamp::now() }
 }
 
 /// What time it is, by the clock that counts through suspend (`CLOCK_BOOTTIME` on Linux).
 #[must_use]
 pub fn moment() -> Moment {
+    #[cfg(feature = "testing")]
+    if let Some(process) = Process::current() {
+        return process.now().moment;
+    }
     #[cfg(target_os = "linux")]
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
     // Elsewhere the monotonic clock is the one that comes nearest (on macOS it counts through sleep).
@@ -29,7 +39,14 @@ pub fn moment() -> Moment {
 
 /// Sleeps until about then. After a suspend it may sleep that much longer: for work that can wait.
 pub async fn sleep_until(then: Moment) {
-    tokio::time::sleep(then.since(moment())).await;
+    sleep(then.since(moment())).await;
+}
+
+/// Sleeps for so long.
+pub(crate) async fn sleep(time: Duration) {
+    #[cfg(feature = "testing")]
+    let time = Process::current().map_or(time, |process| process.by_the_runtime(time));
+    tokio::time::sleep(time).await;
 }
 
 /// Sleeps until then, and not longer if the machine was suspended in between: for deadlines.
@@ -37,6 +54,10 @@ pub async fn sleep_until_deadline(then: Moment) {
     if then <= moment() {
         // Whoever asks again and again must not keep everybody else from running.
         return tokio::task::yield_now().await;
+    }
+    #[cfg(feature = "testing")]
+    if Process::current().is_some() {
+        return sleep_until(then).await;
     }
     #[cfg(target_os = "linux")]
     if boot_timer(then).await.is_ok() {

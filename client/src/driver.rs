@@ -82,7 +82,7 @@ struct Watch {
 
 impl Driver {
     pub(crate) fn new(name: String, shared: Arc<Shared>) -> Self {
-        let contender = Contender::new(name.clone(), shared.session_duration, shared.grace, rand::random());
+        let contender = Contender::new(name.clone(), shared.session_duration, shared.grace, crate::task::random());
         Self {
             name,
             shared,

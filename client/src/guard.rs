@@ -98,7 +98,7 @@ impl LockGuard {
             biased;
             Ok(()) = renewed => {}
             () = lost.cancelled() => {}
-            () = tokio::time::sleep(limit) => {
+            () = crate::clock::sleep(limit) => {
                 self.check()?;
                 return Err(ExtendError::Unavailable { name: self.lock.name.to_string() });
             }

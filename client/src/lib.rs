@@ -65,6 +65,9 @@ mod session;
 mod slot;
 mod status;
 mod store;
+mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod validity;
 
 pub use client::{Client, ClientBuilder};

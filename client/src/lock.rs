@@ -230,7 +230,7 @@ impl Lock {
                     Err(_) if self.client.inner().is_shut_down() => return Err(AcquireError::ShutDown),
                     // It queues up again, by a new session.
                     Err(Refusal::SessionLost) => {
-                        tokio::time::sleep(pause).await;
+                        clock::sleep(pause).await;
                         pause = (pause * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
                     }
                     Err(refusal) => {

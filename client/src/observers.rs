@@ -81,7 +81,7 @@ impl Observers {
         );
         let (verdict, receiver) = watch::channel(observer.verdict());
         watched.insert(session.clone(), Entry::Watched(verdict.clone()));
-        tokio::spawn(self.clone().run(session.clone(), observer, verdict));
+        crate::task::spawn(self.clone().run(session.clone(), observer, verdict));
         receiver
     }
 
@@ -104,7 +104,7 @@ impl Observers {
                 continue;
             }
             if let Some(request) = observer.poll(clock::moment(), &self.host) {
-                tokio::time::sleep(pause).await;
+                clock::sleep(pause).await;
                 match self.carry_out(&session, &name, request, &mut observer).await {
                     Ok(version) => {
                         pause = Duration::ZERO;
@@ -123,6 +123,7 @@ impl Observers {
             }
             let wake = observer.wake_at();
             tokio::select! {
+                biased;
                 () = clock::sleep_until(wake.unwrap_or_default()), if wake.is_some() => {}
                 () = verdict.closed() => {}
                 sight = next(&mut sights) => match sight {
@@ -202,8 +203,8 @@ impl Observers {
     /// Removes a tombstone in a while, if this client is still there.
     fn sweep_later(self: &Arc<Self>, record: SessionRecord) {
         let observers = Arc::downgrade(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(SWEEP_AFTER).await;
+        crate::task::spawn(async move {
+            clock::sleep(SWEEP_AFTER).await;
             if let Some(observers) = observers.upgrade() {
                 let removal = crate::protocol::write::remove_session(&record);
                 let name = record.id.lease_name();

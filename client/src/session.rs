@@ -121,7 +121,7 @@ impl Sessions {
         let mut pause = Duration::from_millis(20);
         loop {
             // In a task of its own: whoever asks may go away while the answer is on its way.
-            let opening = tokio::spawn({
+            let opening = crate::task::spawn({
                 let sessions = self.clone();
                 async move { sessions.open().await }
             });
@@ -148,7 +148,7 @@ impl Sessions {
                 return Err(ApiError::Unavailable { message });
             }
             debug!(message, "no session could be opened yet");
-            tokio::time::sleep(pause).await;
+            clock::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
@@ -185,15 +185,15 @@ impl Sessions {
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
-        tokio::spawn(drive(self.clone(), session, live.clone()));
+        crate::task::spawn(drive(self.clone(), session, live.clone()));
         Ok(SessionUse(live))
     }
 
     /// Removes a session that was given up, once it can no longer come to be.
     fn remove_later(self: &Arc<Self>, id: SessionId) {
         let sessions = Arc::downgrade(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(LATEST_COMMIT).await;
+        crate::task::spawn(async move {
+            clock::sleep(LATEST_COMMIT).await;
             if let Some(sessions) = sessions.upgrade() {
                 let _ = sessions.remove(&id, false).await;
             }
@@ -278,6 +278,7 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
         };
         let wake = session.wake_at().unwrap_or(deadline);
         tokio::select! {
+            biased;
             answer = async { in_flight.as_mut().expect("polled only if there is one").await }, if in_flight.is_some() => {
                 in_flight = None;
                 let renewed = session.deadline();
@@ -303,6 +304,7 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
     // Whoever holds something by a lost session has been told. Its Lease stands until they have let go.
     while live.uses.load(Ordering::Acquire) > 0 && !live.closing.is_cancelled() {
         tokio::select! {
+            biased;
             () = live.nudge.notified() => {}
             () = live.closing.cancelled() => {}
         }
@@ -369,5 +371,6 @@ pub(crate) fn answer_all<T: Copy>(askers: &mut Vec<oneshot::Sender<T>>, answer: 
 
 fn random_name() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    (0..10).map(|_| char::from(LETTERS[usize::from(rand::random::<u8>()) % LETTERS.len()])).collect()
+    let random = crate::task::random();
+    (0..10).map(|place| char::from(LETTERS[(random >> (5 * place)) as usize % LETTERS.len()])).collect()
 }

@@ -6,6 +6,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::clock;
 use crate::error::{ApiError, ReadError};
 use crate::lock::Lock;
 use crate::protocol::{Liveness, Record, renew_interval};
@@ -133,7 +134,7 @@ impl Lock {
             let shared = &self.client.inner().shared;
             // After a failure the version may be too old to begin with.
             let mut sights = shared.store.watch(&self.name, None, (failures == 0).then_some(held.version));
-            let again = tokio::time::sleep(renew_interval(shared.session_duration));
+            let again = clock::sleep(renew_interval(shared.session_duration));
             tokio::pin!(again);
             record = loop {
                 tokio::select! {
@@ -145,7 +146,7 @@ impl Lock {
                         Some(Ok(Sight::Reached(_))) => {}
                         Some(Ok(Sight::Hides(_))) => break self.read().await.unwrap_or(Some(held)),
                         Some(Err(_)) | None => {
-                            tokio::time::sleep(Duration::from_millis(100) * (1 << failures.min(6))).await;
+                            clock::sleep(Duration::from_millis(100) * (1 << failures.min(6))).await;
                             failures += 1;
                             break self.read().await.unwrap_or(Some(held));
                         }

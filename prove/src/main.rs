@@ -1,0 +1,37 @@
+//! Runs the layers of the proof, and prints what they found.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use leasehold_prove::{interop, model, report::Report, simulation, torture};
+
+/// Proves that the guarantees of Leasehold hold, as far as that can be done.
+#[derive(Debug, Parser)]
+struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Search the protocol's states, all of them within bounds.
+    Model(model::Options),
+    /// Run clients and operator on simulated clocks, with a seed.
+    Simulate(simulation::Options),
+    /// Run processes on a real API server, and let real faults befall them.
+    Torture(torture::Options),
+    /// Let client-go's leader election contend with ours.
+    Interop(interop::Options),
+}
+
+fn main() -> Result<ExitCode> {
+    let report: Report = match Options::parse().what {
+        What::Model(options) => model::run(&options)?,
+        What::Simulate(options) => simulation::run(&options)?,
+        What::Torture(options) => torture::run(&options)?,
+        What::Interop(options) => interop::run(&options)?,
+    };
+    println!("{report}");
+    Ok(if report.violations().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
