@@ -20,6 +20,9 @@ const SERVED: Duration = Duration::from_secs(300);
 /// Long enough for a tombstone to be swept: two minutes, after all that is named by it has gone.
 const SWEPT: Duration = Duration::from_secs(400);
 
+/// Long enough for the last request that is still on its way.
+const LATE: Duration = Duration::from_secs(100);
+
 /// Heals everything and looks whether all comes to its good end.
 pub(super) async fn run(world: &Arc<World>) {
     nemesis::heal(world, 1_000);
@@ -66,7 +69,8 @@ async fn no_waiter_entry_outlives_its_waiter(world: &Arc<World>) {
         }
         return;
     }
-    // Without an operator the next one who comes does.
+    // Without an operator the next one who comes does, once nothing can come true any more.
+    sleep(LATE).await;
     let plan = ClientPlan { session: Duration::from_secs(10), grace: Duration::ZERO, tasks: 0 };
     let author = Author::Process("last".to_owned());
     let link = Link::new(world.server.clone(), author, super::dice::Dice::new(world.plan.seed, 7));
