@@ -8,13 +8,14 @@ use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::{Version, Write};
+use leasehold::testing::Event;
 use leasehold::{Failure, Sight, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use super::dice::Dice;
 use super::rules::Author;
-use super::server::{News, Server};
+use super::server::Server;
 
 /// A request may be carried out so long after it was sent, whatever the sender heard. The protocol reckons with 90 s.
 const LATEST: u64 = 85_000;
@@ -212,13 +213,13 @@ impl Link {
     /// All Leases, and every change of one, in order and late. It ends when the connection breaks.
     pub(super) async fn list_and_watch(
         self: &Arc<Self>,
-    ) -> Result<(Vec<Lease>, mpsc::UnboundedReceiver<News>), Failure> {
+    ) -> Result<(Vec<Lease>, mpsc::UnboundedReceiver<Event>), Failure> {
         let (list, mut news) = self.send(false, Server::list_and_watch).await?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let link = self.clone();
         tokio::spawn(async move {
             let mut broken = Broken::of(&link);
-            while let Some(next) = broken.before(news.recv()).await.flatten() {
+            while let Some(next) = broken.before(news.next()).await.flatten() {
                 if broken.before(link.pass()).await.is_none() || sender.send(next).is_err() {
                     return;
                 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::testing::Event;
 use leasehold::{Failure, Store as _, clock};
 use leasehold_operator::warden::{Place, Task, Warden, What};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::network::{Link, Remote};
-use super::server::{NAMESPACE, News};
 
 /// It goes round at least this often.
 const BEAT: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ const AT_ONCE: usize = 32;
 pub(super) async fn run(link: Arc<Link>) {
     let store = Remote(link.clone());
     let mut warden = Warden::new("operator");
-    let mut news: Option<mpsc::UnboundedReceiver<News>> = None;
+    let mut news: Option<mpsc::UnboundedReceiver<Event>> = None;
     let (answers, mut answered) = mpsc::unbounded_channel();
     let mut on_their_way = 0;
     loop {
@@ -59,16 +59,23 @@ pub(super) async fn run(link: Arc<Link>) {
                 warden.answer(&task, answer, clock::moment());
             }
             next = next(&mut news) => match next {
-                Some((_, Some(lease))) => warden.saw(lease, clock::moment()),
-                Some((name, None)) => warden.out_of_sight(&Place::new(NAMESPACE, &name), clock::moment()),
-                None => news = None,
+                Some(Event::Added(lease) | Event::Modified(lease)) => {
+                    warden.saw(Arc::unwrap_or_clone(lease), clock::moment());
+                }
+                Some(Event::Deleted(lease)) => {
+                    if let Some(place) = place_of(&lease) {
+                        warden.out_of_sight(&place, clock::moment());
+                    }
+                }
+                Some(Event::Bookmark { .. }) => {}
+                Some(Event::Error(_)) | None => news = None,
             },
             () = sleep(wake.max(Duration::from_millis(1))) => {}
         }
     }
 }
 
-async fn next(news: &mut Option<mpsc::UnboundedReceiver<News>>) -> Option<News> {
+async fn next(news: &mut Option<mpsc::UnboundedReceiver<Event>>) -> Option<Event> {
     match news {
         Some(news) => news.recv().await,
         None => std::future::pending().await,

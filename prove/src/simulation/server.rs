@@ -1,94 +1,84 @@
 //! The API server of the simulation: carries requests out, one by one, and has each change judged by the rules.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::{KIND, SESSION_PREFIX, SessionRecord};
 use leasehold::protocol::{Record, SessionId, Version, Write};
+use leasehold::testing::{ApiServer, Watch};
 use leasehold::{Failure, MemoryStore, Sight, Store as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::log::Log;
 use super::rules::{self, Author, Change};
 
 pub(super) const NAMESPACE: &str = "simulated";
 
-/// What has changed: the name, and what it is now.
-pub(super) type News = (String, Option<Lease>);
-
 /// The API server, the one there is.
 #[derive(Debug)]
 pub(super) struct Server {
     store: MemoryStore,
     log: Arc<Log>,
-    state: Mutex<State>,
-    /// How often it was restarted. Watches end when it is.
-    restarts: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    leases: BTreeMap<String, Lease>,
-    /// Who is told of everything.
-    feeds: Vec<mpsc::UnboundedSender<News>>,
     /// It is being restarted: nothing is carried out.
-    down: bool,
-    /// What happened before is forgotten.
-    horizon: Version,
-    writes: u64,
+    down: AtomicBool,
+    /// How many writes have changed something.
+    writes: AtomicU64,
+    /// How often it was restarted. Connections break when it is.
+    restarts: watch::Sender<u64>,
+    /// One write at a time is carried out and judged.
+    judging: Mutex<()>,
 }
 
 impl Server {
     pub(super) fn new(log: Arc<Log>) -> Arc<Self> {
-        Arc::new(Self { store: MemoryStore::new(), log, state: Mutex::default(), restarts: watch::Sender::new(0) })
+        Arc::new(Self {
+            store: ApiServer::new().store(NAMESPACE),
+            log,
+            down: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
+            restarts: watch::Sender::new(0),
+            judging: Mutex::default(),
+        })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn up(&self) -> Result<(), Failure> {
+        if self.down.load(Ordering::SeqCst) { Err(down()) } else { Ok(()) }
     }
 
     pub(super) fn read(&self, name: &str) -> Result<Lease, Failure> {
-        if self.state().down {
-            return Err(down());
-        }
-        let lease = self.store.read(name).now_or_never().unwrap_or_else(|| Err(down()))?;
-        Ok(named(name, lease))
+        self.up()?;
+        self.store.read(name).now_or_never().unwrap_or_else(|| Err(down()))
     }
 
     /// Carries a write out, or refuses it.
     pub(super) fn write(&self, author: &Author, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
-        if self.state().down {
-            return Err(down());
-        }
-        let before = self.state().leases.get(name).cloned();
+        self.up()?;
+        let _one = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_lock = !name.starts_with(SESSION_PREFIX);
+        let before = if is_lock { self.read(name).ok() } else { None };
+        let version = self.store.server().version();
         let answer = self.store.write(name, write).now_or_never().unwrap_or_else(|| Err(down()));
         self.log.tell(|| format!("{author} {}: {}", rules::tell(name, write), outcome(&answer)));
-        let after = answer?.map(|lease| named(name, lease));
-        let version = |lease: &Option<Lease>| lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
-        if after.is_some() && version(&before) == version(&after) {
+        let after = answer?;
+        if self.store.server().version() == version {
             return Ok(after); // nothing has changed
         }
-        let mut state = self.state();
-        state.writes += 1;
-        match &after {
-            Some(after) => drop(state.leases.insert(name.to_owned(), after.clone())),
-            None => drop(state.leases.remove(name)),
-        }
-        if !name.starts_with(SESSION_PREFIX) {
-            let parse = |lease: &Option<Lease>| lease.clone().and_then(|lease| Record::parse(lease).ok());
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        if is_lock {
+            let parse = |lease: Option<Lease>| lease.and_then(|lease| Record::parse(lease).ok());
             let alive = |session: &SessionId| {
-                let lease = state.leases.get(&session.lease_name()).cloned();
+                let lease = self.read(&session.lease_name()).ok();
                 lease.and_then(|lease| SessionRecord::parse(lease).ok()).is_some_and(|record| !record.ended)
             };
-            let change = Change { before: parse(&before), after: parse(&after), author, alive: &alive };
+            let change = Change { before: parse(before), after: parse(after.clone()), author, alive: &alive };
             if let Err(broken) = change.judge() {
                 self.log.violation(format!("{broken}: {author} wrote to {name}"));
             }
         }
-        state.feeds.retain(|feed| feed.send((name.to_owned(), after.clone())).is_ok());
         Ok(after)
     }
 
@@ -98,46 +88,31 @@ impl Server {
         label: Option<&str>,
         from: Option<Version>,
     ) -> Result<BoxStream<'static, Result<Sight, Failure>>, Failure> {
-        let state = self.state();
-        if state.down {
-            return Err(down());
-        }
-        if from.is_some_and(|from| from < state.horizon) {
-            return Err(Failure::Unclear("410: too old resource version".to_owned()));
-        }
-        drop(state);
+        self.up()?;
         Ok(self.store.watch(name, label, from))
     }
 
-    /// All Leases of Leasehold's, and every change from here on.
-    pub(super) fn list_and_watch(&self) -> Result<(Vec<Lease>, mpsc::UnboundedReceiver<News>), Failure> {
-        let mut state = self.state();
-        if state.down {
-            return Err(down());
-        }
-        let (sender, receiver) = mpsc::unbounded_channel();
-        state.feeds.push(sender);
-        let ours = |lease: &&Lease| lease.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(KIND));
-        Ok((state.leases.values().filter(ours).cloned().collect(), receiver))
+    /// All Leases of Leasehold's, and every change from there on.
+    pub(super) fn list_and_watch(&self) -> Result<(Vec<Lease>, Watch), Failure> {
+        self.up()?;
+        let (leases, version) = self.store.server().list(Some(NAMESPACE), KIND)?;
+        let watch = self.store.server().watch(Some(NAMESPACE), KIND, version)?;
+        Ok((leases.into_iter().map(Arc::unwrap_or_clone).collect(), watch))
     }
 
-    /// Takes it down. All watches end.
+    /// Takes it down. All connections break.
     pub(super) fn stop(&self) {
         self.log.tell(|| "the API server stops".to_owned());
-        let mut state = self.state();
-        state.down = true;
-        state.feeds.clear();
-        drop(state);
+        self.down.store(true, Ordering::SeqCst);
         self.restarts.send_modify(|restarts| *restarts += 1);
     }
 
     /// Starts it again. What happened before it knows no more.
     pub(super) fn start(&self) {
-        self.log.tell(|| "the API server starts".to_owned());
-        let mut state = self.state();
-        state.down = false;
-        let versions = state.leases.values().filter_map(|lease| lease.metadata.resource_version.as_ref()?.parse().ok());
-        state.horizon = versions.max().unwrap_or_default();
+        if self.down.swap(false, Ordering::SeqCst) {
+            self.log.tell(|| "the API server starts".to_owned());
+            self.store.server().restart();
+        }
     }
 
     /// Changes whenever it is stopped.
@@ -147,12 +122,14 @@ impl Server {
 
     /// All Leases, by name.
     pub(super) fn leases(&self) -> BTreeMap<String, Lease> {
-        self.state().leases.clone()
+        let listed = self.store.server().list(Some(NAMESPACE), "").map(|(leases, _)| leases).unwrap_or_default();
+        let named = |lease: Arc<Lease>| Some((lease.metadata.name.clone()?, Arc::unwrap_or_clone(lease)));
+        listed.into_iter().filter_map(named).collect()
     }
 
     /// How many writes have changed something.
     pub(super) fn writes(&self) -> u64 {
-        self.state().writes
+        self.writes.load(Ordering::Relaxed)
     }
 }
 
@@ -166,10 +143,4 @@ fn outcome(answer: &Result<Option<Lease>, Failure>) -> String {
         Ok(None) => "removed".to_owned(),
         Err(failure) => failure.to_string(),
     }
-}
-
-fn named(name: &str, mut lease: Lease) -> Lease {
-    lease.metadata.name = Some(name.to_owned());
-    lease.metadata.namespace = Some(NAMESPACE.to_owned());
-    lease
 }
