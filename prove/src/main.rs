@@ -23,6 +23,23 @@ enum What {
     Torture(torture::Options),
     /// Let client-go's leader election contend with ours.
     Interop(interop::Options),
+    /// Run all of them, one after the other, and print one table.
+    All(All),
+}
+
+#[derive(Debug, clap::Args)]
+struct All {
+    #[command(flatten)]
+    model: model::Options,
+    /// How many seconds of simulation.
+    #[arg(long, default_value_t = 180)]
+    simulate: u64,
+    /// How many seconds of real faults.
+    #[arg(long, default_value_t = 180)]
+    torture: u64,
+    /// How many seconds with client-go.
+    #[arg(long, default_value_t = 60)]
+    interop: u64,
 }
 
 fn main() -> Result<ExitCode> {

@@ -55,6 +55,9 @@ pub struct Options {
     /// Print the history of the first run.
     #[arg(long)]
     pub told: bool,
+    /// Stop at the first violation, and say little of it.
+    #[arg(long)]
+    pub brief: bool,
     /// How many runs at once.
     #[arg(long, default_value_t = 2)]
     pub jobs: usize,
@@ -62,7 +65,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seeds: 1000, first: 1, at_most: None, told: false, jobs: 2 }
+        Self { seeds: 1000, first: 1, at_most: None, told: false, brief: false, jobs: 2 }
     }
 }
 
@@ -102,16 +105,21 @@ pub fn run(options: &Options) -> Result<Report> {
     let next = AtomicU64::new(options.first);
     let total = Mutex::new(Total::default());
     let lock = || total.lock().unwrap_or_else(PoisonError::into_inner);
+    let enough = if options.brief { 1 } else { 3 };
     let work = || -> Result<()> {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             let spent = clock::moment().since(begun).as_secs();
             let late = options.at_most.is_some_and(|most| spent >= most);
-            if seed - options.first >= options.seeds || late || lock().violations.len() >= 3 {
+            if seed - options.first >= options.seeds || late || lock().violations.len() >= enough {
                 return Ok(());
             }
             let outcome = simulate(Plan::of(seed), false)?;
-            let violation = if outcome.violations.is_empty() { None } else { Some(explain(seed)?) };
+            let violation = match outcome.violations.first() {
+                None => None,
+                Some(first) if options.brief => Some(format!("seed {seed}: {first}")),
+                Some(_) => Some(explain(seed)?),
+            };
             lock().add(outcome, violation, clock::moment().since(begun).as_secs());
         }
     };
