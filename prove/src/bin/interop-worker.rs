@@ -36,6 +36,9 @@ struct Options {
     /// The lease's duration, in seconds. The session's is the same.
     #[arg(long, default_value_t = 4)]
     lease: u64,
+    /// How long to hold the lock at least, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    hold_at_least: u64,
     /// How long to hold the lock at most, in milliseconds.
     #[arg(long, default_value_t = 3000)]
     hold: u64,
@@ -78,7 +81,7 @@ async fn work(options: Options) -> Result<()> {
     let mut chance = StdRng::seed_from_u64(options.seed);
     let mut asked = signal(SignalKind::user_defined1())?;
     loop {
-        let hold = Duration::from_millis(chance.random_range(0..=options.hold));
+        let hold = Duration::from_millis(chance.random_range(options.hold_at_least..=options.hold));
         let rest = Duration::from_millis(chance.random_range(0..=options.rest));
         // A single failure is what a faulty network looks like.
         if let Err(error) = lead(&lock, hold, &mut asked).await {

@@ -1,5 +1,6 @@
 //! The processes, and what befalls them.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -151,16 +152,18 @@ impl Arena {
             .start()
     }
 
-    /// Starts a process that contends by this project's client, with its wall clock so many seconds ahead.
+    /// Starts a process that contends by this project's client, with its wall clock so many seconds ahead, and holds the
+    /// lock each time for so many milliseconds.
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub fn ours(&self, who: &str, name: &str, ahead: i64, seed: u64) -> Result<Process> {
+    pub fn ours(&self, who: &str, name: &str, ahead: i64, hold: RangeInclusive<u64>, seed: u64) -> Result<Process> {
         Program::new(bin("interop-worker")?)
             .arg("--kubeconfig")
             .arg(self.folder.path().join("kubeconfig"))
             .args(["--name", name, "--host", who, "--lease", &LEASE.as_secs().to_string()])
             .args([format!("--ahead={ahead}"), format!("--seed={seed}")])
+            .args([format!("--hold-at-least={}", hold.start()), format!("--hold={}", hold.end())])
             .named(who)
             .start()
     }
@@ -272,7 +275,7 @@ impl Run {
         let (who, process) = match side {
             Side::Ours => {
                 let who = format!("ours-{}", self.started);
-                let process = self.arena.ours(&who, NAME, ahead, self.chance.random())?;
+                let process = self.arena.ours(&who, NAME, ahead, 0..=3000, self.chance.random())?;
                 (who, process)
             }
             Side::ClientGo => {
