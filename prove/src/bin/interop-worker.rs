@@ -39,7 +39,7 @@ struct Options {
     /// How long to hold the lock at least, in milliseconds.
     #[arg(long, default_value_t = 0)]
     hold_at_least: u64,
-    /// How long to hold the lock at most, in milliseconds.
+    /// How long to hold the lock at most, in milliseconds. Short holds are more frequent than long ones.
     #[arg(long, default_value_t = 3000)]
     hold: u64,
     /// How long to rest at most before the next time, in milliseconds.
@@ -81,7 +81,9 @@ async fn work(options: Options) -> Result<()> {
     let mut chance = StdRng::seed_from_u64(options.seed);
     let mut asked = signal(SignalKind::user_defined1())?;
     loop {
-        let hold = Duration::from_millis(chance.random_range(options.hold_at_least..=options.hold));
+        let least = Duration::from_millis(options.hold_at_least);
+        let hold = Duration::from_millis(options.hold).saturating_sub(least);
+        let hold = least + hold.mul_f64(chance.random::<f64>().powi(2));
         let rest = Duration::from_millis(chance.random_range(0..=options.rest));
         // A single failure is what a faulty network looks like.
         if let Err(error) = lead(&lock, hold, &mut asked).await {

@@ -52,6 +52,8 @@ pub struct Outcome {
     pub deeds: Deeds,
     /// What chance began with.
     pub seed: u64,
+    /// How long they contended.
+    pub lasted: Duration,
 }
 
 /// How often which was done.
@@ -77,6 +79,7 @@ impl Outcome {
         let mut report = Report::default();
         let mut figure = |what: &str, value: String| report.figure("interop", what, value);
         figure("seed", self.seed.to_string());
+        figure("lasted", format!("{:.0?}", self.lasted));
         figure("turns, ours", findings.ours.to_string());
         figure("turns, client-go's", findings.client_go.to_string());
         figure("from ours to client-go's", findings.ours_to_client_go.to_string());
@@ -191,7 +194,7 @@ struct Contender {
     step_down: Option<(Moment, Moment)>,
 }
 
-/// Lets both sides contend, and judges what they say.
+/// Lets both sides contend, and judges what they say. It ends early when something is wrong.
 ///
 /// # Errors
 /// Where a process cannot be started, ends by itself, or says what cannot be read.
@@ -210,12 +213,16 @@ pub async fn contend(options: &Options) -> Result<Outcome> {
         if clock::moment().since(told) >= Duration::from_secs(10) {
             told = clock::moment();
             eprintln!("interop: {:3.0} s, {}", told.since(begun).as_secs_f64(), run.progress());
+            if !check(&run.so_far(), PATIENCE).violations.is_empty() {
+                break;
+            }
         }
     }
     let (mut history, deeds) = run.finish().await?;
     watching.abort();
     history.sights = sights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(Outcome { findings: check(&history, PATIENCE), deeds, seed })
+    let lasted = history.end.since(begun);
+    Ok(Outcome { findings: check(&history, PATIENCE), deeds, seed, lasted })
 }
 
 /// Reads the Lease again and again.
@@ -275,7 +282,7 @@ impl Run {
         let (who, process) = match side {
             Side::Ours => {
                 let who = format!("ours-{}", self.started);
-                let process = self.arena.ours(&who, NAME, ahead, 0..=3000, self.chance.random())?;
+                let process = self.arena.ours(&who, NAME, ahead, 0..=7000, self.chance.random())?;
                 (who, process)
             }
             Side::ClientGo => {
@@ -352,6 +359,13 @@ impl Run {
             Side::ClientGo => self.deeds.stops_client_go += 1,
         }
         Ok(())
+    }
+
+    /// What has been said by now, without the Lease.
+    fn so_far(&self) -> History {
+        let said = self.contenders.iter().flat_map(|contender| contender.teller.clone().finish());
+        let turns = self.history.turns.iter().cloned().chain(said).collect();
+        History { turns, kills: self.history.kills.clone(), sights: Vec::new(), end: clock::moment() }
     }
 
     async fn finish(mut self) -> Result<(History, Deeds)> {
