@@ -3,10 +3,13 @@
 // It says on standard output what it believes, a word and the time on a line.
 // The time is CLOCK_BOOTTIME in nanoseconds, the clock of Leasehold's guards.
 //
-//	leading <ns>  it has just been told that it leads
-//	still <ns>    it led then: the time was taken before its context was asked
-//	stopped <ns>  it does not lead any more; it was over before this time
-//	resting <ns>  it will not contend for a while
+//	leading <ns> <renewed>  it has just been told that it leads
+//	still <ns> <renewed>    it led then: the time was taken before its context was asked
+//	stopped <ns>            it does not lead any more; it was over before this time
+//	resting <ns>            it will not contend for a while
+//
+// <renewed> is when the last write was sent that is known to have made or kept
+// it the holder. How long others leave it in peace counts from then.
 //
 // SIGUSR1 and SIGTERM make it step down, rest, and contend again.
 package main
@@ -18,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -69,7 +73,12 @@ func run(o *options) error {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR1, syscall.SIGTERM)
 	for {
-		turn := &turn{}
+		lock := &timedLock{Interface: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Namespace: o.namespace, Name: o.name},
+			Client:     client.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: o.identity},
+		}}
+		turn := &turn{lock: lock}
 		ctx, cancel := context.WithCancel(context.Background())
 		over, relayed := make(chan struct{}), make(chan bool)
 		go func() {
@@ -83,11 +92,7 @@ func run(o *options) error {
 		}()
 		// A new lock each time: as after a restart it knows nothing.
 		leaderelection.RunOrDie(ctx, leaderelection.LeaderElectionConfig{
-			Lock: &resourcelock.LeaseLock{
-				LeaseMeta:  metav1.ObjectMeta{Namespace: o.namespace, Name: o.name},
-				Client:     client.CoordinationV1(),
-				LockConfig: resourcelock.ResourceLockConfig{Identity: o.identity},
-			},
+			Lock:            lock,
 			LeaseDuration:   o.leaseDuration,
 			RenewDeadline:   o.renewDeadline,
 			RetryPeriod:     o.retryEvery,
@@ -106,12 +111,36 @@ func run(o *options) error {
 	}
 }
 
+// A lock that knows when what it wrote last was sent.
+type timedLock struct {
+	resourcelock.Interface
+	renewed atomic.Int64
+}
+
+func (l *timedLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	return l.timed(record, func() error { return l.Interface.Create(ctx, record) })
+}
+
+func (l *timedLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	return l.timed(record, func() error { return l.Interface.Update(ctx, record) })
+}
+
+func (l *timedLock) timed(record resourcelock.LeaderElectionRecord, write func() error) error {
+	sent := now()
+	err := write()
+	if err == nil && record.HolderIdentity == l.Identity() {
+		l.renewed.Store(sent)
+	}
+	return err
+}
+
 // One Run of the elector. The lock makes lines come in the order of what they
 // tell: none of a turn comes after its "stopped".
 type turn struct {
 	sync.Mutex
-	ctx context.Context // nil until it leads
-	end bool
+	lock *timedLock
+	ctx  context.Context // nil until it leads
+	end  bool
 }
 
 func (t *turn) lead(ctx context.Context, tick time.Duration) {
@@ -125,21 +154,23 @@ func (t *turn) lead(ctx context.Context, tick time.Duration) {
 func (t *turn) believe(ctx context.Context, word string) bool {
 	t.Lock()
 	defer t.Unlock()
+	renewed := t.lock.renewed.Load()
 	at := now()
 	if t.end || ctx.Err() != nil {
 		return false
 	}
 	t.ctx = ctx
-	say(word, at)
+	say(word, at, renewed)
 	return true
 }
 
 func (t *turn) stepDown(cancel context.CancelFunc) {
 	t.Lock()
 	defer t.Unlock()
+	renewed := t.lock.renewed.Load()
 	at := now()
 	if t.ctx != nil && !t.end && t.ctx.Err() == nil {
-		say("still", at)
+		say("still", at, renewed)
 	}
 	cancel()
 }
@@ -153,9 +184,12 @@ func (t *turn) stopped() {
 	t.end = true
 }
 
-func say(word string, at int64) {
+func say(word string, times ...int64) {
+	for _, at := range times {
+		word = fmt.Sprintf("%s %d", word, at)
+	}
 	// One write a line, unbuffered.
-	fmt.Printf("%s %d\n", word, at)
+	fmt.Println(word)
 }
 
 func now() int64 {

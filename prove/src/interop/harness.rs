@@ -17,15 +17,15 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::Options;
-use super::history::{Findings, History, Side, Sight, Teller, check};
+use super::history::{Findings, History, Said, Side, Sight, Teller, check};
 use crate::report::Report;
 
 /// The lease's duration on both sides, and how client-go keeps it up.
 pub const LEASE: Duration = Duration::from_secs(4);
 const RENEW_DEADLINE: Duration = Duration::from_millis(2500);
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
-/// What is left between the time at which a client-go leader gives up and that at which others may begin.
-const SILENCE: Duration = LEASE.saturating_sub(RENEW_DEADLINE).saturating_sub(RETRY_PERIOD);
+/// By when a client-go leader that runs gives up, from its last renewal on.
+const GOOD_FOR: Duration = RENEW_DEADLINE.saturating_add(RETRY_PERIOD);
 /// Who waits looks at the Lease this often, and so has last seen it change up to so much later than that was.
 const LOOK: Duration = Duration::from_millis(1334);
 /// What a busy machine adds.
@@ -291,7 +291,7 @@ impl Run {
                 (who, process)
             }
         };
-        let teller = Teller::new(side, &who, SILENCE);
+        let teller = Teller::new(side, &who, GOOD_FOR);
         Ok(Contender { side, who, ahead, process, teller, stopped: None, step_down: None })
     }
 
@@ -339,7 +339,7 @@ impl Run {
         let (side, ahead) = (self.contenders[target].side, self.contenders[target].ahead);
         let replacement = self.start(side, ahead)?;
         let killed = std::mem::replace(&mut self.contenders[target], replacement);
-        self.history.turns.extend(killed.end().await?);
+        self.history.take_in(killed.end().await?);
         self.history.kills.push(clock::moment());
         match side {
             Side::Ours => self.deeds.kills_ours += 1,
@@ -363,15 +363,15 @@ impl Run {
 
     /// What has been said by now, without the Lease.
     fn so_far(&self) -> History {
-        let said = self.contenders.iter().flat_map(|contender| contender.teller.clone().finish());
-        let turns = self.history.turns.iter().cloned().chain(said).collect();
-        History { turns, kills: self.history.kills.clone(), sights: Vec::new(), end: clock::moment() }
+        let mut history = History { sights: Vec::new(), end: clock::moment(), ..self.history.clone() };
+        self.contenders.iter().for_each(|contender| history.take_in(contender.teller.clone().finish()));
+        history
     }
 
     async fn finish(mut self) -> Result<(History, Deeds)> {
         self.history.end = clock::moment();
         for contender in self.contenders {
-            self.history.turns.extend(contender.end().await?);
+            self.history.take_in(contender.end().await?);
         }
         Ok((self.history, self.deeds))
     }
@@ -422,7 +422,7 @@ impl Contender {
     }
 
     /// Kills it, and takes in what it said to the last.
-    async fn end(mut self) -> Result<Vec<super::history::Turn>> {
+    async fn end(mut self) -> Result<Said> {
         self.process.signal(Signal::KILL)?;
         self.process.wait_exit(Duration::from_secs(30)).await?;
         for line in self.process.drain_lines() {

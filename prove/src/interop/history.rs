@@ -30,10 +30,17 @@ pub struct Turn {
     pub begun: Moment,
     /// It still believed in it.
     pub until: Moment,
-    /// What a client-go leader said after a silence in which it may have been passed over: from when until when.
-    pub late: Option<(Moment, Moment)>,
     /// The fencing token, on our side.
     pub token: Option<u64>,
+}
+
+/// What one contender said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Its turns.
+    pub turns: Vec<Turn>,
+    /// What a client-go leader believed that had not been able to renew for so long that it may have been passed over.
+    pub late: Vec<Turn>,
 }
 
 /// Makes turns of what one contender says.
@@ -41,20 +48,31 @@ pub struct Turn {
 pub struct Teller {
     side: Side,
     who: String,
-    silence: Duration,
+    good_for: Duration,
+    /// When the last renewal of client-go's was sent.
+    renewed: Moment,
     turn: Option<Turn>,
-    done: Vec<Turn>,
+    late: Option<Turn>,
+    said: Said,
 }
 
 impl Teller {
     /// For a contender that has said nothing yet.
     ///
-    /// client-go promises nothing of a leader that could not run for `silence`, which is what its lease duration leaves
-    /// when renew deadline and retry period are taken away. What such a leader says until it has noticed is kept apart.
-    /// Our side is taken at its word whatever happened to it.
+    /// client-go means its leaders to give up `good_for` after their last renewal was sent, but one that has been stopped
+    /// does not until it has noticed; nor does one whose acquisition was answered while it was stopped. What such a leader
+    /// says is kept apart. Our side is taken at its word whatever happened to it.
     #[must_use]
-    pub fn new(side: Side, who: &str, silence: Duration) -> Self {
-        Self { side, who: who.to_owned(), silence, turn: None, done: Vec::new() }
+    pub fn new(side: Side, who: &str, good_for: Duration) -> Self {
+        Self {
+            side,
+            who: who.to_owned(),
+            good_for,
+            renewed: Moment::default(),
+            turn: None,
+            late: None,
+            said: Said::default(),
+        }
     }
 
     /// Takes in a line.
@@ -62,34 +80,48 @@ impl Teller {
     /// # Errors
     /// Where a line that tells of leading cannot be read.
     pub fn hear(&mut self, line: &str) -> Result<(), String> {
-        let mut words = line.split(' ');
-        let word = words.next().unwrap_or_default();
-        if !["leading", "still", "stopped"].contains(&word) {
-            return Ok(());
-        }
-        let unreadable = || format!("{} said {line:?}", self.who);
-        let at = words.next().and_then(|at| at.parse().ok()).ok_or_else(unreadable)?;
-        let at = Moment::from_start(Duration::from_nanos(at));
-        match (word, &mut self.turn) {
-            ("leading", _) => {
-                let token = match self.side {
-                    Side::Ours => Some(words.next().and_then(|token| token.parse().ok()).ok_or_else(unreadable)?),
-                    Side::ClientGo => None,
-                };
+        let words: Vec<_> = line.split(' ').collect();
+        let number = |index: usize| -> Result<u64, String> {
+            let number = words.get(index).and_then(|number| number.parse().ok());
+            number.ok_or_else(|| format!("{} said {line:?}", self.who))
+        };
+        let at = |index| Ok::<_, String>(Moment::from_start(Duration::from_nanos(number(index)?)));
+        match (words[0], self.side) {
+            ("leading", Side::Ours) => {
+                let (at, token) = (at(1)?, number(2)?);
                 self.end();
-                let turn = Turn { side: self.side, who: self.who.clone(), begun: at, until: at, late: None, token };
-                self.turn = Some(turn);
+                self.believed(at, Some(token));
             }
-            ("still", Some(Turn { late: Some((_, until)), .. })) => *until = at,
-            ("still", Some(turn)) if turn.side == Side::ClientGo && at.since(turn.until) > self.silence => {
-                turn.late = Some((at, at));
+            ("still", Side::Ours) if self.turn.is_none() => {
+                return Err(format!("{} said {line:?} without having begun to lead", self.who));
             }
-            ("still", Some(turn)) => turn.until = at,
-            ("still", None) => return Err(format!("{} said {line:?} without having begun to lead", self.who)),
+            ("still", Side::Ours) => self.believed(at(1)?, None),
+            ("leading" | "still", Side::ClientGo) => {
+                let (at, renewed) = (at(1)?, at(2)?);
+                // Without a renewal in time it may have been passed over, and have got the Lease anew without noticing.
+                if words[0] == "leading" || renewed > self.renewed + self.good_for {
+                    self.end();
+                }
+                self.renewed = renewed;
+                if at > renewed + self.good_for { self.believed_late(at) } else { self.believed(at, None) }
+            }
             // It was over before.
-            _ => self.end(),
+            ("stopped", _) => self.end(),
+            _ => {}
         }
         Ok(())
+    }
+
+    fn believed(&mut self, at: Moment, token: Option<u64>) {
+        self.said.late.extend(self.late.take());
+        let (side, who) = (self.side, &self.who);
+        self.turn.get_or_insert_with(|| Turn { side, who: who.clone(), begun: at, until: at, token }).until = at;
+    }
+
+    fn believed_late(&mut self, at: Moment) {
+        self.said.turns.extend(self.turn.take());
+        let (side, who) = (self.side, &self.who);
+        self.late.get_or_insert_with(|| Turn { side, who: who.clone(), begun: at, until: at, token: None }).until = at;
     }
 
     /// The contender's lead at present, as far as it has said.
@@ -98,15 +130,16 @@ impl Teller {
         self.turn.as_ref()
     }
 
-    /// All its turns. It has ended, and says nothing more.
+    /// All that it said. It has ended, and says nothing more.
     #[must_use]
-    pub fn finish(mut self) -> Vec<Turn> {
+    pub fn finish(mut self) -> Said {
         self.end();
-        self.done
+        self.said
     }
 
     fn end(&mut self) {
-        self.done.extend(self.turn.take());
+        self.said.turns.extend(self.turn.take());
+        self.said.late.extend(self.late.take());
     }
 }
 
@@ -126,14 +159,22 @@ pub struct Sight {
 /// All that is known of a run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// In any order.
-    pub turns: Vec<Turn>,
+    /// What they said, in any order.
+    pub said: Said,
     /// When a contender had been killed.
     pub kills: Vec<Moment>,
     /// In the order of reading.
     pub sights: Vec<Sight>,
     /// The end of the run.
     pub end: Moment,
+}
+
+impl History {
+    /// Adds what a contender said.
+    pub fn take_in(&mut self, said: Said) {
+        self.said.turns.extend(said.turns);
+        self.said.late.extend(said.late);
+    }
 }
 
 /// What a history shows.
@@ -153,9 +194,9 @@ pub struct Findings {
     pub worst_after_kill: Duration,
     /// The longest time without a leader.
     pub worst_gap: Duration,
-    /// Turns of client-go's whose leader could not run for so long that it may have been passed over.
+    /// How often a leader of client-go's believed in its lead for longer than its last renewal was good for.
     pub woke_late: usize,
-    /// How many of them believed in their lead beside somebody else.
+    /// How often somebody else led then.
     pub woke_late_beside_another: usize,
     /// What must not be.
     pub violations: Vec<String>,
@@ -164,18 +205,17 @@ pub struct Findings {
 /// Judges a history. After a leader's death somebody has to lead within `patience`.
 #[must_use]
 pub fn check(history: &History, patience: Duration) -> Findings {
-    let mut turns: Vec<&Turn> = history.turns.iter().collect();
+    let mut turns: Vec<&Turn> = history.said.turns.iter().collect();
     turns.sort_by_key(|turn| turn.begun);
     let mut findings = Findings::default();
     one_leader_at_a_time(&turns, &mut findings);
     tokens_grow(&turns, &mut findings);
     transitions_grow(&history.sights, &mut findings);
     dead_leaders_are_followed(history, &turns, patience, &mut findings);
-    for turn in turns.iter().filter(|turn| turn.late.is_some()) {
+    for late in &history.said.late {
         findings.woke_late += 1;
-        let (from, until) = turn.late.unwrap_or((turn.until, turn.until));
-        let beside = |other: &&&Turn| !std::ptr::eq(**other, *turn) && other.begun <= until && from <= other.until;
-        findings.woke_late_beside_another += usize::from(turns.iter().any(|other| beside(&other)));
+        let beside = turns.iter().any(|turn| turn.begun <= late.until && late.begun <= turn.until);
+        findings.woke_late_beside_another += usize::from(beside);
     }
     findings
 }
