@@ -42,7 +42,9 @@ impl World {
             }
             let shows = match (self.clients.get(actor), &self.operator) {
                 (Some(client), _) => client.get().watch.as_ref().is_some_and(|watch| !watch.sights.is_empty()),
-                (None, operator) => operator.as_ref().is_some_and(|operator| operator.get().has_news(self.server.get())),
+                (None, operator) => {
+                    operator.as_ref().is_some_and(|operator| operator.get().has_news(self.server.get()))
+                }
             };
             if shows {
                 return Some(Action::Show(actor));

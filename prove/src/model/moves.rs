@@ -19,6 +19,9 @@ impl World {
             if self.is_due(scenario, actor) {
                 moves.push(Action::Step(actor));
             }
+            if scenario.diligent && self.dozing.is_none() && may(scenario, self.faults, Fault::Doze) {
+                moves.push(Action::Doze(actor));
+            }
             self.network_moves(actor, scenario, &mut moves);
             if self.clients.get(actor).is_some_and(|client| !client.get().crashed) {
                 self.user_moves(actor, scenario, &mut moves);
@@ -29,10 +32,12 @@ impl World {
         }
         moves.extend((0..self.late.len()).map(Action::Late));
         self.person_moves(scenario, &mut moves);
-        let tick = scenario.tick * u32::try_from(self.time.as_nanos() / scenario.tick.as_nanos() + 1).unwrap_or(u32::MAX);
-        if tick <= scenario.horizon() {
-            let soon = self.next_wake(scenario).filter(|wake| *wake < tick && *wake <= self.time + SOON);
-            moves.extend(soon.map(Action::Pass));
+        let tick =
+            scenario.tick * u32::try_from(self.time.as_nanos() / scenario.tick.as_nanos() + 1).unwrap_or(u32::MAX);
+        let busy = |actor: usize| self.is_due(scenario, actor) && self.dozing != Some(actor);
+        if tick <= scenario.horizon() && !(scenario.diligent && self.actors().any(busy)) {
+            let soon = |wake: &Duration| scenario.retries && *wake < tick && *wake <= self.time + SOON;
+            moves.extend(self.next_wake(scenario).filter(soon).map(Action::Pass));
             moves.push(Action::Pass(tick));
         }
         moves

@@ -15,6 +15,8 @@ pub(super) enum Fault {
     Twice,
     /// All watches of a client break off.
     WatchBreaks,
+    /// A client does nothing for a while.
+    Doze,
     /// A client ends for good.
     Crash,
     /// A person takes the lock from its holder.
@@ -46,7 +48,13 @@ pub(super) struct Scenario {
     pub(super) prompt_sessions: bool,
     /// Whoever hears something does at once what follows. Otherwise that is a step of its own, which may be late.
     pub(super) prompt_steps: bool,
+    /// Reads of the lock take no time, and are not lost.
+    pub(super) prompt_reads: bool,
+    /// Time does not pass while anybody has something to do, but for one who dozes: that is a fault.
+    pub(super) diligent: bool,
     pub(super) tick: Duration,
+    /// Time may also pass just until a retry. Otherwise every retry waits for the next tick.
+    pub(super) retries: bool,
     pub(super) ticks: u32,
     pub(super) faults: u8,
     pub(super) allowed: &'static [Fault],
@@ -76,7 +84,10 @@ impl Scenario {
             faults: 1,
             allowed: &[],
             depth: usize::MAX,
-            sample: 16,
+            sample: 256,
+            retries: false,
+            prompt_reads: false,
+            diligent: false,
         }
     }
 

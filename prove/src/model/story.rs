@@ -39,11 +39,14 @@ pub(super) fn tell(
         let _ = follow(world, scenario, stragglers, |action, after, _| {
             // What only keeps things going is left out.
             let dull = matches!(action, Action::Pass(_))
-                || matches!(action, Action::Step(_) | Action::Answer(..) | Action::Arrive(..) | Action::ShowSession(..))
-                    && believed(&before, scenario) == believed(after, scenario);
+                || matches!(
+                    action,
+                    Action::Step(_) | Action::Answer(..) | Action::Arrive(..) | Action::ShowSession(..)
+                ) && believed(&before, scenario) == believed(after, scenario);
             if !dull && quiet < 60 {
                 quiet += 1;
-                let _ = writeln!(story, "   +  {}\n       {}", line(&before, scenario, action), believed(after, scenario));
+                let _ =
+                    writeln!(story, "   +  {}\n       {}", line(&before, scenario, action), believed(after, scenario));
             }
             before = after.clone();
         });
@@ -53,12 +56,12 @@ pub(super) fn tell(
 
 fn line(world: &World, scenario: &Scenario, action: &Action) -> String {
     let name = |actor: &usize| if *actor < world.clients.len() { format!("p{actor}") } else { "operator".to_owned() };
-    let what = |actor: &usize, slot: &Slot| {
-        world.call(*actor, slot).map_or_else(String::new, |call| call.request.to_string())
-    };
+    let what =
+        |actor: &usize, slot: &Slot| world.call(*actor, slot).map_or_else(String::new, |call| call.request.to_string());
     let told = match action {
         Action::Pass(until) => format!("time passes until {until:?}"),
         Action::Step(actor) => format!("{} does what is due", name(actor)),
+        Action::Doze(actor) => format!("{} does nothing for a while", name(actor)),
         Action::Start(actor) => format!("{}'s user begins an acquisition", name(actor)),
         Action::Release(actor) => format!("{}'s user releases", name(actor)),
         Action::Cancel(actor) => format!("{}'s user cancels", name(actor)),
@@ -93,7 +96,13 @@ fn believed(world: &World, scenario: &Scenario) -> String {
             _ if client.crashed => write!(told, "p{number} dead"),
             (Some(guard), _) => {
                 let live = client.is_live(guard, world.now(scenario, number).moment);
-                write!(told, "p{number} holds {} token {} {}", guard.id, guard.token, if live { "live" } else { "lost" })
+                write!(
+                    told,
+                    "p{number} holds {} token {} {}",
+                    guard.id,
+                    guard.token,
+                    if live { "live" } else { "lost" }
+                )
             }
             (None, Want::Entering { .. }) => write!(told, "p{number} opens a session"),
             (None, Want::Acquiring) => write!(told, "p{number} waits as {current}"),

@@ -83,7 +83,9 @@ impl Stored {
     fn new(place: &Place, lease: Lease) -> Result<Self, String> {
         let parsed = match place {
             Place::Lock => Parsed::Lock(Record::parse(lease.clone()).map_err(|error| error.to_string())?),
-            Place::Session(_) => Parsed::Session(SessionRecord::parse(lease.clone()).map_err(|error| error.to_string())?),
+            Place::Session(_) => {
+                Parsed::Session(SessionRecord::parse(lease.clone()).map_err(|error| error.to_string())?)
+            }
         };
         let version = match &parsed {
             Parsed::Lock(record) => record.version,
@@ -346,9 +348,15 @@ fn brief(lease: &Lease) -> String {
     let spec = lease.spec.as_ref();
     let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
     let transitions = spec.and_then(|spec| spec.lease_transitions).unwrap_or_default();
-    let joins: Vec<_> = lease.metadata.annotations.iter().flatten().filter_map(|(key, ticket)| {
-        key.strip_prefix(leasehold::protocol::record::JOIN).map(|id| format!("{id}@{ticket}"))
-    }).collect();
+    let joins: Vec<_> = lease
+        .metadata
+        .annotations
+        .iter()
+        .flatten()
+        .filter_map(|(key, ticket)| {
+            key.strip_prefix(leasehold::protocol::record::JOIN).map(|id| format!("{id}@{ticket}"))
+        })
+        .collect();
     format!("holder {holder:?}, transitions {transitions}, waiting {joins:?}")
 }
 

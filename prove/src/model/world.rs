@@ -57,6 +57,8 @@ pub(super) enum Action {
     Pass(Duration),
     /// What is due is done.
     Step(Actor),
+    /// It does nothing from now on, until it does.
+    Doze(Actor),
     Start(Actor),
     Release(Actor),
     Cancel(Actor),
@@ -100,6 +102,8 @@ pub(super) struct World {
     pub(super) server: Part<Server>,
     /// Requests whose senders do not listen any more.
     pub(super) late: Vec<(Arc<Request>, Duration)>,
+    /// Who does nothing at present, though there may be something to do.
+    pub(super) dozing: Option<Actor>,
     pub(super) faults: u8,
     pub(super) cancels: u8,
     pub(super) annals: Part<Annals>,
@@ -172,6 +176,7 @@ impl World {
             operator: scenario.operator.then(|| Part::new(Operator::default())),
             server: Part::new(server),
             late: Vec::new(),
+            dozing: None,
             faults: scenario.faults,
             cancels: scenario.cancels,
             annals: Part::new(Annals::default()),
@@ -185,8 +190,8 @@ impl World {
 
     /// Two worlds with the same fingerprint have the same future.
     pub(super) fn print(&self) -> u64 {
-        let Self { time, clients, operator, server, late, faults, cancels, annals } = self;
-        print_of(&(time, clients, operator, server, late, faults, cancels, annals))
+        let Self { time, clients, operator, server, late, dozing, faults, cancels, annals } = self;
+        print_of(&(time, clients, operator, server, late, dozing, faults, cancels, annals))
     }
 
     pub(super) fn now(&self, scenario: &Scenario, actor: Actor) -> Now {
@@ -260,6 +265,10 @@ impl World {
                 self.late.retain(|(_, sent)| *until <= *sent + LATEST_COMMIT);
             }
             Action::Step(actor) => self.step(*actor, scenario, effects),
+            Action::Doze(actor) => {
+                self.faults -= 1;
+                self.dozing = Some(*actor);
+            }
             Action::Start(actor) => self.hear(*actor, scenario, effects, |client, now, _| client.start(now)),
             Action::Release(actor) => self.hear(*actor, scenario, effects, |client, now, _| client.release(now)),
             Action::Cancel(actor) => {
@@ -381,8 +390,16 @@ impl World {
 
     /// Carries out at once what takes no time in this scenario.
     fn after_step(&mut self, actor: Actor, scenario: &Scenario, effects: &mut Effects) {
-        if scenario.prompt_sessions {
-            let open = |world: &Self| world.calls(actor).into_iter().find(|(slot, _)| *slot != Slot::Lock);
+        if self.dozing == Some(actor) {
+            self.dozing = None;
+        }
+        if scenario.prompt_sessions || scenario.prompt_reads {
+            let reads = |world: &Self, slot: &Slot| world.call(actor, slot).is_some_and(|call| call.request.is_read());
+            let prompt = |world: &Self, slot: &Slot| match slot {
+                Slot::Lock => scenario.prompt_reads && reads(world, slot),
+                Slot::Heart(_) | Slot::Eye(_) => scenario.prompt_sessions,
+            };
+            let open = |world: &Self| world.calls(actor).into_iter().find(|(slot, _)| prompt(world, slot));
             while let Some((slot, answered)) = open(self) {
                 if !answered {
                     self.arrive(actor, &slot, scenario, effects);
@@ -422,23 +439,14 @@ impl World {
             operator.change(|operator| {
                 let call = match slot {
                     Slot::Lock => operator.call.as_mut(),
-                    Slot::Heart(id) | Slot::Eye(id) => {
-                        operator.eyes.open.get_mut(id).and_then(|eye| eye.call.as_mut())
-                    }
+                    Slot::Heart(id) | Slot::Eye(id) => operator.eyes.open.get_mut(id).and_then(|eye| eye.call.as_mut()),
                 };
                 call.expect("it was there").reply = Some(reply);
             });
         }
     }
 
-    fn answer(
-        &mut self,
-        actor: Actor,
-        slot: &Slot,
-        reply: Option<&Reply>,
-        scenario: &Scenario,
-        effects: &mut Effects,
-    ) {
+    fn answer(&mut self, actor: Actor, slot: &Slot, reply: Option<&Reply>, scenario: &Scenario, effects: &mut Effects) {
         if actor < self.clients.len() {
             self.hear(actor, scenario, effects, |client, now, _| client.answer(slot, reply, now));
         } else {
@@ -497,7 +505,8 @@ impl World {
     /// A person breaks the lock, or deletes its Lease.
     fn interfere(&mut self, gently: bool, effects: &mut Effects) {
         self.faults -= 1;
-        let holder = self.server.get().lock().and_then(|lock| lock.holder.as_ref().and_then(|holder| holder.id.clone()));
+        let holder =
+            self.server.get().lock().and_then(|lock| lock.holder.as_ref().and_then(|holder| holder.id.clone()));
         self.annals.change(|annals| annals.excused.extend(holder));
         let Some(before) = self.server.get().get(&Place::Lock).cloned() else { return };
         let mut broken = before.lease.clone();
@@ -558,7 +567,8 @@ impl World {
         // Tenancies that begin from now on, and those whose holders do not know yet, come after all but these.
         let annals = self.annals.get();
         let oldest = annals.begun.iter().map(|(_, begun)| *begun).min();
-        let passed = annals.tokens.iter().map(|(begun, _)| *begun).filter(|begun| oldest.is_none_or(|old| *begun < old));
+        let passed =
+            annals.tokens.iter().map(|(begun, _)| *begun).filter(|begun| oldest.is_none_or(|old| *begun < old));
         if let Some(last) = passed.max().filter(|last| annals.tokens.iter().any(|(begun, _)| begun < last)) {
             self.annals.change(|annals| annals.tokens.retain(|(begun, _)| *begun >= last));
         }
