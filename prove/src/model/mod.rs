@@ -44,6 +44,9 @@ pub struct Options {
     /// Give up a scenario after so many states.
     #[arg(long, default_value_t = 20_000_000)]
     pub most: usize,
+    /// Begin no other scenario once something is found to be wrong.
+    #[arg(long)]
+    pub stop: bool,
     /// How many scenarios are searched at a time. One for every processor if nothing is said.
     #[arg(long)]
     pub threads: Option<usize>,
@@ -62,13 +65,16 @@ pub fn run(options: &Options) -> Result<Report> {
     let outcomes = search_all(&scenarios, options);
     let mut report = Report::default();
     for (scenario, outcome) in scenarios.iter().zip(&outcomes) {
+        if *outcome == Outcome::default() {
+            continue; // not begun
+        }
         let Outcome { states, transitions, depth, ends, longest_wait, took, cut, violation } = outcome;
         let cut = if *cut { ", not all of it" } else { "" };
         let told = format!(
             "{states} states, {transitions} steps, depth {depth}, {ends} ends, longest wait {longest_wait:.0?}, {took:.1?}{cut}"
         );
         report.figure(LAYER, scenario.name, told);
-        if let Some((_, told)) = violation {
+        if let Some(told) = violation {
             report.violation(told.clone());
         }
     }
@@ -95,6 +101,9 @@ fn search_all(scenarios: &[Scenario], options: &Options) -> Vec<Outcome> {
                     scenarios.get(number).map(|scenario| (number, scenario))
                 } {
                     let outcome = search(scenario, options.most);
+                    if options.stop && outcome.violation.is_some() {
+                        next.store(scenarios.len(), Ordering::Relaxed);
+                    }
                     tracing::info!(scenario = scenario.name, states = outcome.states, took = ?outcome.took, "searched");
                     outcomes.lock().expect("nobody panics with it")[number] = outcome;
                 }

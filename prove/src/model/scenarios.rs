@@ -86,6 +86,12 @@ pub(super) fn all() -> Vec<Scenario> {
             allowed: &[Crash, Doze],
             ..patient("two and operator, a crash")
         },
+        Scenario {
+            ticks: 4,
+            operator: true,
+            allowed: &[LostSession],
+            ..patient("two and operator, an unclear opening")
+        },
         Scenario { ticks: 4, operator: true, allowed: &[LostSession, Doze], ..slow("one and operator, slow sessions") },
         Scenario { ticks: 4, faults: 2, allowed: &[Lost, Doze, Crash], ..own("two, own liveness, two faults") },
     ]);

@@ -13,7 +13,7 @@ use super::story;
 use super::world::{Effects, World};
 
 /// What a search found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) states: usize,
     pub(super) transitions: u64,
@@ -25,7 +25,7 @@ pub(super) struct Outcome {
     /// It gave up before it had seen all.
     pub(super) cut: bool,
     /// A violation, told.
-    pub(super) violation: Option<(&'static str, String)>,
+    pub(super) violation: Option<String>,
 }
 
 /// Fingerprints are hashes already.
@@ -66,7 +66,7 @@ pub(super) fn search(scenario: &Scenario, most: usize) -> Outcome {
                 if let Err((violation, stragglers)) = ends_well(&world, scenario, &mut outcome) {
                     let path = path(&seen, from);
                     let told = story::tell(scenario, &path, None, Some(stragglers), &violation);
-                    outcome.violation = Some((violation.invariant, told));
+                    outcome.violation = Some(told);
                     break 'search;
                 }
             }
@@ -78,7 +78,7 @@ pub(super) fn search(scenario: &Scenario, most: usize) -> Outcome {
                 let number = u16::try_from(number).expect("few moves");
                 if let Err(violation) = judge(&after, &effects, scenario) {
                     let told = story::tell(scenario, &path(&seen, from), Some(number), None, &violation);
-                    outcome.violation = Some((violation.invariant, told));
+                    outcome.violation = Some(told);
                     break 'search;
                 }
                 if let std::collections::hash_map::Entry::Vacant(entry) = seen.entry(after.print()) {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use leasehold::protocol::{HolderId, LATEST_COMMIT, Moment, Now, SessionId, Version};
+use leasehold::protocol::{HolderId, LATEST_COMMIT, Moment, Now, SessionId, Version, Write};
 
 use super::client::{At, Client, Slot};
 use super::eyes::Call;
 use super::operator::Operator;
 use super::scenario::{Fault, Scenario};
-use super::wire::{Change, Place, Reply, Request, Server};
+use super::wire::{Change, Place, Reply, Request, Server, What};
 
 /// A part of the world that most steps leave alone: shared between states, and with a fingerprint of its own.
 #[derive(Clone, Debug)]
@@ -395,8 +395,15 @@ impl World {
         }
         if scenario.prompt_sessions || scenario.prompt_reads {
             let reads = |world: &Self, slot: &Slot| world.call(actor, slot).is_some_and(|call| call.request.is_read());
+            // Where sessions' requests may be lost, their openings are.
+            let slow_opening = scenario.allowed.contains(&Fault::LostSession);
+            let opens = |world: &Self, slot: &Slot| {
+                let what = world.call(actor, slot).map(|call| &call.request.what);
+                matches!(what, Some(What::Write(Write::Create(_))))
+            };
             let prompt = |world: &Self, slot: &Slot| match slot {
                 Slot::Lock => scenario.prompt_reads && reads(world, slot),
+                Slot::Heart(_) if slow_opening && opens(world, slot) => false,
                 Slot::Heart(_) | Slot::Eye(_) => scenario.prompt_sessions,
             };
             let open = |world: &Self| world.calls(actor).into_iter().find(|(slot, _)| prompt(world, slot));
