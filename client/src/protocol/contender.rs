@@ -19,7 +19,7 @@ mod learn;
 const NEAR: usize = 4;
 
 /// What a client wants of a lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Wish {
     /// The lock's own lease duration, if it is to live by its own record rather than by the session.
     pub own_duration: Option<Duration>,
@@ -32,7 +32,7 @@ pub struct Wish {
 }
 
 /// One client's part in one lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Contender {
     name: String,
@@ -70,14 +70,14 @@ pub struct Contender {
     jitter: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Known {
     Unknown,
     Absent,
     Present(Box<Record>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     Idle,
     /// Finding out, and doing, what it takes: take it, or join the queue.
@@ -91,7 +91,7 @@ enum Phase {
     Leaving(Exit),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Turn {
     id: HolderId,
     wish: Wish,
@@ -100,7 +100,7 @@ struct Turn {
     fresh: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Hold {
     id: HolderId,
     wish: Wish,
@@ -110,7 +110,7 @@ struct Hold {
     lost: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Exit {
     id: HolderId,
     /// It had been lost before.
@@ -119,20 +119,20 @@ struct Exit {
     ours: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct OwnTerm {
     duration: Duration,
     deadline: Moment,
     renew_at: Option<Moment>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Ghost {
     id: HolderId,
     until: Moment,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct InFlight {
     sent: Moment,
     /// The acquisition that this request may give a hold or a place in the queue.
@@ -147,7 +147,7 @@ struct InFlight {
 }
 
 /// What tells one state of a record that lives by itself from the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct OwnRecord {
     tenancy: Tenancy,
     identity: String,
@@ -197,7 +197,7 @@ pub enum Answer {
 }
 
 /// Why the API server will not do what it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Denial {
     /// Not allowed.
     Forbidden,
@@ -206,7 +206,7 @@ pub enum Denial {
 }
 
 /// Something the user is to be told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Notice {
     /// The lock is held.
     Acquired {
@@ -236,7 +236,7 @@ pub enum Notice {
 }
 
 /// Why an acquisition failed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Refusal {
     /// Somebody else holds the lock, or is ahead in the queue.
     Held {
@@ -252,7 +252,7 @@ pub enum Refusal {
 }
 
 /// Why a hold was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Loss {
     /// It was not renewed in time.
     Expired,
@@ -261,7 +261,8 @@ pub enum Loss {
 }
 
 impl Contender {
-    /// A client that has nothing to do with the lock yet. `seed` makes its delays differ from other clients'.
+    /// A client that has nothing to do with the lock yet. `seed` makes its delays differ from other clients';
+    /// with 0 there is no jitter, and the same events lead to the same state.
     #[must_use]
     pub fn new(name: String, session_duration: Duration, grace: Duration, seed: u64) -> Self {
         Self {
@@ -286,7 +287,7 @@ impl Contender {
             verdicts: BTreeMap::new(),
             watched: false,
             notices: VecDeque::new(),
-            jitter: seed | 1,
+            jitter: seed,
         }
     }
 

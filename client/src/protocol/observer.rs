@@ -9,14 +9,14 @@ use super::write::{self, Write};
 use super::{LATEST_COMMIT, LONGEST_SESSION, Moment};
 
 /// One session under observation.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Observer {
     seen: Seen,
     /// The session is to be read anew: something was refused, unclear, or hinted at.
     stale: bool,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 enum Seen {
     /// Not read yet.
     #[default]

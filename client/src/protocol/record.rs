@@ -1,6 +1,8 @@
 //! What stands on a Lease: parsed once, then typed.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -68,11 +70,19 @@ pub struct Record {
     /// The lease duration of whoever asks for none, from the custom resource.
     pub default_duration: Option<Duration>,
     /// The Lease as it was read: the base of the next write.
-    pub lease: Box<Lease>,
+    pub lease: Arc<Lease>,
+}
+
+/// What has been parsed tells one record from another; the rest of the Lease is looked at by nobody.
+impl Hash for Record {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { uid, version, transitions, holder, waiters, ephemeral, default_duration, lease: _ } = self;
+        (uid, version, transitions, holder, waiters, ephemeral, default_duration).hash(state);
+    }
 }
 
 /// Who holds a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
     /// `spec.holderIdentity`.
     pub identity: String,
@@ -91,7 +101,7 @@ pub struct Holder {
 }
 
 /// By what a holder lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Liveness {
     /// It is alive while its session is.
     Session(SessionId),
@@ -100,7 +110,7 @@ pub enum Liveness {
 }
 
 /// Who waits for a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Waiter {
     /// The acquisition that waits.
     pub id: HolderId,
@@ -111,7 +121,7 @@ pub struct Waiter {
 }
 
 /// The name of one tenancy: one holder's stay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenancy {
     /// `metadata.uid`.
     pub uid: String,
@@ -171,7 +181,7 @@ impl Record {
             waiters,
             ephemeral: annotations.get(EPHEMERAL).is_some_and(|value| value == "true"),
             default_duration: annotations.get(DEFAULT_DURATION).and_then(seconds),
-            lease: Box::new(lease),
+            lease: Arc::new(lease),
         })
     }
 
@@ -221,7 +231,14 @@ pub struct SessionRecord {
     /// It has been ended, and cannot be renewed.
     pub ended: bool,
     /// The Lease as it was read.
-    pub lease: Box<Lease>,
+    pub lease: Arc<Lease>,
+}
+
+impl Hash for SessionRecord {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { id, uid, version, duration, ended, lease: _ } = self;
+        (id, uid, version, duration, ended).hash(state);
+    }
 }
 
 impl SessionRecord {
@@ -242,7 +259,7 @@ impl SessionRecord {
             duration: duration(&lease).unwrap_or(LONGEST_SESSION).min(LONGEST_SESSION),
             ended: holder != Some(id.as_str()),
             id,
-            lease: Box::new(lease),
+            lease: Arc::new(lease),
         })
     }
 }

@@ -10,7 +10,7 @@ use super::write::{self, Write};
 use super::{Moment, Now, SessionId, deadline, renew_interval};
 
 /// One session, from its opening to its end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Session {
     id: SessionId,
     duration: Duration,
@@ -22,7 +22,7 @@ pub struct Session {
     retry_at: Moment,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum State {
     /// To be opened.
     Fresh,
@@ -39,7 +39,7 @@ enum State {
 }
 
 /// Why a session is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Loss {
     /// No renewal succeeded in time.
     Expired,

@@ -1,0 +1,483 @@
+//! One client process: a session, one lock's contender, observers. It does what the client's drivers do, one step at a
+//! time: the deciding is done by the protocol.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold::protocol::contender::{Answer, Contender, Denial, Next, Notice, Refusal, Wish};
+use leasehold::protocol::record::HOLDER;
+use leasehold::protocol::{HolderId, Moment, Now, SessionId, Version};
+
+use super::eyes::{Call, Eyes};
+use super::heart::Heart;
+use super::wire::{Change, LOCK, Place, Reply, Server, Stored, What};
+
+/// What a scenario's clients are like.
+#[derive(Clone, Debug)]
+pub(super) struct Habits {
+    /// The session's duration.
+    pub(super) duration: Duration,
+    /// The lock's own duration, where holds are to live by the lock's own record.
+    pub(super) own: Option<Duration>,
+    /// Guards are asked for `lost()`.
+    pub(super) watch_losses: bool,
+}
+
+/// How long a caller waits for a session, and for a first answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where and when a step is made.
+pub(super) struct At<'a> {
+    /// By the clock of whoever steps.
+    pub(super) now: Now,
+    /// By the world's time.
+    pub(super) real: Duration,
+    pub(super) server: &'a Server,
+    pub(super) habits: &'a Habits,
+}
+
+/// Which of a client's requests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Slot {
+    Lock,
+    Heart(SessionId),
+    Eye(SessionId),
+}
+
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Client {
+    pub(super) name: String,
+    pub(super) crashed: bool,
+    pub(super) contender: Contender,
+    pub(super) call: Option<Call>,
+    pub(super) hearts: Vec<Heart>,
+    opened: u32,
+    lost: BTreeSet<SessionId>,
+    engaged: Option<Engaged>,
+    pub(super) want: Want,
+    /// How many acquisitions its user has begun.
+    pub(super) begun: u8,
+    pub(super) guard: Option<Guard>,
+    pub(super) eyes: Eyes,
+    pub(super) watch: Option<Watch>,
+    watch_anew: bool,
+    recheck_at: Option<Moment>,
+    watch_retry_at: Moment,
+    /// The highest version of the lock that it has seen.
+    seen: Version,
+    /// When a step is due, by its own clock.
+    pub(super) wake: Option<Moment>,
+}
+
+/// What the user waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Want {
+    Nothing,
+    /// A session, and the end of what was before, for an acquisition.
+    Entering {
+        since: Moment,
+    },
+    /// The lock.
+    Acquiring,
+}
+
+#[derive(Clone, Debug, Hash)]
+struct Engaged {
+    session: SessionId,
+    uses_session: bool,
+    session_over: bool,
+}
+
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Guard {
+    pub(super) id: HolderId,
+    pub(super) token: u64,
+    deadline: Option<Moment>,
+    over: bool,
+}
+
+/// A watch of the lock for one session's label, and what it has yet to show.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Watch {
+    session: SessionId,
+    pub(super) sights: VecDeque<Sight>,
+}
+
+#[derive(Clone, Debug, Hash)]
+pub(super) enum Sight {
+    Shows(Arc<Stored>),
+    Hides(Version),
+}
+
+impl Watch {
+    fn begin(session: SessionId, from: Option<Version>, server: &Server) -> Self {
+        let mut watch = Self { session, sights: VecDeque::new() };
+        if let Some(from) = from {
+            for change in server.history.iter().filter(|change| change.version > from) {
+                watch.take(change);
+            }
+        } else if let Some(stored) = server.get(&Place::Lock).filter(|stored| stored.has_label(&watch.label())) {
+            watch.sights.push_back(Sight::Shows(stored.clone()));
+        }
+        watch
+    }
+
+    fn label(&self) -> String {
+        format!("{HOLDER}{}", self.session)
+    }
+
+    /// The lock has changed: it is told in its turn, if it concerns this session.
+    pub(super) fn take(&mut self, change: &Change) {
+        let label = self.label();
+        let concerns = |stored: &&Arc<Stored>| stored.has_label(&label);
+        if let Some(after) = change.after.as_ref().filter(concerns) {
+            self.sights.push_back(Sight::Shows(after.clone()));
+        } else if change.before.as_ref().filter(concerns).is_some() {
+            self.sights.push_back(Sight::Hides(change.version));
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn new(number: usize, habits: &Habits) -> Self {
+        Self {
+            name: format!("p{number}"),
+            crashed: false,
+            contender: Contender::new(LOCK.to_owned(), habits.duration, Duration::ZERO, 0),
+            call: None,
+            hearts: Vec::new(),
+            opened: 0,
+            lost: BTreeSet::new(),
+            engaged: None,
+            want: Want::Nothing,
+            begun: 0,
+            guard: None,
+            eyes: Eyes::default(),
+            watch: None,
+            watch_anew: false,
+            recheck_at: None,
+            watch_retry_at: Moment::default(),
+            seen: Version::default(),
+            wake: None,
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ from its user
+
+    pub(super) fn start(&mut self, now: Moment) {
+        self.begun += 1;
+        self.want = Want::Entering { since: now };
+        self.wake = Some(now);
+    }
+
+    pub(super) fn release(&mut self, now: Moment) {
+        self.guard = None;
+        self.contender.leave();
+        self.wake = Some(now);
+    }
+
+    pub(super) fn cancel(&mut self, now: Moment) {
+        if self.want == Want::Acquiring {
+            self.contender.leave();
+        }
+        self.want = Want::Nothing;
+        self.wake = Some(now);
+    }
+
+    /// Nothing of it runs any more. What it has sent may still arrive: it is handed to the caller.
+    pub(super) fn crash(&mut self, habits: &Habits) -> Vec<Call> {
+        let hearts = std::mem::take(&mut self.hearts).into_iter().filter_map(|heart| heart.call);
+        let eyes = std::mem::take(&mut self.eyes).open.into_values().filter_map(|eye| eye.call);
+        let calls = self.call.take().into_iter().chain(hearts).chain(eyes).filter(|call| call.reply.is_none());
+        let calls = calls.collect();
+        let number = self.name[1..].parse().unwrap_or_default();
+        *self = Self { crashed: true, begun: u8::MAX, ..Self::new(number, habits) };
+        calls
+    }
+
+    // ------------------------------------------------------------------------------------------------ what it is at
+
+    /// Whether its guard passes a check now, by its own clock.
+    pub(super) fn is_live(&self, guard: &Guard, now: Moment) -> bool {
+        let session = || self.hearts.iter().find(|heart| *heart.id() == guard.id.session);
+        !guard.over
+            && match guard.deadline {
+                Some(deadline) => now < deadline,
+                None => session().is_some_and(|heart| heart.is_valid(now)),
+            }
+    }
+
+    pub(super) fn may_start(&self) -> bool {
+        self.want == Want::Nothing && self.guard.is_none() && self.engaged.is_none()
+    }
+
+    /// Whether its user still waits for, or holds, this acquisition.
+    pub(super) fn wants(&self, id: &HolderId) -> bool {
+        let current = self.contender.current() == Some(id);
+        current && (self.want == Want::Acquiring || self.guard.is_some())
+    }
+
+    /// Whether this acquisition's session was lost, rather than given up.
+    pub(super) fn has_lost(&self, session: &SessionId) -> bool {
+        self.lost.contains(session)
+    }
+
+    /// The oldest version of the lock from which it may still begin a watch.
+    pub(super) fn may_watch_from(&self, server: &Server) -> Version {
+        let now = server.version(&Place::Lock);
+        if self.crashed {
+            return now;
+        }
+        let answered = self.call.as_ref().and_then(|call| match &call.reply {
+            Some(Reply::Is(stored)) => Some(stored.version),
+            _ => None,
+        });
+        if self.engaged.is_some() { self.seen } else { self.seen.max(answered.unwrap_or(now)) }
+    }
+
+    pub(super) fn call(&self, slot: &Slot) -> Option<&Call> {
+        match slot {
+            Slot::Lock => self.call.as_ref(),
+            Slot::Heart(id) => self.hearts.iter().find(|heart| heart.id() == id)?.call.as_ref(),
+            Slot::Eye(session) => self.eyes.open.get(session)?.call.as_ref(),
+        }
+    }
+
+    pub(super) fn call_mut(&mut self, slot: &Slot) -> Option<&mut Call> {
+        match slot {
+            Slot::Lock => self.call.as_mut(),
+            Slot::Heart(id) => self.hearts.iter_mut().find(|heart| heart.id() == id)?.call.as_mut(),
+            Slot::Eye(session) => self.eyes.open.get_mut(session)?.call.as_mut(),
+        }
+    }
+
+    pub(super) fn calls(&self) -> impl Iterator<Item = (Slot, &Call)> {
+        let hearts = self.hearts.iter().map(|heart| (Slot::Heart(heart.id().clone()), heart.call.as_ref()));
+        let eyes = self.eyes.open.iter().map(|(session, eye)| (Slot::Eye(session.clone()), eye.call.as_ref()));
+        let all = std::iter::once((Slot::Lock, self.call.as_ref())).chain(hearts).chain(eyes);
+        all.filter_map(|(slot, call)| Some((slot, call?)))
+    }
+
+    // --------------------------------------------------------------------------------------------- from the network
+
+    /// An answer has come; `None` says that it is not known what became of the request.
+    pub(super) fn answer(&mut self, slot: &Slot, reply: Option<&Reply>, now: Moment) {
+        self.wake = Some(now);
+        match slot {
+            Slot::Heart(id) => {
+                if let Some(heart) = self.hearts.iter_mut().find(|heart| heart.id() == id) {
+                    heart.answer(reply, now);
+                }
+            }
+            Slot::Eye(session) => self.eyes.answer(session, reply, now),
+            Slot::Lock => {
+                self.call = None;
+                let answer = match reply {
+                    Some(Reply::Is(stored)) => {
+                        self.seen = self.seen.max(stored.version);
+                        match stored.lock() {
+                            Some(record) => Answer::Is(Box::new(record.clone())),
+                            None => Answer::Denied(Denial::Invalid, "not a lock".to_owned()),
+                        }
+                    }
+                    Some(Reply::Removed) => Answer::Removed,
+                    Some(Reply::Absent) => Answer::Absent,
+                    Some(Reply::Refused) => Answer::Refused,
+                    Some(Reply::Invalid(why)) => Answer::Denied(Denial::Invalid, why.clone()),
+                    None => Answer::Unclear("no answer".to_owned()),
+                };
+                self.contender.answer(answer, now);
+            }
+        }
+    }
+
+    /// The lock's watch shows its next event.
+    pub(super) fn show(&mut self, now: Moment) {
+        self.wake = Some(now);
+        match self.watch.as_mut().and_then(|watch| watch.sights.pop_front()) {
+            Some(Sight::Shows(stored)) => {
+                self.watch_anew = false;
+                self.seen = self.seen.max(stored.version);
+                if let Some(record) = stored.lock() {
+                    self.contender.saw(record.clone(), now);
+                }
+            }
+            Some(Sight::Hides(version)) => {
+                self.seen = self.seen.max(version);
+                self.contender.went_out_of_sight(version);
+            }
+            None => {}
+        }
+    }
+
+    /// All its watches have broken off, and what they had yet to show is lost.
+    pub(super) fn break_watches(&mut self, now: Moment) {
+        self.wake = Some(now);
+        self.eyes.break_watches();
+        if self.watch.take().is_some() {
+            self.watch_anew = true;
+            self.watch_retry_at = now + Duration::from_millis(50);
+            self.contender.doubt();
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------------- a step
+
+    /// Does all that is due now.
+    pub(super) fn step(&mut self, at: &At<'_>) {
+        for _ in 0..100 {
+            if let Some(wake) = self.round(at) {
+                self.wake = wake;
+                return;
+            }
+        }
+        panic!("{} does not come to rest: {self:#?}", self.name);
+    }
+
+    /// `None` says that there may be more to do at once.
+    fn round(&mut self, at: &At<'_>) -> Option<Option<Moment>> {
+        let now = at.now;
+        self.beat(at);
+        self.enter(at);
+        let mut wake = None;
+        match self.contender.poll(now) {
+            Next::Wait(then) => wake = then,
+            Next::Read | Next::Check => self.call = Some(Call::new(Place::Lock, What::Read, at.real)),
+            Next::Write(write) => self.call = Some(Call::new(Place::Lock, What::Write(write), at.real)),
+        }
+        let mut settled = true;
+        while let Some(notice) = self.contender.next_notice() {
+            self.tell(notice, now.moment);
+            settled = false;
+        }
+        if let (true, Some(engaged)) = (self.contender.is_unclear(), &self.engaged) {
+            let session = engaged.session.clone();
+            self.hearts.iter_mut().filter(|heart| *heart.id() == session).for_each(|heart| heart.unclear = true);
+        }
+        if !self.contender.is_engaged() && self.engaged.take().is_some() {
+            settled = false;
+        }
+        if let Some(wanted) = self.contender.sessions_to_observe() {
+            self.eyes.observe(&wanted);
+        }
+        for (session, ended) in self.eyes.look(now.moment, at.real, &self.name) {
+            self.contender.verdict(session, ended);
+            settled = false;
+        }
+        let (watch_wake, doubted) = self.keep_watch(at);
+        let hearts = self.hearts.iter().filter_map(Heart::wake_at);
+        let wakes = wake.into_iter().chain(watch_wake).chain(self.eyes.wake_at()).chain(hearts);
+        (settled && !doubted).then(|| wakes.min())
+    }
+
+    fn uses(&self, session: &SessionId) -> bool {
+        self.engaged.as_ref().is_some_and(|engaged| engaged.uses_session && engaged.session == *session)
+            || self.guard.as_ref().is_some_and(|guard| guard.id.session == *session)
+    }
+
+    fn beat(&mut self, at: &At<'_>) {
+        let used: Vec<bool> = self.hearts.iter().map(|heart| self.uses(heart.id())).collect();
+        for (heart, used) in self.hearts.iter_mut().zip(used) {
+            heart.step(at.now, at.real, used);
+        }
+        if let Some(engaged) = self.engaged.as_mut().filter(|engaged| engaged.uses_session && !engaged.session_over) {
+            let heart = self.hearts.iter().find(|heart| *heart.id() == engaged.session);
+            if heart.is_none_or(|heart| heart.over) {
+                engaged.session_over = true;
+                self.contender.session_lost(&engaged.session);
+            }
+        }
+        let lost = self.hearts.iter().filter(|heart| heart.lost).map(|heart| heart.id().clone());
+        self.lost.extend(lost);
+        self.hearts.retain(|heart| !heart.is_done());
+    }
+
+    /// Begins the acquisition that its user asked for, by a session that is opened if there is none.
+    fn enter(&mut self, at: &At<'_>) {
+        let (Want::Entering { since }, None) = (self.want, &self.engaged) else { return };
+        let now = at.now.moment;
+        if let Some(heart) = self.hearts.iter_mut().find(|heart| heart.is_valid(now)) {
+            let id = HolderId { session: heart.id().clone(), n: heart.next_acquisition() };
+            let wish = Wish { own_duration: at.habits.own, renewal: true, queue: true, patience: PATIENCE };
+            self.engaged = Some(Engaged { session: id.session.clone(), uses_session: true, session_over: false });
+            self.contender.start(id, wish, now);
+            self.want = Want::Acquiring;
+            self.beat(at); // It is in use from now on.
+        } else if !self.hearts.iter().any(Heart::is_opening) {
+            if now.since(since) >= PATIENCE {
+                self.want = Want::Nothing; // it fails: the API server was not reached
+                return;
+            }
+            self.opened += 1;
+            let id = SessionId::new(&self.name, &format!("s{}", self.opened));
+            self.hearts.push(Heart::new(id, at.habits.duration));
+            self.beat(at);
+        }
+    }
+
+    fn tell(&mut self, notice: Notice, now: Moment) {
+        match notice {
+            Notice::Acquired { id, token, deadline } => {
+                let guard = Guard { id, token, deadline, over: false };
+                if let (true, Some(engaged)) = (deadline.is_some(), &mut self.engaged) {
+                    engaged.uses_session = false;
+                }
+                if self.want != Want::Acquiring {
+                    self.contender.leave();
+                } else if self.is_live(&guard, now) {
+                    self.guard = Some(guard);
+                    self.want = Want::Nothing;
+                } else {
+                    // What took too long to arrive is not handed out: it is given back, and asked for again.
+                    self.contender.leave();
+                    self.want = Want::Entering { since: now };
+                }
+            }
+            Notice::Refused { why, .. } if self.want == Want::Acquiring => {
+                self.want = match why {
+                    Refusal::SessionLost => Want::Entering { since: now },
+                    _ => Want::Nothing,
+                };
+            }
+            Notice::Renewed(until) => {
+                if let Some(guard) = &mut self.guard {
+                    guard.deadline = guard.deadline.map(|before| if now < before { before.max(until) } else { before });
+                }
+            }
+            Notice::Lost(_) => {
+                if let Some(guard) = &mut self.guard {
+                    guard.over = true;
+                }
+            }
+            Notice::Refused { .. } | Notice::Left { .. } => {}
+        }
+    }
+
+    /// Begins, keeps or ends the watch. Returns when to come back, and whether what is known is in doubt now.
+    fn keep_watch(&mut self, at: &At<'_>) -> (Option<Moment>, bool) {
+        let now = at.now.moment;
+        let session = self.engaged.as_ref().map(|engaged| engaged.session.clone());
+        let held_from = if at.habits.watch_losses { self.contender.watch_hold_from() } else { None };
+        let wanted = self.contender.watch_from().or(held_from);
+        if session.is_some() && self.watch.as_ref().is_some_and(|watch| Some(&watch.session) != session.as_ref()) {
+            self.watch = None;
+        }
+        if let (Some(from), Some(session), None) = (wanted, session, &self.watch) {
+            if now < self.watch_retry_at {
+                self.contender.set_watched(false);
+                return (Some(self.watch_retry_at), false);
+            }
+            let from = (!self.watch_anew).then_some(from);
+            self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
+            self.watch = Some(Watch::begin(session, from, at.server));
+        }
+        if self.recheck_at.is_some_and(|at| now >= at) {
+            (self.recheck_at, self.watch_anew) = (None, false);
+            self.contender.doubt();
+            return (None, true);
+        }
+        self.contender.set_watched(self.watch.is_some());
+        (self.recheck_at, false)
+    }
+}

@@ -1,0 +1,97 @@
+//! What is searched: who takes part, what may happen to them, and how far.
+
+use std::time::Duration;
+
+use super::client::Habits;
+
+/// Something that goes wrong. Each costs one of a path's faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A sender hears nothing of its request to the lock. It may be carried out later, or has been.
+    Lost,
+    /// The same for requests to sessions.
+    LostSession,
+    /// A request to the lock is carried out, and another time later.
+    Twice,
+    /// All watches of a client break off.
+    WatchBreaks,
+    /// A client does nothing for a while.
+    Doze,
+    /// A client ends for good.
+    Crash,
+    /// A person takes the lock from its holder.
+    Break,
+    /// A person deletes the lock's Lease.
+    DeleteLock,
+    /// Somebody deletes a session's Lease.
+    DeleteSession,
+}
+
+/// One bounded world.
+#[derive(Clone, Debug)]
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    pub(super) clients: usize,
+    /// How many acquisitions each client's user begins.
+    pub(super) acquisitions: u8,
+    /// How many of all acquisitions may be cancelled.
+    pub(super) cancels: u8,
+    /// So many clients have begun an acquisition, one after the other, before the search begins.
+    pub(super) queued: usize,
+    pub(super) operator: bool,
+    pub(super) habits: Habits,
+    /// By how many millionths each client's clock is fast.
+    pub(super) fast: [u32; 3],
+    /// The lock's Lease stands there from the beginning, as one of a custom resource does.
+    pub(super) standing: bool,
+    /// Requests to sessions, and what watches show of them, take no time. Otherwise they are late like all others.
+    pub(super) prompt_sessions: bool,
+    /// Whoever hears something does at once what follows. Otherwise that is a step of its own, which may be late.
+    pub(super) prompt_steps: bool,
+    /// Reads of the lock take no time, and are not lost.
+    pub(super) prompt_reads: bool,
+    /// Time does not pass while anybody has something to do, but for one who dozes: that is a fault.
+    pub(super) diligent: bool,
+    pub(super) tick: Duration,
+    /// Time may also pass just until a retry. Otherwise every retry waits for the next tick.
+    pub(super) retries: bool,
+    pub(super) ticks: u32,
+    pub(super) faults: u8,
+    pub(super) allowed: &'static [Fault],
+    /// The longest path.
+    pub(super) depth: usize,
+    /// Of so many states one is followed to its fair end.
+    pub(super) sample: u64,
+}
+
+impl Scenario {
+    /// The scenario that the others differ from.
+    pub(super) fn plain(name: &'static str) -> Self {
+        Self {
+            name,
+            clients: 2,
+            acquisitions: 1,
+            cancels: 0,
+            queued: 0,
+            operator: false,
+            habits: Habits { duration: Duration::from_secs(30), own: None, watch_losses: false },
+            fast: [0; 3],
+            standing: false,
+            prompt_sessions: true,
+            prompt_steps: true,
+            tick: Duration::from_secs(10),
+            ticks: 4,
+            faults: 1,
+            allowed: &[],
+            depth: usize::MAX,
+            sample: 256,
+            retries: false,
+            prompt_reads: false,
+            diligent: false,
+        }
+    }
+
+    pub(super) fn horizon(&self) -> Duration {
+        self.tick * self.ticks
+    }
+}
