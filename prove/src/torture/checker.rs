@@ -27,8 +27,8 @@ pub struct Run {
     pub stored: BTreeMap<String, Stored>,
     /// How long after the start of a successful check a write still belongs to the hold.
     pub slack: Nanos,
-    /// The end of the faults.
-    pub quiet: Quiet,
+    /// Times in which everybody must be served.
+    pub quiet: Vec<Quiet>,
 }
 
 /// What is stored where tokens are compared.
@@ -40,12 +40,14 @@ pub struct Stored {
     pub token: u64,
 }
 
-/// The time after the last fault.
+/// A time in which everybody must be served.
 #[derive(Clone, Debug, Default)]
 pub struct Quiet {
-    /// From when on nothing was wrong any more.
+    /// Which one.
+    pub when: &'static str,
+    /// When it began.
     pub from: Nanos,
-    /// When the workers were asked to end.
+    /// When it was over.
     pub to: Nanos,
     /// By when everybody must have got a lock.
     pub limit: Nanos,
@@ -80,10 +82,9 @@ pub struct Verdict {
     pub excused: usize,
     /// The longest wait of all that ended with the lock.
     pub longest: Nanos,
-    /// The longest time that anybody was without a lock after the last fault.
-    pub worst: Nanos,
-    /// The most others that got the lock after the last fault while somebody waited for it.
-    pub turns: usize,
+    /// The longest time that anybody was without a lock, and the most others that got one while somebody waited for it;
+    /// for each [`Quiet`].
+    pub served: Vec<(Nanos, usize)>,
 }
 
 /// Something that cannot be.
@@ -115,7 +116,9 @@ pub fn check(run: &Run) -> Verdict {
         tokens(&holds, run, &mut verdict);
         updates(lock, &holds, run.stored.get(lock), &mut verdict);
     }
-    service(&holds, &waits, &run.quiet, &mut verdict);
+    for quiet in &run.quiet {
+        service(&holds, &waits, quiet, &mut verdict);
+    }
     verdict
 }
 
@@ -297,27 +300,31 @@ fn updates(lock: &str, holds: &[&Hold], stored: Option<&Stored>, verdict: &mut V
     }
 }
 
-/// After the last fault everybody gets a lock again, and in turn.
+/// Everybody gets a lock, and in turn.
 fn service(holds: &[Hold], waits: &[Wait], quiet: &Quiet, verdict: &mut Verdict) {
+    let (mut worst, mut most) = (0, 0);
     for worker in &quiet.live {
         let got = holds.iter().filter(|hold| hold.worker == *worker).map(|hold| hold.acquired.to);
         let first = got.filter(|&got| got >= quiet.from).min();
         let without = first.unwrap_or(quiet.to).saturating_sub(quiet.from);
-        verdict.worst = verdict.worst.max(without);
+        worst = worst.max(without);
         if first.is_none_or(|first| first > quiet.limit) {
-            let seconds = without / 1_000_000_000;
-            let told = format!("{worker} got no lock for {seconds} s after the last fault");
+            let told = format!("{worker} got no lock for {} ms {}", without / 1_000_000, quiet.when);
             verdict.violation(Span { from: quiet.from, to: quiet.limit }, told);
         }
     }
-    for wait in waits.iter().filter(|wait| quiet.from > 0 && wait.from >= quiet.from) {
+    for wait in waits.iter().filter(|wait| wait.from >= quiet.from) {
         let Some(got) = wait.got.filter(|&got| got <= quiet.to) else { continue };
         let others = holds.iter().filter(|hold| hold.lock == wait.lock && hold.worker != wait.worker);
         let turns = others.filter(|hold| wait.from < hold.acquired.to && hold.acquired.to < got).count();
-        verdict.turns = verdict.turns.max(turns);
+        most = most.max(turns);
         if turns > quiet.turns {
-            let told = format!("{} was passed over: {turns} others got {} while it waited", wait.worker, wait.lock);
+            let told = format!(
+                "{} was passed over {}: {turns} others got {} while it waited",
+                wait.worker, quiet.when, wait.lock
+            );
             verdict.violation(Span { from: wait.from, to: got }, told);
         }
     }
+    verdict.served.push((worst, most));
 }

@@ -27,6 +27,7 @@ use crate::report::Report;
 use checker::{Quiet, Run, Violation};
 use faults::{Deck, Fault, Kind, nanos};
 use history::{FaultLine, Journal, Nanos, Span, now};
+use proxy::Mode;
 use stage::Stage;
 
 /// Options of this layer.
@@ -52,6 +53,8 @@ pub struct Options {
     pub keep: bool,
 }
 
+/// How often everybody must have got a lock before the run ends.
+const SERVED: u64 = 4;
 const LAYER: &str = "torture";
 /// How many go on at a time, at most.
 const AT_ONCE: usize = 3;
@@ -104,7 +107,12 @@ async fn torture(options: &Options) -> Result<Report> {
         sleep(TICK).await;
     }
     fs::write(stage.path("quiet"), "")?;
-    let quiet = quieten(options, &mut stage, &course).await?;
+    let healed = serve(options, &mut stage, "after the last fault", course.absent()).await?;
+    // Nobody hears of grants any more; what waits has to look.
+    stage.set_all(Mode::NoEvents);
+    let deaf = serve(options, &mut stage, "while watches were silent", Duration::ZERO).await?;
+    stage.set_all(Mode::Open);
+    let ending = now();
     stage.end_workers().await?;
     let (remains, tombstones) = clear(options, &stage, &course).await?;
 
@@ -114,10 +122,10 @@ async fn torture(options: &Options) -> Result<Report> {
         stored: stage.stored().await?,
         // What the client keeps between its deadline and anybody else's chance.
         slack: nanos(session) / 50,
-        quiet,
+        quiet: vec![healed, deaf],
     };
     let mut verdict = checker::check(&run);
-    let at = Span { from: run.quiet.to, to: run.quiet.to };
+    let at = Span { from: ending, to: ending };
     verdict.violations.extend(stage.ended.drain(..).map(|told| Violation { told, at }));
     verdict.violations.extend(remains.into_iter().map(|what| {
         let told = format!("{what} is still there, long after all workers have ended");
@@ -222,19 +230,19 @@ impl Course {
     }
 }
 
-/// Waits until everybody has got locks again, a few times.
-async fn quieten(options: &Options, stage: &mut Stage, course: &Course) -> Result<Quiet> {
+/// Waits until everybody has got locks, a few times; it may take so much longer the first time.
+async fn serve(options: &Options, stage: &mut Stage, when: &'static str, more: Duration) -> Result<Quiet> {
     let session = Duration::from_secs(options.session);
     stage.tend()?;
     let from = now();
-    let limit = from + nanos(session + session / 3 + MARGIN + course.absent());
+    let limit = from + nanos(session + session / 3 + MARGIN + more);
     let got: Vec<u64> = stage.got().collect();
-    while now() < limit && stage.got().zip(&got).any(|(now, before)| now < before + 5) {
+    while now() < limit && stage.got().zip(&got).any(|(now, before)| now < before + SERVED) {
         sleep(TICK).await;
         stage.tend()?;
     }
     // Three times for each worker of the queue: a join takes its time on a busy machine.
-    Ok(Quiet { from, to: now(), limit, live: stage.live(), turns: options.workers * 3 })
+    Ok(Quiet { when, from, to: now(), limit, live: stage.live(), turns: options.workers * 3 })
 }
 
 /// Waits until nothing is left of the workers. The answer is what is, and how many tombstones there were at the end.

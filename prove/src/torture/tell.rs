@@ -42,8 +42,10 @@ pub(super) fn report(
     figure("fenced writes unclear", verdict.unclear.to_string());
     figure("overlaps made by a person", verdict.excused.to_string());
     figure("longest wait", seconds(verdict.longest));
-    figure("longest without a lock after the last fault", seconds(verdict.worst));
-    figure("most turns of others in a wait after the last fault", verdict.turns.to_string());
+    for (quiet, (worst, turns)) in run.quiet.iter().zip(&verdict.served) {
+        figure(&format!("longest without a lock {}", quiet.when), seconds(*worst));
+        figure(&format!("most turns of others in one wait {}", quiet.when), turns.to_string());
+    }
     figure("operator ended by itself", stage.operator.ended.to_string());
     figure("tombstones left", tombstones.to_string());
     figure("faults", course.by_kind.values().sum::<u32>().to_string());
