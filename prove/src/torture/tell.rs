@@ -56,6 +56,10 @@ pub(super) fn report(
     if faketime().is_none() {
         figure("fault: wall clock stepped", "skipped: no libfaketime".to_owned());
     }
+    let begun = lines().map(|line| line.span.from).min().unwrap_or(0);
+    if let Some(first) = verdict.violations.iter().map(|violation| violation.at.from).min() {
+        figure("first violation after", seconds(first.saturating_sub(begun)));
+    }
     for (n, violation) in verdict.violations.iter().enumerate() {
         let told = &violation.told;
         report.violation(if n < TOLD { format!("{told}\n{}", excerpt(run, violation)) } else { told.clone() });
