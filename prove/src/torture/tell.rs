@@ -11,8 +11,9 @@ use crate::report::Report;
 /// How much of the histories is shown around a violation, and how much before it.
 const SHOWN: usize = 60;
 const BEFORE: Nanos = 500_000_000;
-/// How many violations are shown with their histories.
+/// How many violations are shown with their histories, and how many at all.
 const TOLD: usize = 5;
+const NAMED: usize = 30;
 
 pub(super) fn report(
     options: &Options,
@@ -60,7 +61,8 @@ pub(super) fn report(
     if let Some(first) = verdict.violations.iter().map(|violation| violation.at.from).min() {
         figure("first violation after", seconds(first.saturating_sub(begun)));
     }
-    for (n, violation) in verdict.violations.iter().enumerate() {
+    figure("violations found", verdict.violations.len().to_string());
+    for (n, violation) in verdict.violations.iter().take(NAMED).enumerate() {
         let told = &violation.told;
         report.violation(if n < TOLD { format!("{told}\n{}", excerpt(run, violation)) } else { told.clone() });
     }

@@ -191,6 +191,8 @@ impl Worker {
             }
             self.append(guard, true)?;
             sleep(self.millis(0, 10)).await;
+            // Work that blocks: if the process is stopped in it, only the check stands between it and the next step.
+            std::thread::sleep(self.millis(0, 10));
             if !self.check(guard)? {
                 return Ok(false);
             }
@@ -205,6 +207,8 @@ impl Worker {
         std::thread::sleep(Duration::from_secs(self.options.session) + self.millis(200, 2500));
         self.tell(from, What::Stalled)?;
         self.append(guard, false)?;
+        // What a check would have said: nothing has run since that could have told the guard.
+        self.check(guard)?;
         self.fence(guard).await?;
         self.check(guard).map(drop)
     }
