@@ -114,7 +114,7 @@ pub fn check(run: &Run) -> Verdict {
     for (lock, holds) in by_lock {
         exclusion(&holds, run, &mut verdict);
         tokens(&holds, run, &mut verdict);
-        updates(lock, &holds, run.stored.get(lock), &mut verdict);
+        updates(lock, &holds, run, &mut verdict);
     }
     for quiet in &run.quiet {
         service(&holds, &waits, quiet, &mut verdict);
@@ -236,7 +236,7 @@ fn tokens(holds: &[&Hold], run: &Run, verdict: &mut Verdict) {
 }
 
 /// No fenced write was lost, and none came after one with a larger token.
-fn updates(lock: &str, holds: &[&Hold], stored: Option<&Stored>, verdict: &mut Verdict) {
+fn updates(lock: &str, holds: &[&Hold], run: &Run, verdict: &mut Verdict) {
     let mut written: BTreeMap<u64, &Hold> = BTreeMap::new();
     let mut possible: BTreeSet<u64> = BTreeSet::new();
     for hold in holds {
@@ -255,9 +255,9 @@ fn updates(lock: &str, holds: &[&Hold], stored: Option<&Stored>, verdict: &mut V
                     possible.insert(counter);
                 }
                 (Some(Outcome::Refused { stored }), _) => {
-                    // Valid before and after: then nobody can have been there with a larger token.
+                    // Valid before and after: then nobody can have been there with a larger token, but by a person's doing.
                     let valid = claim(hold, 0).is_some_and(|span| span.to > fence.span.to);
-                    if valid {
+                    if valid && !broken(hold, fence.span.to, &run.faults) {
                         let told = format!(
                             "a fenced write of {} was refused while it held {lock}: its token is {}, stored was {stored}",
                             hold.id, hold.token
@@ -283,7 +283,7 @@ fn updates(lock: &str, holds: &[&Hold], stored: Option<&Stored>, verdict: &mut V
         before = Some(entry);
     }
     let last = written.keys().next_back().copied().unwrap_or(0);
-    let stored = stored.copied().unwrap_or_default();
+    let stored = run.stored.get(lock).copied().unwrap_or_default();
     let end = holds.iter().map(|hold| hold.acquired.to).max().unwrap_or(0);
     let at = Span { from: end, to: end };
     if stored.counter < last {

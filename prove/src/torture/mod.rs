@@ -61,8 +61,8 @@ const AT_ONCE: usize = 3;
 /// How often the run is looked at.
 const TICK: Duration = Duration::from_millis(50);
 const PROGRESS: Duration = Duration::from_secs(5);
-/// What a turn may take on a busy machine, besides what the protocol says.
-const MARGIN: Duration = Duration::from_secs(15);
+/// What waiting for one's turn may take, besides what the protocol says.
+const MARGIN: Duration = Duration::from_secs(25);
 /// For how long others believe in a session whose Lease was deleted.
 const ABSENT: Duration = Duration::from_secs(60);
 /// How long a tombstone stands where an operator sweeps, and some time.

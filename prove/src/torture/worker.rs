@@ -46,6 +46,8 @@ pub struct Options {
 
 /// One holder in so many does not look whether it still holds.
 const CARELESS: f64 = 1.0 / 20.0;
+/// One hold in so many is a long one: longer than a session lasts without renewals.
+const LONG: f64 = 1.0 / 25.0;
 /// How many waits are cancelled, and how many have a limit.
 const CANCELLED: f64 = 0.08;
 const LIMITED: f64 = 0.1;
@@ -165,6 +167,9 @@ impl Worker {
     async fn hold(&mut self, guard: LockGuard) -> Result<()> {
         let careless = !self.is_quiet() && self.chance.random_bool(CARELESS);
         if self.steps(&guard).await? {
+            if self.chance.random_bool(LONG) && !self.stay(&guard).await? {
+                return Ok(());
+            }
             if careless {
                 self.stall(&guard).await?;
             }
@@ -199,6 +204,17 @@ impl Worker {
             self.fence(guard).await?;
         }
         self.check(guard)
+    }
+
+    /// Holds on for a time that takes renewals, and looks often. Whether the lock is still held then.
+    async fn stay(&mut self, guard: &LockGuard) -> Result<bool> {
+        for _ in 0..self.chance.random_range(10..=self.options.session * 18) {
+            sleep(Duration::from_millis(100)).await;
+            if !self.check(guard)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Does nothing for longer than the lease lasts, renewals included, and then writes without looking.

@@ -176,7 +176,12 @@ fn a_refusal_while_the_lock_is_held_is_seen() {
     let refused = |at| line(at, at + 1, What::Fenced { outcome: Outcome::Refused { stored: 8 } });
     let mut held = hold("x", 100, 7, 1);
     held.lines.insert(5, refused(115));
-    only(&run(vec![held], stored(1, 7)), "was refused while it held a");
+    let mut run_held = run(vec![held], stored(1, 7));
+    only(&run_held, "was refused while it held a");
+    run_held.faults = vec![broke("x.7", 112)];
+    assert_eq!(violations(&run_held), [""; 0], "a person let somebody else in");
+    run_held.faults = vec![broke("x.7", 118)];
+    only(&run_held, "was refused while it held a");
     let mut stale = hold("x", 100, 7, 1);
     stale.lines.push(refused(300));
     let verdict = check(&run(vec![stale], stored(1, 7)));
