@@ -4,7 +4,7 @@ use leasehold_prove::torture::{self, Options};
 
 #[test]
 fn a_minute_of_real_faults_breaks_nothing() -> anyhow::Result<()> {
-    let options = Options { duration: 40, seed: 7, workers: 8, every: 2.0, session: 3, keep: false };
+    let options = Options { duration: 30, seed: 7, workers: 8, every: 1.5, session: 3, keep: false };
     let report = torture::run(&options)?;
     println!("{report}");
     assert!(report.violations().is_empty(), "{report}");

@@ -107,10 +107,10 @@ async fn torture(options: &Options) -> Result<Report> {
         sleep(TICK).await;
     }
     fs::write(stage.path("quiet"), "")?;
-    let healed = serve(options, &mut stage, "after the last fault", course.absent()).await?;
+    let healed = serve(options, &mut stage, "after the last fault", Duration::ZERO, course.absent()).await?;
     // Nobody hears of grants any more; what waits has to look.
     stage.set_all(Mode::NoEvents);
-    let deaf = serve(options, &mut stage, "while watches were silent", Duration::ZERO).await?;
+    let deaf = serve(options, &mut stage, "while watches were silent", session * 4, Duration::ZERO).await?;
     stage.set_all(Mode::Open);
     let ending = now();
     stage.end_workers().await?;
@@ -230,14 +230,21 @@ impl Course {
     }
 }
 
-/// Waits until everybody has got locks, a few times; it may take so much longer the first time.
-async fn serve(options: &Options, stage: &mut Stage, when: &'static str, more: Duration) -> Result<Quiet> {
+/// Waits until everybody has got locks, a few times, and at least so long. The first may take so much more than usual.
+async fn serve(
+    options: &Options,
+    stage: &mut Stage,
+    when: &'static str,
+    least: Duration,
+    more: Duration,
+) -> Result<Quiet> {
     let session = Duration::from_secs(options.session);
     stage.tend()?;
     let from = now();
     let limit = from + nanos(session + session / 3 + MARGIN + more);
     let got: Vec<u64> = stage.got().collect();
-    while now() < limit && stage.got().zip(&got).any(|(now, before)| now < before + SERVED) {
+    let done = |stage: &Stage| stage.got().zip(&got).all(|(now, before)| now >= before + SERVED);
+    while now() < from + nanos(least) || (now() < limit && !done(stage)) {
         sleep(TICK).await;
         stage.tend()?;
     }

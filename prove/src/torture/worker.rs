@@ -46,8 +46,10 @@ pub struct Options {
 
 /// One holder in so many does not look whether it still holds.
 const CARELESS: f64 = 1.0 / 20.0;
-/// One hold in so many is a long one: longer than a session lasts without renewals.
+/// One hold in so many is a long one: longer than a session lasts without renewals. More are where nothing goes wrong,
+/// and so nobody is to lose a lock.
 const LONG: f64 = 1.0 / 25.0;
+const LONG_IN_QUIET: f64 = 1.0 / 6.0;
 /// How many waits are cancelled, and how many have a limit.
 const CANCELLED: f64 = 0.08;
 const LIMITED: f64 = 0.1;
@@ -165,9 +167,11 @@ impl Worker {
 
     /// Works under the lock, and gives it back.
     async fn hold(&mut self, guard: LockGuard) -> Result<()> {
-        let careless = !self.is_quiet() && self.chance.random_bool(CARELESS);
+        let quiet = self.is_quiet();
+        let careless = !quiet && self.chance.random_bool(CARELESS);
+        let long = self.chance.random_bool(if quiet { LONG_IN_QUIET } else { LONG });
         if self.steps(&guard).await? {
-            if self.chance.random_bool(LONG) && !self.stay(&guard).await? {
+            if long && !self.stay(&guard).await? {
                 return Ok(());
             }
             if careless {
