@@ -50,6 +50,10 @@ check-deps:
 		echo "(cargo install cargo-deny --locked)" >&2; \
 	fi
 
+.PHONY: torture
+torture: binaries controlplane ## Let real faults befall real processes; DURATION=<seconds>, ARGS="--seed 2"
+	$(BINARIES)/leasehold-prove torture $(if $(DURATION),--duration $(DURATION)) $(ARGS)
+
 .PHONY: crds
 crds: ## Write the resource definitions anew from the code
 	@$(CARGO) run --quiet --package leasehold-operator -- crds > $(CRDS).new || { rm -f $(CRDS).new; exit 1; }
