@@ -77,6 +77,7 @@ struct Outcome {
     time: Duration,
     violations: Vec<String>,
     lines: Vec<String>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares it"))]
     trace: u64,
 }
 

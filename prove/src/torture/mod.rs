@@ -53,6 +53,12 @@ pub struct Options {
     pub keep: bool,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self { duration: 60, seed: 1, workers: 8, every: 3.0, session: 3, keep: false }
+    }
+}
+
 /// How often everybody must have got a lock before the run ends.
 const SERVED: u64 = 4;
 const LAYER: &str = "torture";
