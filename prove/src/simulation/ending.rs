@@ -83,14 +83,14 @@ async fn no_waiter_entry_outlives_its_waiter(world: &Arc<World>) {
                 match timeout(SERVED, lock.acquire()).await {
                     Ok(Ok(guard)) => drop(guard.release().await),
                     Ok(Err(error)) => world.log.violation(format!("the last one could not acquire: {error}")),
-                    Err(_) => world.log.violation("the last one was not served".to_owned()),
+                    Err(_) => world.log.violation("the last one was not served"),
                 }
             }
             client.shutdown().await;
         }
     });
     if last.await.is_err() {
-        world.log.violation("the last one panicked".to_owned());
+        world.log.violation("the last one panicked");
     }
     sleep(Duration::from_secs(1)).await;
     for (lease, text) in leftovers(world, false) {

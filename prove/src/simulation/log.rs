@@ -1,5 +1,6 @@
 //! What happened in a run, and what should not have.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ impl Log {
     }
 
     /// A guarantee was broken.
-    pub(super) fn violation(&self, told: String) {
+    pub(super) fn violation(&self, told: impl fmt::Display) {
         let told = format!("{:.3} s: {told}", self.time().as_secs_f64());
         self.tell(|| format!("VIOLATION {told}"));
         self.state().violations.push(told);

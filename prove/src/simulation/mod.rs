@@ -178,15 +178,18 @@ fn explain(seed: u64) -> Result<String> {
         }
     }
     let outcome = simulate(plan.clone(), true)?;
-    let mut text = format!("seed {seed}: {}\n", outcome.violations.join("\n  "));
-    text += &format!("{:?}, {} locks, operator: {}\nfaults:\n", plan.clients, plan.locks, plan.operator);
-    plan.faults.iter().for_each(|fault| text += &format!("  {fault}\n"));
     let file = std::env::temp_dir().join(format!("leasehold-simulation-{seed}.txt"));
     std::fs::write(&file, outcome.lines.join("\n"))?;
-    text += &format!("history until then (all of it: {}):\n", file.display());
     let end = outcome.lines.iter().position(|line| line.contains("VIOLATION")).map_or(outcome.lines.len(), |at| at + 1);
-    outcome.lines[end.saturating_sub(60)..end].iter().for_each(|line| text += &format!("  {line}\n"));
-    Ok(text)
+    let mut text = vec![
+        format!("seed {seed}: {}", outcome.violations.join("\n  ")),
+        format!("{:?}, {} locks, operator: {}", plan.clients, plan.locks, plan.operator),
+        "faults:".to_owned(),
+    ];
+    text.extend(plan.faults.iter().map(|fault| format!("  {fault}")));
+    text.push(format!("history until then (all of it: {}):", file.display()));
+    text.extend(outcome.lines[end.saturating_sub(60)..end].iter().map(|line| format!("  {line}")));
+    Ok(text.join("\n"))
 }
 
 thread_local! {

@@ -130,7 +130,7 @@ impl Link {
         let (there, back) = (dice.millis(low..high), dice.millis(low..high));
         let again = (is_write && dice.chance(weather.twice)).then(|| dice.millis(1..LATEST));
         let kind = if dice.chance(weather.lost) {
-            dice.from(&[0, 1]).eq(&0).then_some(Kind::Lost).unwrap_or(Kind::Reset)
+            if dice.chance(0.5) { Kind::Lost } else { Kind::Reset }
         } else if dice.chance(weather.unheard) {
             Kind::Unheard
         } else if is_write && dice.chance(weather.late) {

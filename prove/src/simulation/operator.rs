@@ -31,7 +31,9 @@ pub(super) async fn run(link: Arc<Link>) {
                 Ok(Ok((leases, receiver))) => {
                     let shown: HashSet<Place> = leases.iter().filter_map(place_of).collect();
                     let now = clock::moment();
-                    leases.into_iter().for_each(|lease| warden.saw(lease, now));
+                    for lease in leases {
+                        warden.saw(lease, now);
+                    }
                     warden.relisted(None, &shown, now);
                     news = Some(receiver);
                 }

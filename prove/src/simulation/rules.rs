@@ -110,8 +110,8 @@ impl Change<'_> {
         }
         let token = |holder: &Option<leasehold::protocol::Holder>| holder.as_ref().and_then(|holder| holder.token);
         match (token(old), token(new)) {
-            (Some(old), Some(new)) if new <= old => Err(format!("token {new} came after token {old}")),
-            (_, Some(new)) if new <= before.version.0 => Err(format!("token {new} is not new")),
+            (Some(last), Some(token)) if token <= last => Err(format!("token {token} came after token {last}")),
+            (_, Some(token)) if token <= before.version.0 => Err(format!("token {token} is not new")),
             (_, None) if new.is_some() => Err("a holder came without a token".to_owned()),
             _ => Ok(()),
         }
@@ -130,10 +130,10 @@ pub(super) fn tell(name: &str, write: &Write) -> String {
         Write::Patch(patch) => {
             let change = |operation: &json_patch::PatchOperation| {
                 let json = serde_json::to_value(operation).unwrap_or_default();
-                let path = json["path"].as_str().unwrap_or_default().trim_start_matches("/metadata/annotations/");
-                let path = path.trim_start_matches("/spec/").trim_start_matches("/metadata/").replace("~1", "/");
+                let place = json["path"].as_str().unwrap_or_default().trim_start_matches("/metadata/annotations/");
+                let place = place.trim_start_matches("/spec/").trim_start_matches("/metadata/").replace("~1", "/");
                 let value = if json["value"].is_null() { String::new() } else { format!("={}", json["value"]) };
-                format!("{} {path}{value}", json["op"].as_str().unwrap_or_default())
+                format!("{} {place}{value}", json["op"].as_str().unwrap_or_default())
             };
             format!("PATCH {name} [{}]", patch.0.iter().map(change).collect::<Vec<_>>().join(", "))
         }
