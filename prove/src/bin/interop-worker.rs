@@ -43,7 +43,7 @@ struct Options {
     #[arg(long, default_value_t = 3000)]
     hold: u64,
     /// How long to rest at most before the next time, in milliseconds.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 2500)]
     rest: u64,
     /// By how many seconds the wall clock is ahead.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
