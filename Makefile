@@ -50,6 +50,19 @@ check-deps:
 		echo "(cargo install cargo-deny --locked)" >&2; \
 	fi
 
+.PHONY: prove
+prove: controlplane ## Prove the guarantees: model, simulation, real faults, client-go (a quarter of an hour)
+	$(CARGO) build --release --bins --package leasehold-prove --package leasehold-operator
+	$(TARGET)/release/leasehold-prove all $(ARGS)
+
+.PHONY: controls
+controls: ## Plant every bug of prove/bugs, and see each caught (half an hour); ARGS=<names>
+	prove/controls.sh $(ARGS)
+
+.PHONY: torture
+torture: binaries controlplane ## Let real faults befall real processes; DURATION=<seconds>, ARGS="--seed 2"
+	$(BINARIES)/leasehold-prove torture $(if $(DURATION),--duration $(DURATION)) $(ARGS)
+
 .PHONY: crds
 crds: ## Write the resource definitions anew from the code
 	@$(CARGO) run --quiet --package leasehold-operator -- crds > $(CRDS).new || { rm -f $(CRDS).new; exit 1; }

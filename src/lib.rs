@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`crd`] | the custom resources |
 //! | `lock` | the controller of `DistributedLock` |
-//! | `warden` | ends dead sessions, evicts dead holders, clears away leftovers |
+//! | [`warden`] | ends dead sessions, evicts dead holders, clears away leftovers |
 //! | `leases` | the connection for Leases, which nothing else uses |
 //! | `announce`, `metrics`, `serve` | Events, metrics, probes |
 //!
@@ -20,6 +20,6 @@ mod metrics;
 mod run;
 mod scope;
 mod serve;
-mod warden;
+pub mod warden;
 
 pub use run::run;

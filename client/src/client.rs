@@ -195,7 +195,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Leases elsewhere than in a cluster: [`MemoryStore`](crate::MemoryStore) in tests, for example.
+    /// Leases elsewhere than in a cluster: `MemoryStore` in tests, for example.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
         self

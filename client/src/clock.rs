@@ -23,15 +23,15 @@ pub fn now() -> Now {
 /// What time it is, by the clock that counts through suspend (`CLOCK_BOOTTIME` on Linux).
 #[must_use]
 pub fn moment() -> Moment {
-    #[cfg(feature = "testing")]
-    if let Some(process) = Process::current() {
-        return process.now().moment;
-    }
     #[cfg(target_os = "linux")]
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
     // Elsewhere the monotonic clock is the one that comes nearest (on macOS it counts through sleep).
     #[cfg(not(target_os = "linux"))]
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+    #[cfg(feature = "testing")]
+    if let Some(process) = Process::current() {
+        return process.now().moment;
+    }
     let time = rustix::time::clock_gettime(CLOCK);
     let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or_default());
     Moment::from_start(seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or_default()))

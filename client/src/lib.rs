@@ -40,7 +40,8 @@
 //!
 //! # Testing without a cluster
 //!
-//! [`MemoryStore`] keeps Leases in memory: give it to [`ClientBuilder::store`].
+//! The feature `testing` brings `MemoryStore`, which keeps Leases in memory: give it to [`ClientBuilder::store`]. It is a
+//! namespace of a `testing::ApiServer`, which answers as kube-apiserver does.
 //!
 //! # Permissions
 //!
@@ -78,7 +79,9 @@ pub use error::{
 pub use guard::LockGuard;
 pub use lock::{Lock, LockBuilder, OnLost, Progress};
 pub use status::{HolderStatus, LockStatus, WaiterStatus};
-pub use store::{Failure, KubeStore, MemoryStore, Sight, Store};
+#[cfg(feature = "testing")]
+pub use store::MemoryStore;
+pub use store::{Failure, KubeStore, Sight, Store};
 
 /// The README's examples are compiled with the crate's own.
 #[cfg(doctest)]

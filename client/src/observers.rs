@@ -95,6 +95,8 @@ impl Observers {
             if self.forget(&session, &observer, &verdict) {
                 return;
             }
+            // Polled before it is asked: an absent session is taken for dead by nothing but the passing of time.
+            let request = observer.poll(clock::moment(), &self.host);
             let told = observer.verdict();
             if *verdict.borrow() != told {
                 verdict.send_replace(told);
@@ -103,7 +105,7 @@ impl Observers {
                 verdict.closed().await;
                 continue;
             }
-            if let Some(request) = observer.poll(clock::moment(), &self.host) {
+            if let Some(request) = request {
                 clock::sleep(pause).await;
                 match self.carry_out(&session, &name, request, &mut observer).await {
                     Ok(version) => {

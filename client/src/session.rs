@@ -372,5 +372,5 @@ pub(crate) fn answer_all<T: Copy>(askers: &mut Vec<oneshot::Sender<T>>, answer: 
 fn random_name() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let random = crate::task::random();
-    (0..10).map(|place| char::from(LETTERS[(random >> (5 * place)) as usize % LETTERS.len()])).collect()
+    (0..10).map(|place| char::from(LETTERS[usize::from((random >> (5 * place)).to_le_bytes()[0] % 32)])).collect()
 }

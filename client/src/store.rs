@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ::kube::core::Status;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -9,9 +10,11 @@ use k8s_openapi::api::coordination::v1::Lease;
 use crate::protocol::{Version, Write};
 
 mod kube;
+#[cfg(feature = "testing")]
 mod memory;
 
 pub use self::kube::KubeStore;
+#[cfg(feature = "testing")]
 pub use self::memory::MemoryStore;
 
 /// The Leases of one namespace.
@@ -69,6 +72,22 @@ pub enum Failure {
     /// Whether it was carried out cannot be told.
     #[error("{0}")]
     Unclear(String),
+}
+
+impl Failure {
+    /// What an API server's answer means.
+    pub(crate) fn of(status: &Status) -> Self {
+        match status.code {
+            404 => Self::Absent,
+            409 => Self::Refused,
+            // A `test` of a JSON Patch that fails, and an object that is not valid, answer the same code.
+            422 if status.details.as_ref().is_none_or(|details| details.causes.is_empty()) => Self::Refused,
+            400 | 405 | 413 | 415 | 422 => Self::Invalid(status.message.clone()),
+            401 | 429 => Self::Throttled(status.message.clone()),
+            403 => Self::Forbidden(status.message.clone()),
+            code => Self::Unclear(format!("{code}: {}", status.message)),
+        }
+    }
 }
 
 /// A request that is given up after `limit`. What came of it is then not known.

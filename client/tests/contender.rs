@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use leasehold::protocol::contender::{Answer, Contender, Loss, Next, Notice, Wish};
 use leasehold::protocol::write::{self, Term};
 use leasehold::protocol::{HolderId, Moment, Now, Record, Version, Write};
@@ -203,5 +204,22 @@ async fn a_holder_that_has_renewed_is_not_evicted_on_the_word_of_its_session() {
             Err(Failure::Refused) => assert!(renewed, "a holder stays though its session has ended"),
             Err(failure) => panic!("{failure}"),
         }
+    }
+}
+
+/// client-go's leader election compares records by their JSON, in which times have no fractions of a second.
+#[test]
+fn whoever_sees_whole_seconds_only_sees_every_renewal() {
+    let term = Term { duration: D, own: true };
+    let now = "2026-01-01T00:00:10.200000Z".parse().unwrap();
+    for last in ["2026-01-01T00:00:09.9Z", "2026-01-01T00:00:10.1Z", "2026-01-01T00:00:10.9Z", "2026-01-01T01:00:00Z"] {
+        let last: Timestamp = last.parse().unwrap();
+        let mut record = record(10, "me_x.1", own());
+        record.holder.as_mut().unwrap().renewed = Some(last);
+        let Write::Patch(patch) = write::renew(&record, term, now) else { panic!("a renewal is a patch") };
+        let patch = serde_json::to_value(patch).unwrap();
+        let renewal = patch.as_array().unwrap().iter().find(|op| op["path"] == "/spec/renewTime").unwrap();
+        let renewed: Timestamp = renewal["value"].as_str().unwrap().parse().unwrap();
+        assert!(renewed >= now && renewed.as_second() > last.as_second(), "{last} is followed by {renewed}");
     }
 }

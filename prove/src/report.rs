@@ -29,6 +29,12 @@ impl Report {
         self.violations.push(told.into());
     }
 
+    /// The value of a figure, where it is there.
+    #[must_use]
+    pub fn get(&self, what: &str) -> Option<&str> {
+        self.figures.iter().find(|figure| figure.what == what).map(|figure| figure.value.as_str())
+    }
+
     /// What was found to be wrong.
     #[must_use]
     pub fn violations(&self) -> &[String] {

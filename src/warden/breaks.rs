@@ -4,7 +4,7 @@ use leasehold::protocol::{Liveness, Record, write};
 
 /// How a hold was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Break {
+pub enum Break {
     /// The Lease was deleted.
     LeaseDeleted,
     /// The holder was removed or changed without a new tenancy.
@@ -15,7 +15,7 @@ pub(crate) enum Break {
 
 impl Break {
     /// For people.
-    pub(crate) fn tell(self) -> &'static str {
+    pub fn tell(self) -> &'static str {
         match self {
             Self::LeaseDeleted => "its Lease was deleted",
             Self::HolderChanged => "the holder was removed from its Lease by hand",

@@ -29,16 +29,16 @@ pub(super) struct Sight<'a> {
 
 /// One write to a lock's Lease, and what it is for.
 #[derive(Clone, Debug)]
-pub(crate) struct Deed {
-    pub(crate) kind: DeedKind,
-    pub(crate) write: Write,
+pub struct Deed {
+    pub kind: DeedKind,
+    pub write: Write,
     /// Waiters that are removed with it, since their sessions have ended.
-    pub(crate) passed_over: usize,
+    pub passed_over: usize,
 }
 
 /// What a write to a lock's Lease is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum DeedKind {
+pub enum DeedKind {
     /// The holder has ended: the lock goes to the next waiter, or to nobody.
     Evict { holder: String, to: Option<HolderId> },
     /// The lock is free, and the first waiter has not taken it.

@@ -9,6 +9,8 @@
 //! | `state`, `sessions`, `locks` | everything known, as a machine: sights and answers in, requests out; pure |
 //! | `lock`, `breaks`, `decide` | one lock: what is known, whether a hold was broken, what is to be done; pure |
 //! | `run` | the loop that watches and sends |
+//!
+//! The machine is public so that it can be simulated. Its shape may change in any release.
 
 mod alarms;
 mod breaks;
@@ -19,20 +21,27 @@ mod run;
 mod sessions;
 mod state;
 
+pub use breaks::Break;
+pub use decide::{Deed, DeedKind};
 pub(crate) use run::{Post, Tools, run};
-pub(crate) use state::{Census, Done, Incident, Warden, is_lock};
+pub(crate) use state::is_lock;
+pub use state::{Census, Done, Incident, Task, Warden, What};
 
 use std::fmt;
 
 /// Where a Lease is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Place {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+pub struct Place {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 impl Place {
-    pub(crate) fn new(namespace: &str, name: &str) -> Self {
+    /// The place of this name.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 

@@ -12,6 +12,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::SessionRecord;
 use leasehold::protocol::write::{self, Term};
 use leasehold::protocol::{HolderId, Liveness, Moment, Now, Record, SessionId, Write};
+use leasehold::testing::ApiServer;
 use leasehold::{Failure, MemoryStore, Store as _};
 use proptest::prelude::*;
 
@@ -83,7 +84,7 @@ impl World {
     fn new() -> Self {
         let now = Now { moment: Moment::from_start(Duration::from_hours(1)), stamp: Timestamp::UNIX_EPOCH };
         let mut world = Self {
-            store: MemoryStore::new(),
+            store: ApiServer::new().store(NAMESPACE),
             warden: Warden::new("operator test"),
             now,
             clients: Vec::new(),
@@ -106,10 +107,7 @@ impl World {
     }
 
     fn read(&self, name: &str) -> Option<Lease> {
-        let mut lease = self.store.read(name).now_or_never().unwrap().ok()?;
-        lease.metadata.name = Some(name.to_owned());
-        lease.metadata.namespace = Some(NAMESPACE.to_owned());
-        Some(lease)
+        self.store.read(name).now_or_never().unwrap().ok()
     }
 
     fn record(&self, lock: &str) -> Option<Record> {
@@ -119,7 +117,7 @@ impl World {
     fn write(&mut self, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
         let written = self.store.write(name, write).now_or_never().unwrap()?;
         self.unseen.insert(name.to_owned());
-        Ok(written.and_then(|_| self.read(name)))
+        Ok(written)
     }
 
     fn take(&mut self, step: &Step) {

@@ -21,16 +21,16 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 
 /// One request, to be sent once and answered by [`Warden::answer`].
 #[derive(Clone, Debug)]
-pub(crate) struct Task {
-    pub(crate) place: Place,
-    pub(crate) what: What,
+pub struct Task {
+    pub place: Place,
+    pub what: What,
     /// The version at which the Lease was known when the request was made.
     known: Option<Version>,
 }
 
 /// What to send.
 #[derive(Clone, Debug)]
-pub(crate) enum What {
+pub enum What {
     Read,
     /// End a session.
     End(Write),
@@ -42,14 +42,14 @@ pub(crate) enum What {
 
 /// Something that befell a lock, for people to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Incident {
+pub enum Incident {
     Evicted { holder: String, to: Option<HolderId> },
     Broken { holder: String, how: Break },
 }
 
 /// What has been done, for whoever counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Done {
+pub enum Done {
     SessionEnded,
     SessionSwept,
     HolderEvicted { granted: bool },
@@ -60,16 +60,16 @@ pub(crate) enum Done {
 
 /// How many there are, for whoever counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Census {
-    pub(crate) held: usize,
-    pub(crate) free: usize,
-    pub(crate) waiters: usize,
-    pub(crate) sessions: usize,
+pub struct Census {
+    pub held: usize,
+    pub free: usize,
+    pub waiters: usize,
+    pub sessions: usize,
 }
 
 /// The machine.
 #[derive(Debug)]
-pub(crate) struct Warden {
+pub struct Warden {
     /// Told on the tombstones of sessions that this process ends.
     pub(super) by: String,
     pub(super) locks: HashMap<Place, Lock>,
@@ -99,7 +99,8 @@ struct Attempts {
 }
 
 impl Warden {
-    pub(crate) fn new(by: impl Into<String>) -> Self {
+    /// A warden that has seen nothing. `by` stands on the tombstones it makes.
+    pub fn new(by: impl Into<String>) -> Self {
         Self {
             by: by.into(),
             locks: HashMap::new(),
@@ -114,7 +115,7 @@ impl Warden {
     // ----------------------------------------------------------------------------------------------- what was seen
 
     /// A Lease was seen like this, in an answer or event received at `now`.
-    pub(crate) fn saw(&mut self, lease: Lease, now: Moment) {
+    pub fn saw(&mut self, lease: Lease, now: Moment) {
         let (Some(namespace), Some(name)) = (&lease.metadata.namespace, &lease.metadata.name) else {
             return;
         };
@@ -140,7 +141,7 @@ impl Warden {
     }
 
     /// A watch no longer shows this Lease: it was removed, lost its label, or that is old news.
-    pub(crate) fn out_of_sight(&mut self, place: &Place, now: Moment) {
+    pub fn out_of_sight(&mut self, place: &Place, now: Moment) {
         if let Some(session) = self.sessions.get_mut(place) {
             session.observer.hint_gone();
             if session.named_by.is_empty() {
@@ -158,7 +159,7 @@ impl Warden {
     }
 
     /// A watch began anew and has shown these: everything else of that namespace, or of all, is out of its sight.
-    pub(crate) fn relisted(&mut self, namespace: Option<&str>, shown: &HashSet<Place>, now: Moment) {
+    pub fn relisted(&mut self, namespace: Option<&str>, shown: &HashSet<Place>, now: Moment) {
         let known = self.locks.keys().chain(self.sessions.keys());
         let missing: Vec<Place> = known
             .filter(|place| namespace.is_none_or(|namespace| namespace == place.namespace) && !shown.contains(place))
@@ -170,7 +171,7 @@ impl Warden {
     }
 
     /// Somebody else asked for this lock's Lease when it was known at `known`, and this is the answer.
-    pub(crate) fn told(&mut self, place: &Place, known: Option<Version>, lease: Option<Lease>, now: Moment) {
+    pub fn told(&mut self, place: &Place, known: Option<Version>, lease: Option<Lease>, now: Moment) {
         match lease {
             Some(lease) => self.saw(lease, now),
             None => self.absent(place, known, now),
@@ -178,7 +179,7 @@ impl Warden {
     }
 
     /// What somebody else wrote was refused: the lock is not as it is known.
-    pub(crate) fn doubt(&mut self, place: &Place, now: Moment) {
+    pub fn doubt(&mut self, place: &Place, now: Moment) {
         if let Some(lock) = self.locks.get_mut(place) {
             lock.doubtful = true;
             self.touch(place, now);
@@ -188,42 +189,42 @@ impl Warden {
     // ------------------------------------------------------------------------------------------------ what is known
 
     /// The lock's Lease as it was last seen, if that is not in doubt.
-    pub(crate) fn record(&self, place: &Place) -> Option<Arc<Record>> {
+    pub fn record(&self, place: &Place) -> Option<Arc<Record>> {
         self.locks.get(place).filter(|lock| !lock.doubtful).map(|lock| Arc::clone(&lock.record))
     }
 
     /// The version of the lock's Lease as it was last seen.
-    pub(crate) fn version(&self, place: &Place) -> Option<Version> {
+    pub fn version(&self, place: &Place) -> Option<Version> {
         self.locks.get(place).map(|lock| lock.record.version)
     }
 
     /// Tell of this lock from now on.
-    pub(crate) fn follow(&mut self, place: &Place) {
+    pub fn follow(&mut self, place: &Place) {
         self.followed.entry(place.clone()).or_default();
     }
 
     /// Tell of this lock no more.
-    pub(crate) fn unfollow(&mut self, place: &Place) {
+    pub fn unfollow(&mut self, place: &Place) {
         self.followed.remove(place);
     }
 
     /// The followed locks that have changed since the last call.
-    pub(crate) fn take_changed(&mut self) -> BTreeSet<Place> {
+    pub fn take_changed(&mut self) -> BTreeSet<Place> {
         std::mem::take(&mut self.changed)
     }
 
     /// What befell a followed lock since the last call.
-    pub(crate) fn take_incidents(&mut self, place: &Place) -> Vec<Incident> {
+    pub fn take_incidents(&mut self, place: &Place) -> Vec<Incident> {
         self.followed.get_mut(place).map(std::mem::take).unwrap_or_default()
     }
 
     /// Whether something befell a followed lock that nobody was told yet.
-    pub(crate) fn has_incidents(&self, place: &Place) -> bool {
+    pub fn has_incidents(&self, place: &Place) -> bool {
         self.followed.get(place).is_some_and(|incidents| !incidents.is_empty())
     }
 
     /// How many there are.
-    pub(crate) fn census(&self) -> Census {
+    pub fn census(&self) -> Census {
         let mut census = Census { sessions: self.sessions.len(), ..Census::default() };
         for lock in self.locks.values() {
             census.waiters += lock.record.waiters.len();
@@ -235,7 +236,7 @@ impl Warden {
     // ----------------------------------------------------------------------------------------------- what is to do
 
     /// The next request to send now, if any.
-    pub(crate) fn poll(&mut self, now: Now) -> Option<Task> {
+    pub fn poll(&mut self, now: Now) -> Option<Task> {
         while let Some(place) = self.alarms.pop(now.moment) {
             let attempts = self.requests.entry(place.clone()).or_default();
             if attempts.in_flight {
@@ -258,12 +259,12 @@ impl Warden {
     }
 
     /// When [`poll`](Self::poll) may have something to do, if nothing else happens before.
-    pub(crate) fn wake_at(&self) -> Option<Moment> {
+    pub fn wake_at(&self) -> Option<Moment> {
         self.alarms.next()
     }
 
     /// The answer to a task, received at `now`.
-    pub(crate) fn answer(&mut self, task: &Task, answer: Result<Option<Lease>, Failure>, now: Moment) -> Option<Done> {
+    pub fn answer(&mut self, task: &Task, answer: Result<Option<Lease>, Failure>, now: Moment) -> Option<Done> {
         let place = &task.place;
         self.settle(task, &answer, now);
         let done = match answer {

@@ -207,13 +207,16 @@ pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
 
 /// Renew a holder that lives by the lock's own record (and make it one). Condition: the same tenancy and holder.
 ///
-/// The new renewTime is always later than the one that stands there: an equal one would change nothing.
+/// The new renewTime is always of a later second than the one that stands there: an equal one would change nothing, and
+/// client-go's leader election sees no less than a second. Where the last one is ahead of this clock, or renewals follow
+/// each other quickly, it runs ahead.
 #[must_use]
 pub fn renew(record: &Record, term: Term, stamp: Timestamp) -> Write {
     let mut ops = Ops::of(record);
     ops.test_tenancy(record);
     let last = record.holder.as_ref().and_then(|holder| holder.renewed);
-    let stamp = last.and_then(|last| last.checked_add(1.microsecond()).ok()).map_or(stamp, |next| next.max(stamp));
+    let next_second = last.and_then(|last| Timestamp::from_second(last.as_second() + 1).ok());
+    let stamp = next_second.map_or(stamp, |next| next.max(stamp));
     ops.add(["spec", "renewTime"], json!(MicroTime(stamp)));
     ops.add(["spec", "leaseDurationSeconds"], json!(term.seconds()));
     ops.add(["metadata", "annotations", LIVENESS], json!(OWN));

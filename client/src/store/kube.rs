@@ -135,18 +135,9 @@ fn version(text: Option<&str>) -> Result<Version, Failure> {
 }
 
 fn failure(error: &kube::Error) -> Failure {
-    let kube::Error::Api(status) = error else {
-        return Failure::Unclear(causes(error));
-    };
-    match status.code {
-        404 => Failure::Absent,
-        409 => Failure::Refused,
-        // A `test` of a JSON Patch that fails, and an object that is not valid, answer the same code.
-        422 if status.details.as_ref().is_none_or(|details| details.causes.is_empty()) => Failure::Refused,
-        400 | 405 | 413 | 415 | 422 => Failure::Invalid(status.message.clone()),
-        401 | 429 => Failure::Throttled(status.message.clone()),
-        403 => Failure::Forbidden(status.message.clone()),
-        code => Failure::Unclear(format!("{code}: {}", status.message)),
+    match error {
+        kube::Error::Api(status) => Failure::of(status),
+        error => Failure::Unclear(causes(error)),
     }
 }
 

@@ -92,6 +92,7 @@ enum Running {
 impl Process {
     /// A process that begins now. Call it on a runtime whose clock is paused.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "it is made for the call")]
     pub fn new(options: ProcessOptions) -> Self {
         let state = State { wall: options.wall, running: Running::Yes, held_up: Vec::new() };
         let inner = Inner {

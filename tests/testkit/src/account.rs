@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::NamespaceResourceScope;
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, write_kubeconfig};
 use crate::eventually;
 use crate::namespace::{Namespace, pod_object};
+use crate::token;
 
 /// How long a token is valid: longer than any run of the tests.
 const TOKEN_SECONDS: u32 = 6 * 60 * 60;
@@ -143,6 +144,33 @@ impl Account {
         &self.token
     }
 
+    /// A new token of this account that is valid for so long only, in whole
+    /// seconds: shorter than the API server itself would make one.
+    ///
+    /// The API server remembers for ten seconds that a token was good.
+    ///
+    /// # Errors
+    ///
+    /// Where this process did not start the cluster: its signing key is needed.
+    pub async fn expiring_token(&self, lifetime: Duration) -> Result<String> {
+        let account = self.admin_api::<ServiceAccount>().get(&self.name).await?;
+        let claims = token::claims(&self.token)?;
+        let now = claims_now();
+        let claims = json!({
+            "iss": claims["iss"],
+            "aud": claims["aud"],
+            "sub": self.username(),
+            "iat": now,
+            "nbf": now,
+            "exp": now + lifetime.as_secs(),
+            "kubernetes.io": {
+                "namespace": self.namespace,
+                "serviceaccount": { "name": self.name, "uid": account.metadata.uid },
+            },
+        });
+        token::sign(&self.cluster.account_key().await?, &claims)
+    }
+
     /// A configuration that logs in as this account, in its namespace.
     #[must_use]
     pub fn config(&self) -> Config {
@@ -225,6 +253,12 @@ impl Account {
         })
         .await
     }
+}
+
+/// The wall clock in seconds, as tokens tell time.
+#[expect(clippy::disallowed_methods, reason = "a token is dated by the wall clock")]
+fn claims_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 async fn create<K>(api: &Api<K>, object: Value) -> Result<K>

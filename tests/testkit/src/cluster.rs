@@ -250,6 +250,25 @@ impl Cluster {
         self.local()?.lock().await.signal_apiserver(signal)
     }
 
+    /// Kills etcd with SIGKILL. The API server runs on, and can neither read nor write.
+    pub async fn kill_etcd(&self) -> Result<()> {
+        self.local()?.lock().await.kill_etcd()
+    }
+
+    /// Starts etcd again, with the data that it had, and returns when the API
+    /// server is ready, if that is running.
+    pub async fn start_etcd(&self) -> Result<()> {
+        let mut local = self.local()?.lock().await;
+        local.start_etcd()?;
+        if local.has_apiserver() { self.wait_ready(&mut local).await } else { Ok(()) }
+    }
+
+    /// The key that signs tokens of service accounts, as PEM.
+    pub(crate) async fn account_key(&self) -> Result<String> {
+        let path = self.local()?.lock().await.account_key().to_owned();
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
     fn local(&self) -> Result<&Mutex<Local>> {
         self.inner
             .local

@@ -26,6 +26,7 @@ mod local;
 mod namespace;
 mod process;
 mod spawn;
+mod token;
 mod wait;
 
 pub use account::Account;

@@ -142,7 +142,7 @@ pub(crate) struct Local {
     controllers: Option<Server>,
     restarts: u32,
     apiserver: Option<Server>,
-    etcd: Server,
+    etcd: Option<Server>,
     assets: Assets,
     certs: Certs,
     port: Port,
@@ -167,7 +167,7 @@ impl Local {
             controllers: None,
             restarts: 0,
             apiserver: None,
-            etcd,
+            etcd: Some(etcd),
             assets,
             certs,
             port: Port::reserve()?,
@@ -252,6 +252,10 @@ impl Local {
         self.controllers.is_some()
     }
 
+    pub(crate) fn has_apiserver(&self) -> bool {
+        self.apiserver.is_some()
+    }
+
     /// Stops the API server, with SIGKILL if `at_once`.
     pub(crate) async fn stop_apiserver(&mut self, at_once: bool) -> Result<()> {
         let server = self.apiserver.take().context("the API server is not running")?;
@@ -259,6 +263,30 @@ impl Local {
             server.stop().await?;
         }
         Ok(())
+    }
+
+    /// Kills etcd with SIGKILL.
+    pub(crate) fn kill_etcd(&mut self) -> Result<()> {
+        self.etcd.take().map(drop).context("etcd is not running")
+    }
+
+    /// Starts etcd again, on the same data as before.
+    pub(crate) fn start_etcd(&mut self) -> Result<()> {
+        if self.etcd.is_some() {
+            bail!("etcd is running already");
+        }
+        let folder = self.folder.path();
+        // One that was killed leaves its sockets behind, and they are in the way of the next one.
+        for socket in ["etcd.sock", "peer.sock"] {
+            let _ = fs::remove_file(folder.join(socket));
+        }
+        self.etcd = Some(Server::start("etcd", etcd_command(&self.assets, folder), folder)?);
+        Ok(())
+    }
+
+    /// The key that signs tokens of service accounts.
+    pub(crate) fn account_key(&self) -> &Path {
+        &self.certs.account_key
     }
 
     pub(crate) fn signal_apiserver(&self, signal: Signal) -> Result<()> {
@@ -270,7 +298,9 @@ impl Local {
     /// The controllers are started again instead: while they start they give up
     /// where the API server is slow (ten seconds) or goes away.
     pub(crate) fn check(&mut self) -> Result<()> {
-        self.etcd.check()?;
+        if let Some(etcd) = &mut self.etcd {
+            etcd.check()?;
+        }
         if let Some(server) = &mut self.apiserver {
             server.check()?;
         }

@@ -230,3 +230,32 @@ async fn a_namespace_in_somebody_elses_cluster_is_deleted_on_drop() -> Result<()
 fn is_forbidden<T>(answer: &kube::Result<T>) -> bool {
     matches!(answer, Err(kube::Error::Api(status)) if status.code == 403)
 }
+
+#[tokio::test]
+async fn an_etcd_that_was_killed_comes_back_with_its_data() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let namespace = cluster.namespace("etcd").await?;
+    create_lease(&namespace, "kept", None).await?;
+    cluster.kill_etcd().await?;
+    ensure!(cluster.kill_etcd().await.is_err(), "it is not running");
+    cluster.start_etcd().await?;
+    eventually(SOON, "the Lease", async || Ok(namespace.api::<Lease>().get("kept").await?)).await?;
+    create_lease(&namespace, "new", None).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_is_to_expire_does() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let namespace = cluster.namespace("expiry").await?;
+    let account = namespace.service_account("short", leases(&["list"])).await?;
+    let mut config = account.config();
+    config.auth_info.token = Some(account.expiring_token(Duration::from_secs(2)).await?.into());
+    let api = Api::<Lease>::namespaced(Client::try_from(config)?, namespace.name());
+    api.list(&ListParams::default()).await?;
+    eventually(SOON, "the token to expire", async || match api.list(&ListParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 401 => Ok(()),
+        other => anyhow::bail!("{:?}", other.map(|list| list.items.len())),
+    })
+    .await
+}

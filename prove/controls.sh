@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Negative controls: plants each bug of prove/bugs in a copy of this tree, and sees the proof catch it.
+#
+#   prove/controls.sh [NAME...]      all of them, or those named
+#
+# Layers are tried in the order of their cost, until one of them catches the bug: the model, the simulation, and the real
+# faults (with TORTURE=seconds; left out without). Prints a line of a Markdown table for each; fails if one was missed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=${SECONDS_EACH:-90}
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy"
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+prove=$CARGO_TARGET_DIR/controls/leasehold-prove
+log=$copy/controls.log
+
+# Runs one layer. It has caught the bug if it says what was violated.
+catches() {
+	local begun=$EPOCHREALTIME
+	"$prove" "$@" >"$log" 2>/dev/null || true
+	took=$(awk -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f s", b - a }')
+	grep -q '^VIOLATION' "$log"
+}
+
+if [ $# -eq 0 ]; then
+	set -- prove/bugs/*.patch
+fi
+missed=0
+echo "| planted bug | caught by | after | what it said |"
+echo "|---|---|---|---|"
+for patch in "$@"; do
+	name=$(basename "$patch" .patch)
+	patch=prove/bugs/$name.patch
+	git -C "$copy" apply --directory="" "$PWD/$patch" 2>/dev/null || (cd "$copy" && patch -sp1 <"$OLDPWD/$patch")
+	if ! (cd "$copy" && cargo build --quiet --profile controls --package leasehold-prove --bin leasehold-prove) 2>"$log"; then
+		cat "$log" >&2
+		echo "| $(head -1 "$patch") | does not build | | |"
+		missed=1
+	elif catches model --quick; then
+		layer=model
+	elif catches simulate --brief --seeds 100000 --at-most "$seconds"; then
+		layer=simulation
+	elif [ -n "${TORTURE:-}" ] && catches torture --duration "$TORTURE"; then
+		layer="real faults"
+	else
+		layer=nobody
+		missed=1
+	fi
+	said=$(grep -m1 '^VIOLATION' "$log" | cut -c11-170 | tr '|' '/' || true)
+	echo "| $(head -1 "$patch") | ${layer:-} | ${took:-} | $said |"
+	(cd "$copy" && patch -Rsp1 <"$OLDPWD/$patch")
+done
+exit "$missed"

@@ -1,0 +1,160 @@
+//! Lets the plan's faults befall, and heals them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::record::{JOIN, SESSION_PREFIX, SessionRecord};
+use leasehold::protocol::{Record, Write, write};
+use tokio::time::sleep;
+
+use super::network::Weather;
+use super::plan::Fault;
+use super::rules::Author;
+use super::world::{World, name};
+
+/// Lets all the plan's faults befall, each at its time.
+pub(super) async fn run(world: &Arc<World>) {
+    let mut lives = 1;
+    for planned in &world.plan.faults {
+        sleep(planned.at.saturating_sub(world.log.time())).await;
+        if world.log.is_violated() {
+            return;
+        }
+        world.log.tell(|| format!("FAULT {:?}", planned.fault));
+        lives += 1;
+        if inflict(world, &planned.fault, lives) {
+            world.count(|counts| *counts.faults.entry(planned.fault.name()).or_default() += 1);
+        }
+    }
+    sleep(world.plan.length.saturating_sub(world.log.time())).await;
+}
+
+/// Everything is well from here on.
+pub(super) fn heal(world: &Arc<World>, life: usize) {
+    world.log.tell(|| "everything is healed".to_owned());
+    world.server.start();
+    for member in world.members() {
+        member.link.change(|weather| *weather = Weather::default());
+        member.process.resume();
+    }
+    for who in 0..=world.plan.clients.len() {
+        if world.member(who).is_none() {
+            world.start(who, life);
+        }
+    }
+}
+
+/// Whether there was anything to befall.
+fn inflict(world: &Arc<World>, fault: &Fault, life: usize) -> bool {
+    match fault {
+        Fault::Kill { who, back_after } => {
+            let (who, killed) = (*who, world.kill(*who));
+            later(world, *back_after, move |world| {
+                if world.member(who).is_none() {
+                    world.start(who, life);
+                }
+            });
+            killed
+        }
+        Fault::Pause { who, lasts } => {
+            let Some(member) = world.member(*who) else { return false };
+            member.process.pause();
+            later(world, *lasts, move |_| member.process.resume());
+            true
+        }
+        Fault::Weather { who, kind, lasts } => {
+            let (Some(member), kind) = (world.member(*who), *kind) else { return false };
+            member.link.change(|weather| kind.begin(weather));
+            later(world, *lasts, move |_| member.link.change(|weather| kind.end(weather)));
+            true
+        }
+        Fault::Disconnect { who } => {
+            let member = world.member(*who);
+            member.inspect(|member| member.link.break_connections()).is_some()
+        }
+        Fault::Restart { lasts } => {
+            world.server.stop();
+            later(world, *lasts, |world| world.server.start());
+            true
+        }
+        Fault::Break { lock, properly } => {
+            let Some((record, mut lease)) = lock_of(world, *lock) else { return false };
+            if record.holder.is_none() {
+                return false;
+            }
+            let spec = lease.spec.get_or_insert_default();
+            spec.holder_identity = Some(String::new());
+            if *properly {
+                spec.lease_transitions = Some(write::next_transition(record.transitions));
+            }
+            world.broken(*lock);
+            by_hand(world, &name(*lock), &Write::Replace(Box::new(lease)))
+        }
+        Fault::DeleteLock { lock } => {
+            let Some((record, _)) = lock_of(world, *lock) else { return false };
+            world.broken(*lock);
+            by_hand(world, &name(*lock), &Write::Delete { uid: record.uid, version: record.version })
+        }
+        Fault::RemoveWaiter { lock } => {
+            let Some((record, mut lease)) = lock_of(world, *lock) else { return false };
+            let Some(waiter) = record.waiters.first() else { return false };
+            lease.metadata.annotations.get_or_insert_default().remove(&format!("{JOIN}{}", waiter.id));
+            by_hand(world, &name(*lock), &Write::Replace(Box::new(lease)))
+        }
+        Fault::Scribble { lock } => {
+            let Some((_, mut lease)) = lock_of(world, *lock) else { return false };
+            let annotations = lease.metadata.annotations.get_or_insert_default();
+            annotations.insert("example.com/note".to_owned(), format!("note {life}"));
+            annotations.insert(format!("{JOIN}not-an-id"), "12".to_owned());
+            by_hand(world, &name(*lock), &Write::Replace(Box::new(lease)))
+        }
+        Fault::DeleteSession { which } | Fault::EndSession { which } => {
+            let sessions: Vec<Lease> = world
+                .server
+                .leases()
+                .into_iter()
+                .filter_map(|(name, lease)| name.starts_with(SESSION_PREFIX).then_some(lease))
+                .collect();
+            let Some(lease) = sessions.get(which % sessions.len().max(1)) else { return false };
+            let Ok(record) = SessionRecord::parse(lease.clone()) else { return false };
+            let write = match fault {
+                Fault::EndSession { .. } => {
+                    world.session_broken(record.id.as_str());
+                    write::end_session(&record, "a person")
+                }
+                _ => write::remove_session(&record),
+            };
+            by_hand(world, &record.id.lease_name(), &write)
+        }
+        Fault::SetClock { who, to_second } => {
+            let (Some(member), Ok(wall)) = (world.member(*who), Timestamp::from_second(*to_second)) else {
+                return false;
+            };
+            member.process.set_wall_clock(wall);
+            true
+        }
+    }
+}
+
+fn later(world: &Arc<World>, pause: Duration, act: impl FnOnce(&Arc<World>) + Send + 'static) {
+    let world = world.clone();
+    tokio::spawn(async move {
+        sleep(pause).await;
+        // What is over by then has been healed with everything.
+        if world.log.time() < world.plan.length {
+            act(&world);
+        }
+    });
+}
+
+fn lock_of(world: &World, lock: usize) -> Option<(Record, Lease)> {
+    let lease = world.server.leases().get(&name(lock))?.clone();
+    Some((Record::parse(lease.clone()).ok()?, lease))
+}
+
+fn by_hand(world: &World, name: &str, write: &Write) -> bool {
+    let written = world.server.write(&Author::Person, name, write);
+    written.is_ok()
+}

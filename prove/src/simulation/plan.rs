@@ -1,0 +1,253 @@
+//! What is to happen in a run: drawn from its seed before it begins, so that faults can be left out one by one.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::dice::Dice;
+use super::network::{Cut, Weather};
+
+/// One run.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    /// The clients' processes.
+    pub(super) clients: Vec<ClientPlan>,
+    pub(super) locks: usize,
+    pub(super) operator: bool,
+    /// Faults befall until then.
+    pub(super) length: Duration,
+    pub(super) faults: Vec<Planned>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ClientPlan {
+    pub(super) session: Duration,
+    pub(super) grace: Duration,
+    pub(super) tasks: usize,
+}
+
+/// A fault, and when it befalls.
+#[derive(Clone, Debug)]
+pub(super) struct Planned {
+    pub(super) at: Duration,
+    pub(super) fault: Fault,
+}
+
+/// What can go wrong. Processes are counted from 0; the last one is the operator's.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    Kill {
+        who: usize,
+        back_after: Duration,
+    },
+    Pause {
+        who: usize,
+        lasts: Duration,
+    },
+    Weather {
+        who: usize,
+        kind: WeatherKind,
+        lasts: Duration,
+    },
+    /// All connections of a process break.
+    Disconnect {
+        who: usize,
+    },
+    Restart {
+        lasts: Duration,
+    },
+    /// Somebody clears the holder by hand, properly with a new tenancy or not.
+    Break {
+        lock: usize,
+        properly: bool,
+    },
+    DeleteLock {
+        lock: usize,
+    },
+    /// Somebody deletes the Lease of a session, or ends it.
+    DeleteSession {
+        which: usize,
+    },
+    EndSession {
+        which: usize,
+    },
+    /// Somebody removes a waiter's key.
+    RemoveWaiter {
+        lock: usize,
+    },
+    /// Somebody adds annotations that mean nothing, or what looks like a waiter.
+    Scribble {
+        lock: usize,
+    },
+    /// A wall clock is set.
+    SetClock {
+        who: usize,
+        to_second: i64,
+    },
+}
+
+/// A change of a process's network.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum WeatherKind {
+    Refused,
+    Silent,
+    Stalled,
+    Slow(u64),
+    Lost(f64),
+    Unheard(f64),
+    Late(f64),
+    Twice(f64),
+    Busy(f64),
+    Past(f64),
+}
+
+impl WeatherKind {
+    /// Makes the weather so.
+    pub(super) fn begin(self, weather: &mut Weather) {
+        match self {
+            Self::Refused => weather.cut = Cut::Refused,
+            Self::Silent => weather.cut = Cut::Silent,
+            Self::Stalled => weather.stalled = true,
+            Self::Slow(most) => weather.delay = (1, most),
+            Self::Lost(chance) => weather.lost = chance,
+            Self::Unheard(chance) => weather.unheard = chance,
+            Self::Late(chance) => weather.late = chance,
+            Self::Twice(chance) => weather.twice = chance,
+            Self::Busy(chance) => weather.busy = chance,
+            Self::Past(chance) => weather.past = chance,
+        }
+    }
+
+    /// Makes it fair again, in this respect.
+    pub(super) fn end(self, weather: &mut Weather) {
+        let fair = Weather::default();
+        match self {
+            Self::Refused | Self::Silent => weather.cut = fair.cut,
+            Self::Stalled => weather.stalled = fair.stalled,
+            Self::Slow(_) => weather.delay = fair.delay,
+            Self::Lost(_) => weather.lost = fair.lost,
+            Self::Unheard(_) => weather.unheard = fair.unheard,
+            Self::Late(_) => weather.late = fair.late,
+            Self::Twice(_) => weather.twice = fair.twice,
+            Self::Busy(_) => weather.busy = fair.busy,
+            Self::Past(_) => weather.past = fair.past,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "connections refused",
+            Self::Silent => "network silent",
+            Self::Stalled => "watches stalled",
+            Self::Slow(_) => "network slow",
+            Self::Lost(_) => "requests lost",
+            Self::Unheard(_) => "answers lost",
+            Self::Late(_) => "requests carried out late",
+            Self::Twice(_) => "requests carried out twice",
+            Self::Busy(_) => "API server busy",
+            Self::Past(_) => "watches begin in the past",
+        }
+    }
+}
+
+impl Fault {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Kill { .. } => "process killed",
+            Self::Pause { .. } => "process paused",
+            Self::Weather { kind, .. } => kind.name(),
+            Self::Disconnect { .. } => "connections broken",
+            Self::Restart { .. } => "API server restarted",
+            Self::Break { .. } => "lock broken",
+            Self::DeleteLock { .. } => "lock's Lease deleted",
+            Self::DeleteSession { .. } => "session's Lease deleted",
+            Self::EndSession { .. } => "session ended by hand",
+            Self::RemoveWaiter { .. } => "waiter's key removed",
+            Self::Scribble { .. } => "Lease scribbled on",
+            Self::SetClock { .. } => "wall clock set",
+        }
+    }
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} s: {:?}", self.at.as_secs_f64(), self.fault)
+    }
+}
+
+impl Plan {
+    /// The run of this seed.
+    pub(super) fn of(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, 0);
+        let clients = (0..2 + dice.below(3)).map(|_| ClientPlan::draw(&mut dice)).collect::<Vec<_>>();
+        let locks = 1 + dice.below(2);
+        let length = Duration::from_secs(30 + dice.below(60) as u64);
+        // Not everything goes wrong in every run: with fewer kinds each goes further.
+        let allowed: Vec<bool> = (0..KINDS).map(|_| dice.chance(0.4)).collect();
+        let mut faults = Vec::new();
+        let every = dice.from(&[1_000, 3_000, 8_000, 20_000]);
+        let mut at = Duration::ZERO;
+        loop {
+            at += dice.millis(every / 4..every * 2);
+            if at >= length {
+                break;
+            }
+            let kind = dice.below(KINDS);
+            let fault = Fault::draw(kind, clients.len(), locks, &mut dice);
+            if allowed[kind] {
+                faults.push(Planned { at, fault });
+            }
+        }
+        Self { seed, clients, locks, operator: dice.chance(0.6), length, faults }
+    }
+}
+
+impl ClientPlan {
+    fn draw(dice: &mut Dice) -> Self {
+        let session = Duration::from_secs(dice.from(&[2, 3, 5, 10, 30]));
+        let grace = if dice.chance(0.3) { session / 4 } else { Duration::ZERO };
+        Self { session, grace, tasks: 1 + dice.below(2) }
+    }
+}
+
+const KINDS: usize = 20;
+
+impl Fault {
+    fn draw(kind: usize, clients: usize, locks: usize, dice: &mut Dice) -> Self {
+        let who = dice.below(clients + 1);
+        let lock = dice.below(locks);
+        let lasts = dice.millis(50..40_000);
+        let chance = dice.from(&[0.02, 0.1, 0.3, 0.6]);
+        let weather = |kind| Self::Weather { who, kind, lasts };
+        match kind {
+            0 | 1 => Self::Kill { who, back_after: lasts },
+            2 | 3 => Self::Pause { who, lasts },
+            4 => weather(WeatherKind::Refused),
+            5 => weather(WeatherKind::Silent),
+            6 => weather(WeatherKind::Stalled),
+            7 => weather(WeatherKind::Slow(dice.from(&[50, 500, 3_000, 12_000]))),
+            8 => weather(WeatherKind::Lost(chance)),
+            9 => weather(WeatherKind::Unheard(chance)),
+            10 => weather(WeatherKind::Late(chance)),
+            11 => weather(WeatherKind::Twice(chance)),
+            12 => weather(WeatherKind::Busy(chance)),
+            13 => weather(WeatherKind::Past(0.6)),
+            14 => Self::Disconnect { who },
+            15 => Self::Restart { lasts: lasts / 4 },
+            16 => Self::Break { lock, properly: dice.chance(0.5) },
+            17 => match dice.below(3) {
+                0 => Self::RemoveWaiter { lock },
+                1 => Self::Scribble { lock },
+                _ => Self::DeleteLock { lock },
+            },
+            18 => {
+                let which = dice.below(64);
+                if dice.chance(0.7) { Self::DeleteSession { which } } else { Self::EndSession { which } }
+            }
+            _ => {
+                let second = dice.from(&[-2_000_000_000, 0, 1, 1_700_000_000, 4_000_000_000, 200_000_000_000]);
+                Self::SetClock { who, to_second: second }
+            }
+        }
+    }
+}

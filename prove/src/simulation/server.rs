@@ -1,0 +1,146 @@
+//! The API server of the simulation: carries requests out, one by one, and has each change judged by the rules.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt as _;
+use futures::stream::BoxStream;
+use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::record::{KIND, SESSION_PREFIX, SessionRecord};
+use leasehold::protocol::{Record, SessionId, Version, Write};
+use leasehold::testing::{ApiServer, Watch};
+use leasehold::{Failure, MemoryStore, Sight, Store as _};
+use tokio::sync::watch;
+
+use super::log::Log;
+use super::rules::{self, Author, Change};
+
+pub(super) const NAMESPACE: &str = "simulated";
+
+/// The API server, the one there is.
+#[derive(Debug)]
+pub(super) struct Server {
+    store: MemoryStore,
+    log: Arc<Log>,
+    /// It is being restarted: nothing is carried out.
+    down: AtomicBool,
+    /// How many writes have changed something.
+    writes: AtomicU64,
+    /// How often it was restarted. Connections break when it is.
+    restarts: watch::Sender<u64>,
+    /// One write at a time is carried out and judged.
+    judging: Mutex<()>,
+}
+
+impl Server {
+    pub(super) fn new(log: Arc<Log>) -> Arc<Self> {
+        Arc::new(Self {
+            store: ApiServer::new().store(NAMESPACE),
+            log,
+            down: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
+            restarts: watch::Sender::new(0),
+            judging: Mutex::default(),
+        })
+    }
+
+    fn up(&self) -> Result<(), Failure> {
+        if self.down.load(Ordering::SeqCst) { Err(down()) } else { Ok(()) }
+    }
+
+    pub(super) fn read(&self, name: &str) -> Result<Lease, Failure> {
+        self.up()?;
+        self.store.read(name).now_or_never().unwrap_or_else(|| Err(down()))
+    }
+
+    /// Carries a write out, or refuses it.
+    pub(super) fn write(&self, author: &Author, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
+        self.up()?;
+        let _one = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_lock = !name.starts_with(SESSION_PREFIX);
+        let before = if is_lock { self.read(name).ok() } else { None };
+        let version = self.store.server().version();
+        let answer = self.store.write(name, write).now_or_never().unwrap_or_else(|| Err(down()));
+        self.log.tell(|| format!("{author} {}: {}", rules::tell(name, write), outcome(&answer)));
+        let after = answer?;
+        if self.store.server().version() == version {
+            return Ok(after); // nothing has changed
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        if is_lock {
+            let parse = |lease: Option<Lease>| lease.and_then(|lease| Record::parse(lease).ok());
+            let alive = |session: &SessionId| {
+                let lease = self.read(&session.lease_name()).ok();
+                lease.and_then(|lease| SessionRecord::parse(lease).ok()).is_some_and(|record| !record.ended)
+            };
+            let change = Change { before: parse(before), after: parse(after.clone()), author, alive: &alive };
+            if let Err(broken) = change.judge() {
+                self.log.violation(format!("{broken}: {author} wrote to {name}"));
+            }
+        }
+        Ok(after)
+    }
+
+    pub(super) fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> Result<BoxStream<'static, Result<Sight, Failure>>, Failure> {
+        self.up()?;
+        Ok(self.store.watch(name, label, from))
+    }
+
+    /// All Leases of Leasehold's, and every change from there on.
+    pub(super) fn list_and_watch(&self) -> Result<(Vec<Lease>, Watch), Failure> {
+        self.up()?;
+        let (leases, version) = self.store.server().list(Some(NAMESPACE), KIND)?;
+        let watch = self.store.server().watch(Some(NAMESPACE), KIND, version)?;
+        Ok((leases.into_iter().map(Arc::unwrap_or_clone).collect(), watch))
+    }
+
+    /// Takes it down. All connections break.
+    pub(super) fn stop(&self) {
+        self.log.tell(|| "the API server stops".to_owned());
+        self.down.store(true, Ordering::SeqCst);
+        self.restarts.send_modify(|restarts| *restarts += 1);
+    }
+
+    /// Starts it again. What happened before it knows no more.
+    pub(super) fn start(&self) {
+        if self.down.swap(false, Ordering::SeqCst) {
+            self.log.tell(|| "the API server starts".to_owned());
+            self.store.server().restart();
+        }
+    }
+
+    /// Changes whenever it is stopped.
+    pub(super) fn restarts(&self) -> watch::Receiver<u64> {
+        self.restarts.subscribe()
+    }
+
+    /// All Leases, by name.
+    pub(super) fn leases(&self) -> BTreeMap<String, Lease> {
+        let listed = self.store.server().list(Some(NAMESPACE), "").map(|(leases, _)| leases).unwrap_or_default();
+        let named = |lease: Arc<Lease>| Some((lease.metadata.name.clone()?, Arc::unwrap_or_clone(lease)));
+        listed.into_iter().filter_map(named).collect()
+    }
+
+    /// How many writes have changed something.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+}
+
+fn down() -> Failure {
+    Failure::Unclear("connection refused".to_owned())
+}
+
+fn outcome(answer: &Result<Option<Lease>, Failure>) -> String {
+    match answer {
+        Ok(Some(lease)) => format!("version {}", lease.metadata.resource_version.as_deref().unwrap_or("?")),
+        Ok(None) => "removed".to_owned(),
+        Err(failure) => failure.to_string(),
+    }
+}
