@@ -1,11 +1,13 @@
 //! What must be so, each a function named by its sentence. `Err` says what is.
 
+use std::sync::Arc;
+
 use leasehold::protocol::HolderId;
 use leasehold::protocol::record::Waiter;
 
 use super::client::{Client, Want};
 use super::scenario::{Fault, Scenario};
-use super::wire::Change;
+use super::wire::{Change, Stored};
 use super::world::{Effects, Part, World};
 
 /// A guarantee that does not hold, and how.
@@ -32,6 +34,7 @@ pub(super) fn judge(world: &World, effects: &Effects, scenario: &Scenario) -> Re
             "waiters_are_served_in_the_order_of_their_joins",
             waiters_are_served_in_the_order_of_their_joins(world, change),
         )?;
+        named("a_waiter_keeps_its_place", a_waiter_keeps_its_place(change))?;
     }
     Ok(())
 }
@@ -91,6 +94,17 @@ fn waiters_are_served_in_the_order_of_their_joins(world: &World, change: &Change
     let ahead = before.waiters.iter().filter(|waiter| ticket.is_none_or(|ticket| waiter.ticket < ticket));
     match ahead.filter(|waiter| waiter.id != next).find(alive) {
         Some(waiter) => Err(format!("{next} was granted the lock before {}, ticket {}", waiter.id, waiter.ticket)),
+        None => Ok(()),
+    }
+}
+
+/// A ticket is written once: who has joined does not lose its place by joining again.
+fn a_waiter_keeps_its_place(change: &Change) -> Judgement {
+    let record = |stored: &Option<Arc<Stored>>| stored.as_ref().and_then(|stored| stored.lock().cloned());
+    let (Some(before), Some(after)) = (record(&change.before), record(&change.after)) else { return Ok(()) };
+    let ticket = |waiter: &Waiter| before.waiters.iter().find(|was| was.id == waiter.id).map(|was| was.ticket);
+    match after.waiters.iter().find(|waiter| ticket(waiter).is_some_and(|ticket| ticket != waiter.ticket)) {
+        Some(waiter) => Err(format!("{} had another ticket than {}", waiter.id, waiter.ticket)),
         None => Ok(()),
     }
 }

@@ -8,9 +8,6 @@ use super::scenario::{Fault, Scenario};
 use super::wire::{Place, What};
 use super::world::{Action, Part, World, may};
 
-/// A wake-up that comes so soon is a retry: time may pass just until then.
-const SOON: Duration = Duration::from_millis(1500);
-
 impl World {
     /// Everything that may happen next.
     pub(super) fn moves(&self, scenario: &Scenario) -> Vec<Action> {
@@ -36,7 +33,7 @@ impl World {
             scenario.tick * u32::try_from(self.time.as_nanos() / scenario.tick.as_nanos() + 1).unwrap_or(u32::MAX);
         let busy = |actor: usize| self.is_due(scenario, actor) && self.dozing != Some(actor);
         if tick <= scenario.horizon() && !(scenario.diligent && self.actors().any(busy)) {
-            let soon = |wake: &Duration| scenario.retries && *wake < tick && *wake <= self.time + SOON;
+            let soon = |wake: &Duration| *wake < tick && *wake <= self.time.saturating_add(scenario.soon);
             moves.extend(self.next_wake(scenario).filter(soon).map(Action::Pass));
             moves.push(Action::Pass(tick));
         }
@@ -92,8 +89,10 @@ impl World {
                 moves.push(Action::Start(actor));
             }
         }
-        if client.guard.is_some() {
-            moves.push(Action::Release(actor));
+        if let Some(guard) = &client.guard {
+            if !scenario.keep || !client.is_live(guard, self.now(scenario, actor).moment) {
+                moves.push(Action::Release(actor));
+            }
         } else if client.want != Want::Nothing && self.cancels > 0 {
             moves.push(Action::Cancel(actor));
         }

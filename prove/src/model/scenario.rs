@@ -38,6 +38,8 @@ pub(super) struct Scenario {
     pub(super) cancels: u8,
     /// So many clients have begun an acquisition, one after the other, before the search begins.
     pub(super) queued: usize,
+    /// Users keep what they hold until the fair end, or until it is lost.
+    pub(super) keep: bool,
     pub(super) operator: bool,
     pub(super) habits: Habits,
     /// By how many millionths each client's clock is fast.
@@ -50,11 +52,13 @@ pub(super) struct Scenario {
     pub(super) prompt_steps: bool,
     /// Reads of the lock take no time, and are not lost.
     pub(super) prompt_reads: bool,
+    /// The same for writes to it.
+    pub(super) prompt_writes: bool,
     /// Time does not pass while anybody has something to do, but for one who dozes: that is a fault.
     pub(super) diligent: bool,
     pub(super) tick: Duration,
-    /// Time may also pass just until a retry. Otherwise every retry waits for the next tick.
-    pub(super) retries: bool,
+    /// Time may also pass just until something is due, if that is so soon. Otherwise everything waits for the next tick.
+    pub(super) soon: Duration,
     pub(super) ticks: u32,
     pub(super) faults: u8,
     pub(super) allowed: &'static [Fault],
@@ -73,6 +77,7 @@ impl Scenario {
             acquisitions: 1,
             cancels: 0,
             queued: 0,
+            keep: false,
             operator: false,
             habits: Habits { duration: Duration::from_secs(30), own: None, watch_losses: false },
             fast: [0; 3],
@@ -85,8 +90,9 @@ impl Scenario {
             allowed: &[],
             depth: usize::MAX,
             sample: 256,
-            retries: false,
+            soon: Duration::ZERO,
             prompt_reads: false,
+            prompt_writes: false,
             diligent: false,
         }
     }

@@ -19,10 +19,11 @@ pub(super) fn quick() -> Vec<Scenario> {
             ticks: 0,
             ..Scenario::plain("queue, a lost request")
         },
-        Scenario { queued: 2, ticks: 4, allowed: &[Crash, WatchBreaks, Doze], ..patient("holder and waiter, a crash") },
         Scenario { queued: 2, allowed: &[Break, DeleteLock], ticks: 1, ..Scenario::plain("two, a person") },
+        Scenario { queued: 2, ticks: 5, allowed: &[Crash, WatchBreaks, Doze], ..instant("two, a crash") },
         Scenario { allowed: &[DeleteSession], ..vanished("two, a session vanishes") },
-        Scenario { ticks: 1, allowed: &[Lost], retries: true, ..own("two, own liveness") },
+        Scenario { faults: 0, ..slow("two, slow sessions") },
+        Scenario { queued: 2, faults: 0, keep: true, ..own("two, own liveness") },
     ]
 }
 
@@ -30,6 +31,7 @@ pub(super) fn quick() -> Vec<Scenario> {
 pub(super) fn all() -> Vec<Scenario> {
     let mut all = quick();
     all.extend([
+        // Much at once.
         Scenario {
             cancels: 1,
             allowed: &[Lost, Twice],
@@ -39,9 +41,9 @@ pub(super) fn all() -> Vec<Scenario> {
         Scenario {
             acquisitions: 2,
             faults: 2,
-            allowed: &[Lost],
+            allowed: &[Lost, Twice],
             ticks: 0,
-            retries: true,
+            soon: Duration::from_millis(1500),
             ..Scenario::plain("two twice, two lost requests")
         },
         Scenario {
@@ -51,51 +53,103 @@ pub(super) fn all() -> Vec<Scenario> {
             ticks: 0,
             ..Scenario::plain("three, two lost requests")
         },
-        Scenario { clients: 3, queued: 3, ticks: 5, allowed: &[Crash, WatchBreaks, Doze], ..patient("queue, a crash") },
+        Scenario {
+            queued: 2,
+            faults: 2,
+            allowed: &[Break, DeleteLock, Lost, WatchBreaks],
+            ticks: 1,
+            ..Scenario::plain("two, a person and a loss")
+        },
+        Scenario {
+            queued: 2,
+            allowed: &[Lost, WatchBreaks],
+            ticks: 1,
+            prompt_steps: false,
+            ..Scenario::plain("two, steps of their own")
+        },
+        // Long enough for deaths.
+        Scenario { queued: 2, ticks: 4, allowed: &[Crash, WatchBreaks, Doze], ..patient("two, a slow crash") },
         Scenario {
             clients: 3,
             queued: 3,
             faults: 2,
-            ticks: 4,
-            allowed: &[Crash, Lost],
-            ..patient("queue, two crashes")
+            ticks: 6,
+            allowed: &[Crash, WatchBreaks, Doze, Lost],
+            ..instant("queue, two crashes")
         },
+        Scenario { clients: 3, queued: 3, ticks: 4, allowed: &[Crash], ..patient("queue, a slow crash") },
         Scenario {
-            queued: 2,
+            clients: 3,
+            queued: 3,
             faults: 2,
-            acquisitions: 2,
-            allowed: &[Break, DeleteLock, Lost],
-            ticks: 1,
-            ..Scenario::plain("two, a person and a loss")
+            allowed: &[DeleteSession, Doze],
+            ..vanished("queue, sessions vanish")
         },
-        Scenario { clients: 3, queued: 3, allowed: &[DeleteSession, Doze], ..vanished("queue, a session vanishes") },
+        Scenario { prompt_writes: false, allowed: &[DeleteSession], ..vanished("two, a session vanishes slowly") },
         Scenario {
-            faults: 2,
-            ticks: 4,
-            allowed: &[Doze, Crash],
             fast: [0, 10_000, 0],
             habits: drifting(),
             tick: Duration::from_secs(20),
-            ..patient("two, clocks drift")
+            soon: Duration::MAX,
+            ticks: 4,
+            faults: 0,
+            ..slow("two, clocks drift")
         },
-        Scenario { ticks: 3, allowed: &[LostSession, Doze], ..slow("two, slow sessions") },
+        Scenario {
+            ticks: 5,
+            faults: 2,
+            allowed: &[LostSession, Crash, WatchBreaks],
+            ..slow("two, slow sessions, two faults")
+        },
+        Scenario { allowed: &[LostSession, Doze], ..slow("two, slow sessions, a fault") },
+        // With an operator.
+        opening("two and operator, an unclear opening"),
+        Scenario {
+            clients: 3,
+            queued: 3,
+            ticks: 5,
+            operator: true,
+            faults: 2,
+            allowed: &[Crash, Doze, WatchBreaks],
+            ..instant("queue and operator, two crashes")
+        },
         Scenario {
             ticks: 4,
             operator: true,
             queued: 2,
-            allowed: &[Crash, Doze],
-            ..patient("two and operator, a crash")
+            allowed: &[Crash],
+            ..patient("two and operator, a slow crash")
         },
         Scenario {
             ticks: 4,
             operator: true,
+            queued: 2,
             allowed: &[LostSession],
-            ..patient("two and operator, an unclear opening")
+            ..slow("two and operator, slow sessions")
         },
-        Scenario { ticks: 4, operator: true, allowed: &[LostSession, Doze], ..slow("one and operator, slow sessions") },
-        Scenario { ticks: 4, faults: 2, allowed: &[Lost, Doze, Crash], ..own("two, own liveness, two faults") },
+        // Living by the lock's own record.
+        Scenario { ticks: 3, faults: 0, ..own("two, own liveness, from nothing") },
+        Scenario { ticks: 3, allowed: &[Lost, Doze, Crash], ..own("two, own liveness, a fault") },
+        Scenario {
+            ticks: 4,
+            queued: 2,
+            faults: 2,
+            allowed: &[Lost, Crash, Break],
+            fast: [0, 10_000, 0],
+            ..own("two, own liveness, clocks drift")
+        },
     ]);
     all
+}
+
+/// Long enough for the dead to be found dead, and all traffic of the lock is prompt as well.
+fn instant(name: &'static str) -> Scenario {
+    Scenario { prompt_writes: true, ..patient(name) }
+}
+
+/// The opening of a session is unclear, or takes long, and an operator sees the session from its first moment on.
+fn opening(name: &'static str) -> Scenario {
+    Scenario { ticks: 4, operator: true, faults: 2, allowed: &[LostSession, Doze], keep: true, ..instant(name) }
 }
 
 /// Long enough for the dead to be found dead: reads are answered at once, and nobody idles for nothing.
@@ -105,12 +159,12 @@ fn patient(name: &'static str) -> Scenario {
 
 /// Long enough for an absent session to count as dead.
 fn vanished(name: &'static str) -> Scenario {
-    Scenario { queued: 2, tick: Duration::from_secs(20), ticks: 5, ..patient(name) }
+    Scenario { queued: 2, tick: Duration::from_secs(20), ticks: 5, ..instant(name) }
 }
 
-/// Requests to sessions and what watches show of them are late as well.
+/// Requests to sessions and what watches show of them are late, but those to the lock are not.
 fn slow(name: &'static str) -> Scenario {
-    Scenario { prompt_sessions: false, queued: 1, ..patient(name) }
+    Scenario { prompt_sessions: false, queued: 2, keep: true, ..instant(name) }
 }
 
 /// Holds live by the lock's own record.

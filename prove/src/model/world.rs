@@ -393,7 +393,7 @@ impl World {
         if self.dozing == Some(actor) {
             self.dozing = None;
         }
-        if scenario.prompt_sessions || scenario.prompt_reads {
+        if scenario.prompt_sessions || scenario.prompt_reads || scenario.prompt_writes {
             let reads = |world: &Self, slot: &Slot| world.call(actor, slot).is_some_and(|call| call.request.is_read());
             // Where sessions' requests may be lost, their openings are.
             let slow_opening = scenario.allowed.contains(&Fault::LostSession);
@@ -402,7 +402,8 @@ impl World {
                 matches!(what, Some(What::Write(Write::Create(_))))
             };
             let prompt = |world: &Self, slot: &Slot| match slot {
-                Slot::Lock => scenario.prompt_reads && reads(world, slot),
+                Slot::Lock if reads(world, slot) => scenario.prompt_reads,
+                Slot::Lock => scenario.prompt_writes,
                 Slot::Heart(_) if slow_opening && opens(world, slot) => false,
                 Slot::Heart(_) | Slot::Eye(_) => scenario.prompt_sessions,
             };
