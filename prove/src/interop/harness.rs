@@ -220,7 +220,7 @@ pub async fn contend(options: &Options) -> Result<Outcome> {
     }
     let (mut history, deeds) = run.finish().await?;
     watching.abort();
-    history.sights = sights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    history.sights.clone_from(&sights.lock().unwrap_or_else(PoisonError::into_inner));
     let lasted = history.end.since(begun);
     Ok(Outcome { findings: check(&history, PATIENCE), deeds, seed, lasted })
 }
