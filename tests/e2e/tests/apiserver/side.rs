@@ -146,7 +146,7 @@ impl Side {
     pub(crate) fn learn(&mut self, object: &Value) {
         let metadata = &object["metadata"];
         if let Some(items) = object["items"].as_array() {
-            self.mark = metadata["resourceVersion"].as_str().unwrap_or_default().to_owned();
+            metadata["resourceVersion"].as_str().unwrap_or_default().clone_into(&mut self.mark);
             items
                 .iter()
                 .filter(|item| self.is_ours(item))
@@ -192,19 +192,11 @@ impl Side {
 }
 
 fn uri(namespace: Option<&str>, name: Option<&str>, query: &[(&str, String)]) -> String {
-    let mut uri = "/apis/coordination.k8s.io/v1/".to_owned();
-    if let Some(namespace) = namespace {
-        uri += &format!("namespaces/{namespace}/");
-    }
-    uri += "leases";
-    if let Some(name) = name {
-        uri += &format!("/{name}");
-    }
-    for (n, (key, value)) in query.iter().enumerate() {
-        uri += if n == 0 { "?" } else { "&" };
-        uri += &format!("{key}={}", escaped(value));
-    }
-    uri
+    let namespace = namespace.map(|namespace| format!("namespaces/{namespace}/")).unwrap_or_default();
+    let name = name.map(|name| format!("/{name}")).unwrap_or_default();
+    let query: Vec<_> = query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("/apis/coordination.k8s.io/v1/{namespace}leases{name}{mark}{}", query.join("&"))
 }
 
 fn escaped(text: &str) -> String {

@@ -243,7 +243,7 @@ fn watch(chance: &mut Chance) -> Watch {
         query: Vec::new(),
     };
     match chance.below(16) {
-        0 => watch.version = chance.one(&["x", "-1"]).to_owned(),
+        0 => chance.one(&["x", "-1"]).clone_into(&mut watch.version),
         1 => watch.query.push(("resourceVersionMatch", "NotOlderThan".to_owned())),
         2 => watch.query.push(("sendInitialEvents", "true".to_owned())),
         3 => {
