@@ -72,6 +72,11 @@ crds: ## Write the resource definitions anew from the code
 bench: controlplane ## Measure, in an optimized build
 	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
 
+.PHONY: interop
+interop: controlplane ## Let client-go's leader election contend with ours (DURATION=10m)
+	$(CARGO) build --package leasehold-prove --bins
+	$(BINARIES)/leasehold-prove interop $(if $(DURATION),--duration $(DURATION)) $(ARGS)
+
 .PHONY: cluster
 cluster: controlplane-tool controlplane ## Start a control plane in the background and say how to use it
 	@$(BINARIES)/controlplane up

@@ -4,7 +4,7 @@
 #   prove/controls.sh [NAME...]      all of them, or those named
 #
 # Layers are tried in the order of their cost, until one of them catches the bug: the model, the simulation, and the real
-# faults (with TORTURE=seconds; left out without). Prints a line of a Markdown table for each; fails if one was missed.
+# faults (with TORTURE=seconds; left out without). A bug that concerns client-go alone is shown to that. Prints a line of a Markdown table for each; fails if one was missed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,10 +34,13 @@ for patch in "$@"; do
 	name=$(basename "$patch" .patch)
 	patch=prove/bugs/$name.patch
 	git -C "$copy" apply --directory="" "$PWD/$patch" 2>/dev/null || (cd "$copy" && patch -sp1 <"$OLDPWD/$patch")
-	if ! (cd "$copy" && cargo build --quiet --profile controls --package leasehold-prove --bin leasehold-prove) 2>"$log"; then
+	if ! (cd "$copy" && cargo build --quiet --profile controls --package leasehold-prove --bins) 2>"$log"; then
 		cat "$log" >&2
 		echo "| $(head -1 "$patch") | does not build | | |"
 		missed=1
+	elif [[ $name == interop-* ]]; then
+		layer=interop
+		catches interop --duration 240s --seed 5 || { layer=nobody missed=1; }
 	elif catches model --quick; then
 		layer=model
 	elif catches simulate --brief --seeds 100000 --at-most "$seconds"; then

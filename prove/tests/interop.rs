@@ -122,7 +122,7 @@ async fn client_go_copes_with_a_lease_that_goes_when_ours_releases() -> Result<(
         leads(process).await?;
         let now = read(&leases).await?;
         assert_eq!(now.uid == held.uid, round > 0, "only what was made on the spot is removed");
-        assert_eq!(has(&now, EPHEMERAL), false);
+        assert!(!has(&now, EPHEMERAL));
         steps_down(process).await?;
     }
     Ok(())

@@ -74,8 +74,13 @@ struct Inner {
     state: Mutex<State>,
 }
 
+/// So many steps of a process in which no time passes are taken for a loop without an end.
+const ENDLESS: u32 = 300_000;
+
 #[derive(Debug)]
 struct State {
+    /// How many steps were taken since the clock last went on, and what it showed then.
+    steps: (Instant, u32),
     wall: Timestamp,
     running: Running,
     /// Tasks that wanted to run while the process was paused.
@@ -94,11 +99,12 @@ impl Process {
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "it is made for the call")]
     pub fn new(options: ProcessOptions) -> Self {
-        let state = State { wall: options.wall, running: Running::Yes, held_up: Vec::new() };
+        let start = Instant::now();
+        let state = State { steps: (start, 0), wall: options.wall, running: Running::Yes, held_up: Vec::new() };
         let inner = Inner {
             rate: options.rate,
             boot: options.boot,
-            start: Instant::now(),
+            start,
             random: AtomicU64::new(options.seed),
             state: Mutex::new(state),
         };
@@ -124,6 +130,9 @@ impl Process {
     }
 
     /// Starts a task of this process. It runs unless the process is paused, and never again once that is killed.
+    ///
+    /// A process that takes hundreds of thousands of steps while its clock stands still is in a loop without an end: the
+    /// task that is about to take the next one panics.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -223,7 +232,11 @@ impl<F: Future> Future for Task<F> {
         {
             let mut state = process.state();
             match state.running {
-                Running::Yes => {}
+                Running::Yes => {
+                    let now = Instant::now();
+                    state.steps = if state.steps.0 == now { (now, state.steps.1 + 1) } else { (now, 0) };
+                    assert!(state.steps.1 < ENDLESS, "a task runs and runs, and no time passes");
+                }
                 Running::Paused => {
                     state.held_up.push(cx.waker().clone());
                     return Poll::Pending;

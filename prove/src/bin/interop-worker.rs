@@ -43,7 +43,7 @@ struct Options {
     #[arg(long, default_value_t = 3000)]
     hold: u64,
     /// How long to rest at most before the next time, in milliseconds.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 2500)]
     rest: u64,
     /// By how many seconds the wall clock is ahead.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
@@ -81,9 +81,9 @@ async fn work(options: Options) -> Result<()> {
     let mut chance = StdRng::seed_from_u64(options.seed);
     let mut asked = signal(SignalKind::user_defined1())?;
     loop {
-        let least = Duration::from_millis(options.hold_at_least);
-        let hold = Duration::from_millis(options.hold).saturating_sub(least);
-        let hold = least + hold.mul_f64(chance.random::<f64>().powi(2));
+        let shortest = Duration::from_millis(options.hold_at_least);
+        let hold = Duration::from_millis(options.hold).saturating_sub(shortest);
+        let hold = shortest + hold.mul_f64(chance.random::<f64>().powi(2));
         let rest = Duration::from_millis(chance.random_range(0..=options.rest));
         // A single failure is what a faulty network looks like.
         if let Err(error) = lead(&lock, hold, &mut asked).await {

@@ -33,9 +33,8 @@ const MARGIN: Duration = Duration::from_secs(3);
 /// By when a dead leader has been followed.
 const PATIENCE: Duration = LEASE.saturating_add(LOOK).saturating_add(MARGIN);
 
-const CONTENDERS: usize = 3;
-/// The wall clock of one of ours is an hour ahead: values of clocks mean nothing.
-const AHEAD: i64 = 3600;
+/// By how many seconds the wall clocks of ours are ahead: their values mean nothing. There are as many of client-go's.
+const AHEAD: [i64; 3] = [3600, 0, -3600];
 /// The pause of a client-go process that has stepped down. Without one it would be first again.
 const REST: Duration = Duration::from_millis(1500);
 const TICK: Duration = Duration::from_millis(20);
@@ -185,6 +184,7 @@ fn rules() -> Vec<PolicyRule> {
 struct Contender {
     side: Side,
     who: String,
+    /// Only on our side.
     ahead: i64,
     process: Process,
     teller: Teller,
@@ -201,7 +201,7 @@ struct Contender {
 pub async fn contend(options: &Options) -> Result<Outcome> {
     let arena = Arena::new().await?;
     let seed = options.seed.unwrap_or_else(rand::random);
-    eprintln!("interop: {CONTENDERS} of ours and {CONTENDERS} of client-go's contend, seed {seed}");
+    eprintln!("interop: {0} of ours and {0} of client-go's contend, seed {seed}", AHEAD.len());
     let mut run = Run::new(arena, seed)?;
     let sights = Arc::new(Mutex::new(Vec::new()));
     let watching = tokio::spawn(watch(run.arena.namespace.api(), sights.clone()));
@@ -220,7 +220,7 @@ pub async fn contend(options: &Options) -> Result<Outcome> {
     }
     let (mut history, deeds) = run.finish().await?;
     watching.abort();
-    history.sights = sights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    history.sights.clone_from(&sights.lock().unwrap_or_else(PoisonError::into_inner));
     let lasted = history.end.since(begun);
     Ok(Outcome { findings: check(&history, PATIENCE), deeds, seed, lasted })
 }
@@ -268,9 +268,9 @@ impl Run {
             deeds: Deeds::default(),
             next_deed: clock::moment() + LEASE,
         };
-        for number in 0..CONTENDERS {
+        for ahead in AHEAD {
             for side in [Side::Ours, Side::ClientGo] {
-                let contender = run.start(side, if number == 0 { AHEAD } else { 0 })?;
+                let contender = run.start(side, ahead)?;
                 run.contenders.push(contender);
             }
         }

@@ -2,6 +2,7 @@
 //! time: the deciding is done by the protocol.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,7 +134,7 @@ impl Watch {
         let concerns = |stored: &&Arc<Stored>| stored.has_label(&label);
         if let Some(after) = change.after.as_ref().filter(concerns) {
             self.sights.push_back(Sight::Shows(after.clone()));
-        } else if change.before.as_ref().filter(concerns).is_some() {
+        } else if change.before.as_ref().is_some_and(|before| concerns(&before)) {
             self.sights.push_back(Sight::Hides(change.version));
         }
     }
@@ -327,7 +328,7 @@ impl Client {
     /// Does all that is due now.
     pub(super) fn step(&mut self, at: &At<'_>) {
         for _ in 0..100 {
-            if let Some(wake) = self.round(at) {
+            if let ControlFlow::Break(wake) = self.round(at) {
                 self.wake = wake;
                 return;
             }
@@ -335,8 +336,8 @@ impl Client {
         panic!("{} does not come to rest: {self:#?}", self.name);
     }
 
-    /// `None` says that there may be more to do at once.
-    fn round(&mut self, at: &At<'_>) -> Option<Option<Moment>> {
+    /// Goes on while there may be more to do at once. In the end it says when there will be.
+    fn round(&mut self, at: &At<'_>) -> ControlFlow<Option<Moment>> {
         let now = at.now;
         self.beat(at);
         self.enter(at);
@@ -368,7 +369,7 @@ impl Client {
         let (watch_wake, doubted) = self.keep_watch(at);
         let hearts = self.hearts.iter().filter_map(Heart::wake_at);
         let wakes = wake.into_iter().chain(watch_wake).chain(self.eyes.wake_at()).chain(hearts);
-        (settled && !doubted).then(|| wakes.min())
+        if settled && !doubted { ControlFlow::Break(wakes.min()) } else { ControlFlow::Continue(()) }
     }
 
     fn uses(&self, session: &SessionId) -> bool {

@@ -95,7 +95,7 @@ pub(super) fn follow(
             Some(action) => action,
             None if world.waits() && world.time < end => world.pass(scenario, end),
             None if !world.waits() && end == begin + PATIENCE => {
-                served_after = world.time - begin;
+                served_after = world.time.saturating_sub(begin);
                 end = begin + PEACE;
                 continue;
             }

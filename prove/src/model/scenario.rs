@@ -29,6 +29,7 @@ pub(super) enum Fault {
 
 /// One bounded world.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) clients: usize,

@@ -62,13 +62,12 @@ pub(super) fn search(scenario: &Scenario, most: usize) -> Outcome {
         for world in level.drain(..) {
             let from = world.print();
             let moves = world.moves(scenario);
-            if from % scenario.sample == 0 || (moves.is_empty() && from % (scenario.sample / 4 + 1) == 0) {
-                if let Err((violation, stragglers)) = ends_well(&world, scenario, &mut outcome) {
-                    let path = path(&seen, from);
-                    let told = story::tell(scenario, &path, None, Some(stragglers), &violation);
-                    outcome.violation = Some(told);
-                    break 'search;
-                }
+            let followed = from % scenario.sample == 0 || (moves.is_empty() && from % (scenario.sample / 4 + 1) == 0);
+            if followed && let Err((violation, stragglers)) = ends_well(&world, scenario, &mut outcome) {
+                let path = path(&seen, from);
+                let told = story::tell(scenario, &path, None, Some(stragglers), &violation);
+                outcome.violation = Some(told);
+                break 'search;
             }
             for (number, action) in moves.iter().enumerate() {
                 let mut after = world.clone();

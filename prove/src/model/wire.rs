@@ -226,10 +226,10 @@ impl Server {
 
     /// Stores it under the next version. Other objects are written too, so versions have gaps.
     pub(super) fn store(&mut self, place: &Place, before: Option<Arc<Stored>>, after: Option<Lease>) -> Reply {
-        if let (Some(before), Some(after)) = (&before, &after) {
-            if before.lease == *after {
-                return Reply::Is(before.clone()); // a write that changes nothing makes no version
-            }
+        if let (Some(before), Some(after)) = (&before, &after)
+            && before.lease == *after
+        {
+            return Reply::Is(before.clone()); // a write that changes nothing makes no version
         }
         let version = self.versions.entry(place.clone()).or_default();
         *version += 2;

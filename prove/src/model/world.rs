@@ -222,16 +222,14 @@ impl World {
     /// All requests on their way, and whether their answers are.
     pub(super) fn calls(&self, actor: Actor) -> Vec<(Slot, bool)> {
         let brief = |(slot, call): (Slot, &Call)| (slot, call.reply.is_some());
-        match self.clients.get(actor) {
-            Some(client) => client.get().calls().map(brief).collect(),
-            None => {
-                let Some(operator) = self.operator.as_ref().map(Part::get) else { return Vec::new() };
-                let lock = operator.call.iter().map(|call| (Slot::Lock, call));
-                let eyes = operator.eyes.open.iter();
-                let eyes = eyes.filter_map(|(id, eye)| Some((Slot::Eye(id.clone()), eye.call.as_ref()?)));
-                lock.chain(eyes).map(brief).collect()
-            }
+        if let Some(client) = self.clients.get(actor) {
+            return client.get().calls().map(brief).collect();
         }
+        let Some(operator) = self.operator.as_ref().map(Part::get) else { return Vec::new() };
+        let lock = operator.call.iter().map(|call| (Slot::Lock, call));
+        let eyes = operator.eyes.open.iter();
+        let eyes = eyes.filter_map(|(id, eye)| Some((Slot::Eye(id.clone()), eye.call.as_ref()?)));
+        lock.chain(eyes).map(brief).collect()
     }
 
     /// Which sessions' watches have something to show to this actor.

@@ -49,6 +49,7 @@ impl Change<'_> {
         self.a_session_is_ended_before_its_locks_are_taken()?;
         self.waiters_are_served_in_the_order_of_their_joins()?;
         self.nobody_else_removes_a_living_waiter()?;
+        self.a_ticket_is_written_once()?;
         self.tenancies_are_told_apart_and_tokens_grow()
     }
 
@@ -94,6 +95,16 @@ impl Change<'_> {
             Some(waiter) => Err(format!("{} was taken out of the queue, or lost its ticket", waiter.id)),
             None => Ok(()),
         }
+    }
+
+    fn a_ticket_is_written_once(&self) -> Result<(), String> {
+        let (Some(before), Some(after)) = (&self.before, &self.after) else { return Ok(()) };
+        for waiter in &before.waiters {
+            if after.waiters.iter().any(|now| now.id == waiter.id && now.ticket != waiter.ticket) {
+                return Err(format!("{} got another ticket", waiter.id));
+            }
+        }
+        Ok(())
     }
 
     fn tenancies_are_told_apart_and_tokens_grow(&self) -> Result<(), String> {

@@ -9,6 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Map, Value};
 
 const API_VERSION: &str = "coordination.k8s.io/v1";
+/// A version that is not served here, and that is known all the same.
+const BETA: &str = "coordination.k8s.io/v1beta1";
 const KIND: &str = "Lease";
 
 /// What is wrong with an object.
@@ -16,9 +18,19 @@ pub(super) type Wrong = String;
 
 struct Fields(Map<String, Value>);
 
+/// A Lease that was sent.
 pub(super) fn lease(value: Value) -> Result<Lease, Wrong> {
+    of_version(value, &[API_VERSION])
+}
+
+/// A Lease that came of a patch.
+pub(super) fn patched(value: Value) -> Result<Lease, Wrong> {
+    of_version(value, &[API_VERSION, BETA])
+}
+
+fn of_version(value: Value, versions: &[&str]) -> Result<Lease, Wrong> {
     let mut fields = Fields::of(value, "the object")?;
-    if fields.text("apiVersion")?.is_some_and(|version| version != API_VERSION) {
+    if fields.text("apiVersion")?.is_some_and(|version| !versions.contains(&version.as_str())) {
         return Err(format!("the apiVersion is not {API_VERSION}"));
     }
     if fields.text("kind")?.is_some_and(|kind| kind != KIND) {
@@ -37,7 +49,7 @@ fn metadata(mut fields: Fields) -> Result<ObjectMeta, Wrong> {
         generate_name: fields.text("generateName")?,
         generation: fields.integer("generation")?.filter(|generation| *generation != 0),
         labels: fields.texts("labels")?,
-        managed_fields: fields.list("managedFields", managed_fields)?,
+        managed_fields: fields.list_as_it_is("managedFields", managed_fields)?,
         name: fields.text("name")?,
         namespace: fields.text("namespace")?,
         owner_references: fields.list("ownerReferences", owner)?,
@@ -138,13 +150,17 @@ impl Fields {
     }
 
     fn list<T>(&mut self, key: &str, read: fn(Value) -> Result<T, Wrong>) -> Result<Option<Vec<T>>, Wrong> {
+        Ok(self.list_as_it_is(key, read)?.filter(|list| !list.is_empty()))
+    }
+
+    /// A list for which there is a difference between empty and absent.
+    fn list_as_it_is<T>(&mut self, key: &str, read: fn(Value) -> Result<T, Wrong>) -> Result<Option<Vec<T>>, Wrong> {
         let list = match self.0.get_mut(key).map(Value::take) {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Array(list)) => list,
             Some(_) => return Err(format!("{key} is not a list")),
         };
-        let list: Vec<T> = list.into_iter().map(read).collect::<Result<_, _>>()?;
-        Ok(Some(list).filter(|list| !list.is_empty()))
+        list.into_iter().map(read).collect::<Result<_, _>>().map(Some)
     }
 }
 

@@ -127,16 +127,24 @@ impl Target {
         self.query.get(key).map(|value| !matches!(value.as_str(), "0" | "false" | "False" | "FALSE" | "f" | "F"))
     }
 
-    fn version(&self) -> Result<Option<u64>, std::num::ParseIntError> {
+    fn version(&self) -> Result<Option<u64>, Refused> {
         match self.parameter("resourceVersion") {
             "" => Ok(None),
-            version => version.parse().map(Some),
+            version => version.parse().map(Some).map_err(|_| status::error("the resourceVersion is not a number")),
         }
     }
 
-    fn scope(&self) -> Result<Scope, Refused> {
+    /// Whose Leases are meant, if the other parameters fit together.
+    fn scope(&self, fits: bool) -> Result<Scope, Refused> {
         let selector = Selector::parse(self.parameter("labelSelector"), self.parameter("fieldSelector"))
             .map_err(status::bad_request)?;
+        if !fits {
+            let cause = status::cause("resourceVersionMatch", "forbidden here");
+            return Err(status::invalid("", vec![cause]));
+        }
+        if !selector.is_supported() {
+            return Err(status::bad_request("field label not supported"));
+        }
         let namespace = self.namespace.as_deref().or(selector.namespace()).map(Into::into);
         Ok(Scope { namespace, selector })
     }
@@ -209,7 +217,7 @@ impl ApiServer {
     }
 
     fn get_one(&self, namespace: &str, name: &str, target: &Target) -> Result<Answer, Refused> {
-        let version = target.version().map_err(|error| status::internal_error(&error.to_string()))?;
+        let version = target.version()?;
         let current = self.state().version;
         if let Some(version) = version.filter(|version| *version > current) {
             return Err(status::too_new(version, current));
@@ -258,12 +266,8 @@ impl ApiServer {
             "Exact" => !matches!(asked, "" | "0"),
             _ => false,
         };
-        if !fits || target.flag("sendInitialEvents").is_some() {
-            let cause = status::cause("resourceVersionMatch", "forbidden here");
-            return Err(status::invalid("", vec![cause]));
-        }
-        let scope = target.scope()?;
-        let version = target.version().map_err(|error| status::internal_error(&error.to_string()))?;
+        let scope = target.scope(fits && target.flag("sendInitialEvents").is_none())?;
+        let version = target.version()?;
         let mut state = self.state();
         let taken = state.faults.take(Verb::List)?;
         if let Some(version) = version.filter(|version| *version > state.version) {
@@ -289,13 +293,9 @@ impl ApiServer {
     fn watch_many(&self, target: &Target) -> Result<Answer, Refused> {
         let initial = target.flag("sendInitialEvents");
         let how = target.parameter("resourceVersionMatch");
-        if (initial.is_some() || !how.is_empty()) && (initial.is_none() || how != "NotOlderThan") {
-            let cause = status::cause("resourceVersionMatch", "forbidden here");
-            return Err(status::invalid("", vec![cause]));
-        }
-        let scope = target.scope()?;
-        let wrong = |_| status::invalid("", vec![status::cause("resourceVersion", "not a number")]);
-        let version = target.version().map_err(wrong)?.filter(|version| *version != 0);
+        let fits = if initial.is_some() { how == "NotOlderThan" } else { how.is_empty() };
+        let scope = target.scope(fits)?;
+        let version = target.version()?.filter(|version| *version != 0);
         let bookmarks = target.flag("allowWatchBookmarks") == Some(true);
         let initial = initial.unwrap_or(version.is_none());
         let end_mark = bookmarks && target.flag("sendInitialEvents") == Some(true);

@@ -48,7 +48,7 @@ use crate::{Failure, clock};
 /// Not simulated, and refused where asked for: server-side apply, `dryRun`, directives of strategic merge patches,
 /// deletion of collections, other kinds than Leases, other formats than JSON. Left out of account: `limit` (lists are
 /// whole), `fieldValidation` (unknown fields are ignored), permissions. `metadata.managedFields` has one entry until it is
-/// reset by `[{}]`, and none from then on; nobody's fields are followed. No garbage collector runs: an object that is
+/// reset by `[{}]` or `[]`, and none from then on; nobody's fields are followed. No garbage collector runs: an object that is
 /// deleted with `propagationPolicy: Foreground` or `Orphan` stays until its finalizer is removed.
 ///
 /// # Examples

@@ -27,12 +27,19 @@ enum Requirement {
 enum Field {
     Name,
     Namespace,
+    /// By this nothing can be selected.
+    Other,
 }
 
 impl Selector {
     /// Reads both kinds. What is wrong with them comes back as a text.
     pub(super) fn parse(labels: &str, fields: &str) -> Result<Self, String> {
         Ok(Self { labels: parse_labels(labels)?, fields: parse_fields(fields)? })
+    }
+
+    /// Whether Leases can be selected by all of its fields.
+    pub(super) fn is_supported(&self) -> bool {
+        self.fields.iter().all(|(field, _, _)| *field != Field::Other)
     }
 
     pub(super) fn named(name: &str, labels: &str) -> Result<Self, String> {
@@ -160,7 +167,7 @@ fn field(part: &str) -> Result<(Field, bool, String), String> {
     let field = match name {
         "metadata.name" => Field::Name,
         "metadata.namespace" => Field::Namespace,
-        _ => return Err(format!("field label not supported: {name}")),
+        _ => Field::Other,
     };
     Ok((field, is, value.to_owned()))
 }

@@ -59,6 +59,8 @@ struct Change {
 #[derive(Debug)]
 struct Watcher {
     scope: Scope,
+    /// It is told what happens after this version.
+    from: u64,
     /// The number of the first change that has not been looked at.
     next: u64,
     /// The version of the bookmark that is to be sent when all up to it has been told.
@@ -208,7 +210,7 @@ impl State {
             }
             None => self.broad.push(id),
         }
-        let watcher = Watcher { scope, next, bookmark: None, bookmarks, waker: None };
+        let watcher = Watcher { scope, from, next, bookmark: None, bookmarks, waker: None };
         self.watchers.insert(id, watcher);
         Ok(id)
     }
@@ -240,7 +242,7 @@ impl State {
             Some((trace, start)) => {
                 for number in trace.changes.range(start..) {
                     let Some(change) = at(*number).filter(|change| change.version <= limit) else { break };
-                    found = event(change, &watcher.scope);
+                    found = event(change, watcher);
                     watcher.next = number + 1;
                     if found.is_some() {
                         break;
@@ -250,7 +252,7 @@ impl State {
             None => {
                 while watcher.next < end && found.is_none() {
                     let Some(change) = at(watcher.next).filter(|change| change.version <= limit) else { break };
-                    found = event(change, &watcher.scope);
+                    found = event(change, watcher);
                     watcher.next += 1;
                 }
             }
@@ -305,8 +307,12 @@ impl State {
     }
 }
 
-/// What a change is to somebody who watches these Leases.
-fn event(change: &Change, scope: &Scope) -> Option<Event> {
+/// What a change is to somebody who watches.
+fn event(change: &Change, watcher: &Watcher) -> Option<Event> {
+    let scope = &watcher.scope;
+    if change.version <= watcher.from {
+        return None; // it has asked for what is still to come
+    }
     if scope.namespace.as_ref().is_some_and(|namespace| *namespace != change.namespace) {
         return None;
     }

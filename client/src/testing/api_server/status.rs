@@ -112,8 +112,11 @@ pub(super) fn too_many_requests() -> Refused {
     status
 }
 
-pub(super) fn internal_error(message: &str) -> Refused {
-    failure(500, reason::INTERNAL_ERROR, format!("Internal error occurred: {message}"), "")
+/// An error for which the API server has no reason of its own.
+pub(super) fn error(message: &str) -> Refused {
+    let mut status = failure(500, "", message.to_owned(), "");
+    status.details = None;
+    status
 }
 
 pub(super) fn not_implemented(what: &str) -> Refused {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp, TimestampRound, Unit};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, Time};
 use serde_json::Value;
 
@@ -69,11 +69,11 @@ impl State {
     }
 
     fn create_named(&mut self, namespace: &str, mut lease: Lease, now: Timestamp) -> Result<Arc<Lease>, Refused> {
-        begin(&mut lease.metadata, self.version, now);
+        begin(&mut lease, self.version, now);
         validate::new(&lease)?;
         let name = lease.metadata.name.clone().unwrap_or_default();
         if parsed(&lease.metadata).is_ok_and(|version| version != 0) {
-            return Err(status::internal_error("resourceVersion should not be set on objects to be created"));
+            return Err(status::error("resourceVersion should not be set on objects to be created"));
         }
         if self.lease(namespace, &name).is_some() {
             return Err(status::already_exists(&name));
@@ -101,7 +101,7 @@ impl State {
             return Ok((self.update(namespace, name, &existing, lease)?, false));
         }
         parsed(&lease.metadata)?;
-        begin(&mut lease.metadata, self.version, now);
+        begin(&mut lease, self.version, now);
         validate::new(&lease)?;
         let stored = self.commit(namespace, name, Some(lease)).ok_or_else(|| status::not_found(name))?;
         Ok((stored, true))
@@ -110,7 +110,7 @@ impl State {
     /// PATCH.
     pub(super) fn patch(&mut self, namespace: &str, name: &str, change: Change<'_>) -> Result<Arc<Lease>, Refused> {
         let existing = self.get(namespace, name)?;
-        let mut value = serde_json::to_value(&*existing).map_err(|error| status::internal_error(&error.to_string()))?;
+        let mut value = serde_json::to_value(&*existing).map_err(|error| status::error(&error.to_string()))?;
         match change {
             Change::Json(operations) => {
                 json_patch::apply(&mut value, operations).map_err(status::not_applicable)?;
@@ -120,7 +120,7 @@ impl State {
                 .ok_or_else(|| status::not_implemented("a directive of strategic merge patches"))?,
         }
         let wrong = |wrong| status::invalid("", vec![status::cause("patch", wrong)]);
-        let mut lease = decode::lease(value).map_err(wrong)?;
+        let mut lease = decode::patched(value).map_err(wrong)?;
         settle(&mut lease);
         in_namespace(&mut lease.metadata, namespace)?;
         has_name(&lease.metadata, name)?;
@@ -156,8 +156,11 @@ impl State {
         if meta.deletion_grace_period_seconds.is_none() {
             meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
         }
-        let untracked =
-            matches!(meta.managed_fields.as_deref(), Some([entry]) if *entry == ManagedFieldsEntry::default());
+        let untracked = match meta.managed_fields.as_deref() {
+            Some([]) => true,
+            Some([entry]) => *entry == ManagedFieldsEntry::default(),
+            _ => false,
+        };
         meta.managed_fields = if untracked { None } else { old.managed_fields.clone() };
         validate::update(&lease, existing)?;
         if old.deletion_timestamp.is_some() && lease.metadata.finalizers.is_none() {
@@ -258,16 +261,27 @@ fn settle(lease: &mut Lease) {
 }
 
 /// What the API server itself gives to a new object.
-fn begin(meta: &mut ObjectMeta, version: u64, now: Timestamp) {
+fn begin(lease: &mut Lease, version: u64, now: Timestamp) {
+    let has_fields = lease.spec != Some(LeaseSpec::default());
+    let meta = &mut lease.metadata;
     meta.uid = Some(format!("1ea5e401-d000-4000-8000-{:012x}", version + 1));
     meta.creation_timestamp = Some(Time(seconds(now)));
-    // Who owns which field is not followed. That something follows it is, until it is told to stop.
-    meta.managed_fields = Some(vec![ManagedFieldsEntry {
-        api_version: Some("coordination.k8s.io/v1".to_owned()),
-        manager: Some("unknown".to_owned()),
-        operation: Some("Update".to_owned()),
-        ..ManagedFieldsEntry::default()
-    }]);
+    // Who owns which field is not followed. That something follows it is, until it is told to stop. Where there is no
+    // field to be owned, nothing ever does.
+    let has_fields = has_fields
+        || meta.labels.is_some()
+        || meta.annotations.is_some()
+        || meta.finalizers.is_some()
+        || meta.owner_references.is_some()
+        || meta.generate_name.is_some();
+    meta.managed_fields = has_fields.then(|| {
+        vec![ManagedFieldsEntry {
+            api_version: Some("coordination.k8s.io/v1".to_owned()),
+            manager: Some("unknown".to_owned()),
+            operation: Some("Update".to_owned()),
+            ..ManagedFieldsEntry::default()
+        }]
+    });
 }
 
 fn in_namespace(meta: &mut ObjectMeta, namespace: &str) -> Result<(), Refused> {
@@ -287,7 +301,7 @@ fn has_name(meta: &ObjectMeta, name: &str) -> Result<(), Refused> {
 /// The resourceVersion as a number, 0 if there is none.
 fn parsed(meta: &ObjectMeta) -> Result<u64, Refused> {
     let version = meta.resource_version.as_deref().unwrap_or("0");
-    version.parse().map_err(|_| status::internal_error("the resourceVersion is not a number"))
+    version.parse().map_err(|_| status::error("the resourceVersion is not a number"))
 }
 
 /// A name that begins like this. It is unique as long as nobody makes one up.
