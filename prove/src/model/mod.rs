@@ -104,7 +104,7 @@ fn search_all(scenarios: &[Scenario], options: &Options) -> Vec<Outcome> {
                     if options.stop && outcome.violation.is_some() {
                         next.store(scenarios.len(), Ordering::Relaxed);
                     }
-                    tracing::info!(scenario = scenario.name, states = outcome.states, took = ?outcome.took, "searched");
+                    eprintln!("{}: {} states, {:.1?}", scenario.name, outcome.states, outcome.took);
                     outcomes.lock().expect("nobody panics with it")[number] = outcome;
                 }
             });

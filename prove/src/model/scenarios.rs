@@ -8,7 +8,7 @@ use super::scenario::Scenario;
 
 /// Small ones, for every change.
 pub(super) fn quick() -> Vec<Scenario> {
-    vec![
+    let quick = vec![
         Scenario { faults: 0, ticks: 1, cancels: 1, ..Scenario::plain("two, a cancel") },
         Scenario { allowed: &[Lost], ticks: 1, ..Scenario::plain("two, a lost request") },
         leftover("one, a lost request and a cancel"),
@@ -22,17 +22,21 @@ pub(super) fn quick() -> Vec<Scenario> {
         Scenario { queued: 2, allowed: &[Break, DeleteLock], ticks: 1, ..Scenario::plain("two, a person") },
         Scenario { queued: 2, ticks: 5, allowed: &[Crash, WatchBreaks, Doze], ..instant("two, a crash") },
         Scenario { allowed: &[DeleteSession], ..vanished("two, a session vanishes") },
-        Scenario { faults: 0, ..slow("two, slow sessions") },
         Scenario { queued: 2, faults: 0, keep: true, ..own("two, own liveness") },
-    ]
+    ];
+    // Of the small ones more are followed to the end.
+    quick.into_iter().map(|scenario| Scenario { sample: 16, ..scenario }).collect()
 }
 
 /// All.
 #[expect(clippy::too_many_lines, reason = "it is a list")]
 pub(super) fn all() -> Vec<Scenario> {
-    let mut all = quick();
-    all.extend([
-        // Much at once.
+    [quick(), at_once(), deaths()].concat()
+}
+
+/// Much at once.
+fn at_once() -> Vec<Scenario> {
+    vec![
         Scenario {
             cancels: 1,
             allowed: &[Lost, Twice],
@@ -68,7 +72,12 @@ pub(super) fn all() -> Vec<Scenario> {
             prompt_steps: false,
             ..Scenario::plain("two, steps of their own")
         },
-        // Long enough for deaths.
+    ]
+}
+
+/// Long enough for deaths.
+fn deaths() -> Vec<Scenario> {
+    vec![
         Scenario { queued: 2, ticks: 4, allowed: &[Crash, WatchBreaks, Doze], ..patient("two, a slow crash") },
         Scenario {
             clients: 3,
@@ -96,13 +105,9 @@ pub(super) fn all() -> Vec<Scenario> {
             faults: 0,
             ..slow("two, clocks drift")
         },
-        Scenario {
-            ticks: 5,
-            faults: 2,
-            allowed: &[LostSession, Crash, WatchBreaks],
-            ..slow("two, slow sessions, two faults")
-        },
-        Scenario { allowed: &[LostSession, Doze], ..slow("two, slow sessions, a fault") },
+        Scenario { ticks: 3, allowed: &[Crash, WatchBreaks, DeleteSession], ..slow("two, slow sessions, an end") },
+        Scenario { faults: 0, ..slow("two, slow sessions") },
+        Scenario { ticks: 3, allowed: &[LostSession, Doze], ..slow("two, slow sessions, a fault") },
         // With an operator.
         opening("two and operator, an unclear opening"),
         Scenario {
@@ -139,8 +144,7 @@ pub(super) fn all() -> Vec<Scenario> {
             fast: [0, 10_000, 0],
             ..own("two, own liveness, clocks drift")
         },
-    ]);
-    all
+    ]
 }
 
 /// Long enough for the dead to be found dead, and all traffic of the lock is prompt as well.
