@@ -66,7 +66,7 @@ fn has(record: &Record, annotation: &str) -> bool {
 async fn a_lease_that_client_go_made_passes_to_ours_and_back() -> Result<()> {
     let arena = Arena::new().await?;
     let leases = arena.namespace().api::<Lease>();
-    let mut theirs = arena.client_go("theirs", "a", Duration::from_secs(2))?;
+    let mut theirs = arena.client_go("theirs", "a", Duration::from_secs(2), true)?;
     leads(&mut theirs).await?;
     let made = read(&leases).await?;
     assert_eq!(made.holder.as_ref().map(|holder| holder.identity.as_str()), Some("theirs"));
@@ -113,7 +113,7 @@ async fn client_go_copes_with_a_lease_that_goes_when_ours_releases() -> Result<(
         assert_eq!(held.ephemeral, round == 0, "what client-go made is not ours to remove");
         let process = match &mut theirs {
             Some(process) => process,
-            none => none.insert(arena.client_go("theirs", "a", Duration::from_secs(2))?),
+            none => none.insert(arena.client_go("theirs", "a", Duration::from_secs(2), true)?),
         };
         let too_early = tokio::time::timeout(LEASE, leads(process)).await;
         assert!(too_early.is_err(), "client-go leads while the lock is held");
@@ -137,7 +137,7 @@ async fn client_go_takes_over_from_a_dead_holder_and_is_followed_by_ours() -> Re
     ours.wait_for_line(SOON, |line| line.starts_with("leading ")).await?;
     let held = read(&leases).await?;
     ours.kill();
-    let mut theirs = arena.client_go("theirs", "a", Duration::from_secs(2))?;
+    let mut theirs = arena.client_go("theirs", "a", Duration::from_secs(2), true)?;
     leads(&mut theirs).await?;
     let taken = read(&leases).await?;
     assert_eq!(taken.transitions, held.transitions + 1);
@@ -183,7 +183,7 @@ async fn client_go_sees_renewals_of_a_hold_that_was_granted_by_a_clock_which_is_
     let guard = tokio::time::timeout(SOON, waiter).await???;
     drop(before);
 
-    let mut theirs = arena.client_go("theirs", "a", Duration::ZERO)?;
+    let mut theirs = arena.client_go("theirs", "a", Duration::ZERO, true)?;
     let too_early = tokio::time::timeout(LEASE * 3, leads(&mut theirs)).await;
     guard.check()?;
     assert!(too_early.is_err(), "client-go leads beside a guard");
@@ -196,7 +196,7 @@ async fn client_go_sees_renewals_of_a_hold_that_was_granted_by_a_clock_which_is_
 async fn a_lease_removed_under_client_go_is_waited_for_again() -> Result<()> {
     let arena = Arena::new().await?;
     let leases = arena.namespace().api::<Lease>();
-    let mut theirs = arena.client_go("theirs", "a", Duration::from_secs(2))?;
+    let mut theirs = arena.client_go("theirs", "a", Duration::from_secs(2), true)?;
     leads(&mut theirs).await?;
     let lock = lock(&arena, "a")?;
     let waiter = tokio::spawn(async move { lock.acquire().await });

@@ -33,8 +33,14 @@ const MARGIN: Duration = Duration::from_secs(3);
 /// By when a dead leader has been followed.
 const PATIENCE: Duration = LEASE.saturating_add(LOOK).saturating_add(MARGIN);
 
-/// By how many seconds the wall clocks of ours are ahead: their values mean nothing. There are as many of client-go's.
-const AHEAD: [i64; 3] = [3600, 0, -3600];
+/// So many of each side. They differ by their number.
+const CONTENDERS: usize = 3;
+/// By how many seconds the wall clocks of ours are ahead: their values mean nothing.
+const AHEAD: [i64; CONTENDERS] = [3600, 0, -3600];
+/// Whether those of client-go's free the Lease when they step down. Only one that does not is ever stopped: one that does
+/// frees it even if somebody else has taken it meanwhile and it has not noticed. Its `release` writes over whatever it
+/// reads, so long as it believed itself the leader before.
+const FREES: [bool; CONTENDERS] = [false, true, true];
 /// The pause of a client-go process that has stepped down. Without one it would be first again.
 const REST: Duration = Duration::from_millis(1500);
 const TICK: Duration = Duration::from_millis(20);
@@ -139,17 +145,19 @@ impl Arena {
         &self.namespace
     }
 
-    /// Starts a process that contends by client-go's leader election.
+    /// Starts a process that contends by client-go's leader election, rests for so long after it was asked to step down,
+    /// and frees the Lease then or does not.
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub fn client_go(&self, who: &str, name: &str, rest: Duration) -> Result<Process> {
+    pub fn client_go(&self, who: &str, name: &str, rest: Duration, frees: bool) -> Result<Process> {
         let flag = |name: &str, value: Duration| format!("--{name}={}ms", value.as_millis());
         Program::new(&self.client_go)
             .arg(format!("--kubeconfig={}", self.folder.path().join("kubeconfig").display()))
             .args([format!("--namespace={}", self.namespace.name()), format!("--name={name}")])
             .args([format!("--identity={who}"), flag("lease-duration", LEASE), flag("renew-deadline", RENEW_DEADLINE)])
             .args([flag("retry-period", RETRY_PERIOD), flag("rest", rest)])
+            .arg(format!("--release-on-cancel={frees}"))
             .named(who)
             .start()
     }
@@ -184,8 +192,7 @@ fn rules() -> Vec<PolicyRule> {
 struct Contender {
     side: Side,
     who: String,
-    /// Only on our side.
-    ahead: i64,
+    number: usize,
     process: Process,
     teller: Teller,
     /// It is stopped until then.
@@ -201,7 +208,7 @@ struct Contender {
 pub async fn contend(options: &Options) -> Result<Outcome> {
     let arena = Arena::new().await?;
     let seed = options.seed.unwrap_or_else(rand::random);
-    eprintln!("interop: {0} of ours and {0} of client-go's contend, seed {seed}", AHEAD.len());
+    eprintln!("interop: {CONTENDERS} of ours and {CONTENDERS} of client-go's contend, seed {seed}");
     let mut run = Run::new(arena, seed)?;
     let sights = Arc::new(Mutex::new(Vec::new()));
     let watching = tokio::spawn(watch(run.arena.namespace.api(), sights.clone()));
@@ -268,31 +275,31 @@ impl Run {
             deeds: Deeds::default(),
             next_deed: clock::moment() + LEASE,
         };
-        for ahead in AHEAD {
+        for number in 0..CONTENDERS {
             for side in [Side::Ours, Side::ClientGo] {
-                let contender = run.start(side, ahead)?;
+                let contender = run.start(side, number)?;
                 run.contenders.push(contender);
             }
         }
         Ok(run)
     }
 
-    fn start(&mut self, side: Side, ahead: i64) -> Result<Contender> {
+    fn start(&mut self, side: Side, number: usize) -> Result<Contender> {
         self.started += 1;
         let (who, process) = match side {
             Side::Ours => {
                 let who = format!("ours-{}", self.started);
-                let process = self.arena.ours(&who, NAME, ahead, 0..=7000, self.chance.random())?;
+                let process = self.arena.ours(&who, NAME, AHEAD[number], 0..=7000, self.chance.random())?;
                 (who, process)
             }
             Side::ClientGo => {
                 let who = format!("client-go-{}", self.started);
-                let process = self.arena.client_go(&who, NAME, REST)?;
+                let process = self.arena.client_go(&who, NAME, REST, FREES[number])?;
                 (who, process)
             }
         };
         let teller = Teller::new(side, &who, GOOD_FOR);
-        Ok(Contender { side, who, ahead, process, teller, stopped: None, step_down: None })
+        Ok(Contender { side, who, number, process, teller, stopped: None, step_down: None })
     }
 
     fn progress(&self) -> String {
@@ -326,7 +333,8 @@ impl Run {
             let others: Vec<_> = (0..self.contenders.len()).filter(|other| *other != leader).collect();
             *others.choose(&mut self.chance).context("there are others")?
         };
-        if self.chance.random_bool(0.5) {
+        let Contender { side, number, .. } = self.contenders[target];
+        if self.chance.random_bool(0.4) || (side == Side::ClientGo && FREES[number]) {
             self.kill(target).await?;
         } else {
             self.stop(target)?;
@@ -336,8 +344,8 @@ impl Run {
     }
 
     async fn kill(&mut self, target: usize) -> Result<()> {
-        let (side, ahead) = (self.contenders[target].side, self.contenders[target].ahead);
-        let replacement = self.start(side, ahead)?;
+        let (side, number) = (self.contenders[target].side, self.contenders[target].number);
+        let replacement = self.start(side, number)?;
         let killed = std::mem::replace(&mut self.contenders[target], replacement);
         self.history.take_in(killed.end().await?);
         self.history.kills.push(clock::moment());

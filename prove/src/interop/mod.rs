@@ -5,7 +5,8 @@
 //! followed in time.
 //!
 //! client-go gives no guarantee to a leader that is stopped past its lease: when it wakes it leads on for up to its
-//! renew deadline before it notices. That is counted apart. Nothing like it is granted to our side.
+//! renew deadline before it notices. That is counted apart. One that frees the Lease when it steps down may then free it
+//! though somebody else has taken it: such ones are not stopped. Nothing like it is granted to our side.
 
 pub mod harness;
 pub mod history;
