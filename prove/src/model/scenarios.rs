@@ -29,7 +29,6 @@ pub(super) fn quick() -> Vec<Scenario> {
 }
 
 /// All.
-#[expect(clippy::too_many_lines, reason = "it is a list")]
 pub(super) fn all() -> Vec<Scenario> {
     [quick(), at_once(), deaths()].concat()
 }
