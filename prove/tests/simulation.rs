@@ -4,7 +4,7 @@ use leasehold_prove::simulation::{self, Options};
 
 #[test]
 fn no_guarantee_is_broken_on_a_simulated_network() {
-    let options = Options { seeds: 150, ..Options::default() };
+    let options = Options { seeds: 50, ..Options::default() };
     let report = simulation::run(&options).unwrap();
     assert!(report.violations().is_empty(), "{report}");
 }
