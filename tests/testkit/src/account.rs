@@ -23,6 +23,10 @@ use crate::token;
 /// How long a token is valid: longer than any run of the tests.
 const TOKEN_SECONDS: u32 = 6 * 60 * 60;
 
+/// For so long after its end the API server still takes a token (the leeway of
+/// the library that it reads them with).
+const LEEWAY_SECONDS: u64 = 60;
+
 /// Where the rules of an account hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -147,7 +151,9 @@ impl Account {
     /// A new token of this account that is valid for so long only, in whole
     /// seconds: shorter than the API server itself would make one.
     ///
-    /// The API server remembers for ten seconds that a token was good.
+    /// The API server remembers for ten seconds that a token was good, and
+    /// takes one for good until a minute after its end: so this one ends a
+    /// minute earlier.
     ///
     /// # Errors
     ///
@@ -155,14 +161,14 @@ impl Account {
     pub async fn expiring_token(&self, lifetime: Duration) -> Result<String> {
         let account = self.admin_api::<ServiceAccount>().get(&self.name).await?;
         let claims = token::claims(&self.token)?;
-        let now = claims_now();
+        let end = claims_now() + lifetime.as_secs() - LEEWAY_SECONDS;
         let claims = json!({
             "iss": claims["iss"],
             "aud": claims["aud"],
             "sub": self.username(),
-            "iat": now,
-            "nbf": now,
-            "exp": now + lifetime.as_secs(),
+            "iat": end - u64::from(TOKEN_SECONDS),
+            "nbf": end - u64::from(TOKEN_SECONDS),
+            "exp": end,
             "kubernetes.io": {
                 "namespace": self.namespace,
                 "serviceaccount": { "name": self.name, "uid": account.metadata.uid },
