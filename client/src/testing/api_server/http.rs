@@ -243,7 +243,9 @@ impl ApiServer {
                 state.patch(namespace, name, Change::Json(&operations))
             }
             ("merge-patch+json", Value::Object(_)) => state.patch(namespace, name, Change::Merge(patch)),
-            ("strategic-merge-patch+json", Value::Object(_)) => state.patch(namespace, name, Change::Strategic(patch)),
+            ("strategic-merge-patch+json", Value::Object(_) | Value::Null) => {
+                state.patch(namespace, name, Change::Strategic(patch))
+            }
             _ => Err(wrong()),
         };
         Ok(Answer::json(200, &*taken.answer(lease)?))

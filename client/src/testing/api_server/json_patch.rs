@@ -8,7 +8,7 @@
 //! texts of the document that have one are marked here, which makes them unequal to what comes with the patch.
 
 use json_patch::PatchOperation;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::decode::MARK;
 
@@ -96,8 +96,8 @@ fn one(document: &mut Value, operation: &Operation<'_>) -> Result<(), &'static s
         "add" => place(document, path?)?.add(value()),
         "remove" => place(document, path?)?.remove().map(drop),
         "replace" if path?.is_empty() => match value() {
-            value @ (Value::Object(_) | Value::Array(_)) => {
-                *document = value;
+            Value::Object(_) | Value::Array(_) => {
+                *document = Value::Object(Map::new()); // the API server loses what is in the new one
                 Ok(())
             }
             _ => Err("the value is neither object nor array"),

@@ -45,6 +45,13 @@ pub(super) fn merge_strategic(document: &mut Value, mut patch: Value) -> Option<
     if has_directives(&patch) {
         return None;
     }
+    if patch.is_null() {
+        return Some(()); // as if it were empty
+    }
+    // What the patch says of the kind is not looked at.
+    if let Some(fields) = patch.as_object_mut() {
+        fields.retain(|key, value| !(["kind", "apiVersion"].contains(&key.as_str()) && value.is_string()));
+    }
     let lists = ["finalizers", "ownerReferences"].map(|key| {
         let list = patch.get_mut("metadata").and_then(|metadata| metadata.get_mut(key)).filter(|list| list.is_array());
         (key, list.map(Value::take))
@@ -52,24 +59,46 @@ pub(super) fn merge_strategic(document: &mut Value, mut patch: Value) -> Option<
     for (key, list) in lists {
         let Some(Value::Array(new)) = list else { continue };
         let there = document.get_mut("metadata").and_then(|metadata| metadata.get_mut(key)).map(Value::take);
-        let mut list = match there {
-            Some(Value::Array(there)) => there,
-            _ => Vec::new(),
-        };
-        for new in new {
-            let same = |there: &&mut Value| match key {
-                "finalizers" => **there == new,
-                _ => there.get("uid") == new.get("uid"),
-            };
-            match list.iter_mut().find(same) {
-                Some(there) => merge(there, new),
-                None => list.push(new),
-            }
-        }
-        patch["metadata"][key] = Value::Array(list);
+        patch["metadata"][key] = Value::Array(match there {
+            Some(Value::Array(there)) if !there.is_empty() => united(there, new, key),
+            _ => new,
+        });
     }
     merge(document, patch);
     Some(())
+}
+
+/// The elements of both lists, each once. Those of the patch keep their order, and so do the others; one that was there
+/// already and only there comes before the first of the patch that stood behind it.
+fn united(there: Vec<Value>, new: Vec<Value>, key: &str) -> Vec<Value> {
+    let same = |one: &Value, other: &Value| match key {
+        "finalizers" => one == other,
+        _ => one.get("uid") == other.get("uid"),
+    };
+    let once = |list: Vec<Value>| {
+        list.into_iter().fold(Vec::<Value>::new(), |mut seen, value| {
+            match seen.iter_mut().find(|other| same(other, &value)) {
+                Some(other) => merge(other, value),
+                None => seen.push(value),
+            }
+            seen
+        })
+    };
+    let (there, new) = (once(there), once(new));
+    let place = |value: &Value| there.iter().position(|other| same(other, value));
+    let mut others = there.iter().filter(|value| !new.iter().any(|new| same(new, value))).peekable();
+    let mut united = Vec::with_capacity(there.len() + new.len());
+    for new in &new {
+        let before = place(new);
+        while let Some(other) = others.next_if(|other| before.is_some_and(|before| place(other) < Some(before))) {
+            united.push(other.clone());
+        }
+        let mut value = before.map_or(Value::Null, |before| there[before].clone());
+        merge(&mut value, new.clone());
+        united.push(value);
+    }
+    united.extend(others.cloned());
+    united
 }
 
 fn has_directives(value: &Value) -> bool {

@@ -161,7 +161,10 @@ impl State {
             Some([entry]) => *entry == ManagedFieldsEntry::default(),
             _ => false,
         };
-        meta.managed_fields = if untracked { None } else { old.managed_fields.clone() };
+        meta.managed_fields.clone_from(&old.managed_fields);
+        if untracked || !has_fields(&lease) {
+            lease.metadata.managed_fields = None;
+        }
         validate::update(&lease, existing)?;
         if old.deletion_timestamp.is_some() && lease.metadata.finalizers.is_none() {
             // The last finalizer is gone, and with it the object. What is answered is the object of the request.
@@ -262,18 +265,12 @@ fn settle(lease: &mut Lease) {
 
 /// What the API server itself gives to a new object.
 fn begin(lease: &mut Lease, version: u64, now: Timestamp) {
-    let has_fields = lease.spec != Some(LeaseSpec::default());
+    let has_fields = has_fields(lease);
     let meta = &mut lease.metadata;
     meta.uid = Some(format!("1ea5e401-d000-4000-8000-{:012x}", version + 1));
     meta.creation_timestamp = Some(Time(seconds(now)));
     // Who owns which field is not followed. That something follows it is, until it is told to stop. Where there is no
     // field to be owned, nothing ever does.
-    let has_fields = has_fields
-        || meta.labels.is_some()
-        || meta.annotations.is_some()
-        || meta.finalizers.is_some()
-        || meta.owner_references.is_some()
-        || meta.generate_name.is_some();
     meta.managed_fields = has_fields.then(|| {
         vec![ManagedFieldsEntry {
             api_version: Some("coordination.k8s.io/v1".to_owned()),
@@ -282,6 +279,18 @@ fn begin(lease: &mut Lease, version: u64, now: Timestamp) {
             ..ManagedFieldsEntry::default()
         }]
     });
+}
+
+/// Whether it has a field that somebody can own.
+fn has_fields(lease: &Lease) -> bool {
+    let meta = &lease.metadata;
+    lease.spec != Some(LeaseSpec::default())
+        || meta.labels.is_some()
+        || meta.annotations.is_some()
+        || meta.finalizers.is_some()
+        || meta.owner_references.is_some()
+        || meta.generate_name.is_some()
+        || meta.deletion_grace_period_seconds.is_some()
 }
 
 fn in_namespace(meta: &mut ObjectMeta, namespace: &str) -> Result<(), Refused> {

@@ -22,11 +22,16 @@ pub(crate) fn event(side: &mut Side, event: &Value) -> Option<Value> {
     Some(json!({ "type": event["type"], "object": object(side, &event["object"]) }))
 }
 
+/// Of something comparable.
+pub(crate) fn has_generated_name(object: &Value) -> bool {
+    object["metadata"]["name"].as_str().is_some_and(|name| name.starts_with('#'))
+}
+
 fn object(side: &Side, value: &Value) -> Value {
     if let Some(items) = value["items"].as_array() {
         let mut items: Vec<Value> =
             items.iter().filter(|item| side.is_ours(item)).map(|item| object(side, item)).collect();
-        if items.iter().any(|item| item["metadata"]["name"].as_str().is_some_and(|name| name.starts_with('#'))) {
+        if items.iter().any(has_generated_name) {
             items.sort_by_cached_key(Value::to_string); // by chance names come in another order
         }
         return json!({ "kind": value["kind"], "items": items });

@@ -33,7 +33,6 @@ fn setting(name: &str, default: u64) -> Result<u64> {
     Ok(std::env::var(name).ok().map(|value| value.parse()).transpose()?.unwrap_or(default))
 }
 
-#[ignore = "it fails: the difference it finds has not been looked at yet"]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_in_memory_answers_as_the_real_one() -> Result<()> {
     let first = setting("LEASEHOLD_API_FIRST", 0)?;
@@ -45,7 +44,8 @@ async fn the_api_server_in_memory_answers_as_the_real_one() -> Result<()> {
         workers.spawn(async move {
             let cluster = Cluster::shared().await?;
             let (one, two) = (cluster.namespace("api-one").await?, cluster.namespace("api-two").await?);
-            let pair = Pair { client: cluster.client()?, namespaces: [one.name().to_owned(), two.name().to_owned()] };
+            let pair =
+                Pair { client: side::client(&cluster)?, namespaces: [one.name().to_owned(), two.name().to_owned()] };
             loop {
                 let number = next.fetch_add(1, Ordering::SeqCst);
                 if number >= end {

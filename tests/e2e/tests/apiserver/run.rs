@@ -26,6 +26,8 @@ pub(crate) struct Difference {
     at: usize,
     real: Value,
     memory: Value,
+    /// What they say, which need not be the same.
+    messages: String,
 }
 
 impl fmt::Display for Difference {
@@ -34,7 +36,7 @@ impl fmt::Display for Difference {
             writeln!(f, "{} {step}", if n == self.at { "=>" } else { "  " })?;
         }
         writeln!(f, "the real one: {:#}", self.real)?;
-        write!(f, "the one in memory: {:#}", self.memory)
+        write!(f, "the one in memory: {:#}{}", self.memory, self.messages)
     }
 }
 
@@ -48,14 +50,18 @@ pub(crate) async fn run(pair: &Pair, steps: &[Step]) -> Result<Option<Difference
     let mut real = Side::new(pair.client.clone(), namespaces.clone());
     let mut memory = Side::new(server.client("default"), namespaces);
     let mut watches = Vec::new();
-    let difference =
-        |at, real, memory| (real != memory).then(|| Difference { steps: steps.to_vec(), at, real, memory });
+    let difference = |at, real, memory, messages: &dyn Fn() -> String| {
+        (real != memory).then(|| Difference { steps: steps.to_vec(), at, real, memory, messages: messages() })
+    };
     let mut found = None;
     for (at, step) in steps.iter().enumerate() {
         match step {
             Step::Request(request) => {
                 let answers = (real.send(request).await?, memory.send(request).await?);
-                found = difference(at, comparable(&real, &answers.0), comparable(&memory, &answers.1));
+                found = difference(at, comparable(&real, &answers.0), comparable(&memory, &answers.1), &|| {
+                    let [real, memory] = [&answers.0, &answers.1].map(|answer| &answer.object["message"]);
+                    format!("\n{real}\n{memory}")
+                });
             }
             Step::Watch(watch) => watches.push((at, real.watch(watch).await?, memory.watch(watch).await?)),
         }
@@ -76,7 +82,7 @@ pub(crate) async fn run(pair: &Pair, steps: &[Step]) -> Result<Option<Difference
     }
     for (at, of_real, of_memory) in watches {
         let events = (told(&mut real, of_real, at).await?, told(&mut memory, of_memory, at).await?);
-        if let Some(found) = difference(at, json!(events.0), json!(events.1)) {
+        if let Some(found) = difference(at, json!(events.0), json!(events.1), &String::new) {
             return Ok(Some(found));
         }
     }

@@ -11,6 +11,7 @@ use futures::io::AsyncBufReadExt as _;
 use futures::stream::{BoxStream, StreamExt as _};
 use kube::Client;
 use kube::client::Body as ClientBody;
+use leasehold_testkit::Cluster;
 use serde_json::{Value, json};
 
 use crate::step::{Body, Request, Watch};
@@ -24,6 +25,13 @@ pub(crate) struct Side {
     pub(crate) names: Vec<String>,
     last: BTreeMap<(String, String), Value>,
     mark: String,
+}
+
+/// A client of the real one that sends each request once: what an answer makes others repeat is compared too.
+pub(crate) fn client(cluster: &Cluster) -> Result<Client> {
+    let mut config = cluster.config();
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
 }
 
 /// An answer as it came.
@@ -51,6 +59,9 @@ impl Side {
             Body::Json(value) => self.filled(value, &target).to_string().into_bytes(),
             Body::Last(changes) => self.as_last_seen(&target, changes).to_string().into_bytes(),
         };
+        if query.contains(&("resourceVersion", "0".to_owned())) {
+            self.catch_up().await?;
+        }
         let http = http::Request::builder()
             .method(request.method)
             .uri(uri(
@@ -80,6 +91,9 @@ impl Side {
             query.push(("fieldSelector", format!("metadata.name={name}")));
         }
         query.extend(watch.query.iter().cloned());
+        if watch.version == "0" {
+            self.catch_up().await?;
+        }
         let http = http::Request::get(uri(watch.namespace.map(|_| target.0.as_str()), None, &query)).body(Vec::new())?;
         match self.client.request_stream(http).await {
             Ok(stream) => {
@@ -89,6 +103,13 @@ impl Side {
             Err(kube::Error::Api(status)) => Ok(Err(Answer { code: status.code, object: json!(status) })),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A server may answer version 0 with what it knew a moment ago. It knows all after a list without version.
+    async fn catch_up(&self) -> Result<()> {
+        let query = [("limit", "1".to_owned())];
+        self.client.request_text(http::Request::get(uri(None, None, &query)).body(Vec::new())?).await?;
+        Ok(())
     }
 
     /// The namespace and name that are meant.

@@ -115,6 +115,7 @@ fn create(chance: &mut Chance) -> Request {
     let name = name(chance);
     let mut lease = lease::lease(chance, &name);
     match chance.below(30) {
+        _ if !lease.is_object() => {}
         0..=2 => lease["metadata"] = json!({ "generateName": "gen-", "labels": { "k": "1" } }),
         3 => lease["metadata"] = json!({ "generateName": chance.one(&["-", "a-", "A", "x."]) }),
         4 => lease["metadata"] = json!({ "name": chance.one(&["", "UPPER", "a..b", "-a", "a_b", "a.b-c"]) }),

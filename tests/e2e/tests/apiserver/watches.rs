@@ -46,9 +46,13 @@ pub(crate) async fn told(side: &mut Side, events: Events, number: usize) -> Resu
             return Ok(told);
         };
         let event = event?;
-        let fence = event["object"]["metadata"]["annotations"]["fence"] == json!(number.to_string());
+        let object = &event["object"];
+        let fence = side.is_ours(object) && object["metadata"]["annotations"]["fence"] == json!(number.to_string());
         told.extend(compare::event(side, &event));
         if fence {
+            if told.iter().any(|event| compare::has_generated_name(&event["object"])) {
+                told.sort_by_cached_key(Value::to_string); // what is there at the beginning comes by name
+            }
             return Ok(told);
         }
     }
