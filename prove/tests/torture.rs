@@ -1,10 +1,10 @@
-//! A short run of the torture: a minute of real faults, seeded.
+//! A short run of the torture: half a minute of real faults, seeded.
 
 use leasehold_prove::torture::{self, Options};
 
 #[test]
-fn a_minute_of_real_faults_breaks_nothing() -> anyhow::Result<()> {
-    let options = Options { duration: 30, seed: 7, workers: 8, every: 1.5, session: 3, keep: false };
+fn half_a_minute_of_real_faults_breaks_nothing() -> anyhow::Result<()> {
+    let options = Options { duration: 25, seed: 7, workers: 8, every: 1.5, session: 3, keep: false };
     let report = torture::run(&options)?;
     println!("{report}");
     assert!(report.violations().is_empty(), "{report}");

@@ -33,7 +33,7 @@ use crate::{Failure, clock};
 /// A Kubernetes API server in this process's memory that knows Leases, in any namespace.
 ///
 /// It answers as kube-apiserver does: the same codes and reasons, the same objects, the same events of watches. (The
-/// texts of errors are its own.) A test that sends the same requests to both is in the repository.
+/// texts of errors are its own.) This is tested against the real one, with the same requests sent to both.
 ///
 /// Clones are handles of one server. It does nothing by itself and reads no clock but [`clock::now`] for
 /// `creationTimestamp`, so a test is the same every time. What a test is to see of a bad day it can bring about:
