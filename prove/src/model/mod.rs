@@ -41,8 +41,8 @@ pub struct Options {
     /// Only scenarios whose names contain this.
     #[arg(long)]
     pub only: Option<String>,
-    /// Give up a scenario after so many states.
-    #[arg(long, default_value_t = 20_000_000)]
+    /// Give up a scenario after so many states: the default takes some 5 GB for two at a time.
+    #[arg(long, default_value_t = 700_000)]
     pub most: usize,
     /// Begin no other scenario once something is found to be wrong.
     #[arg(long)]
