@@ -11,6 +11,7 @@ use crate::error::{AcquireError, ApiError, LossReason, OptionsError, ReleaseErro
 use crate::guard::LockGuard;
 use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::record::SESSION_PREFIX;
+use crate::protocol::{Kind, Mode};
 use crate::slot::{Command, Order, Slot};
 
 /// Options of a [`Lock`].
@@ -319,6 +320,9 @@ impl Lock {
         let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
         let (reply, outcome) = oneshot::channel();
         let wish = Wish {
+            kind: Kind::Lock,
+            mode: Mode::default(),
+            permits: None,
             own_duration: self.own_duration,
             renewal: self.renewal,
             queue,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::SessionRecord;
 use leasehold::protocol::write::{self, Term};
-use leasehold::protocol::{HolderId, Liveness, Moment, Now, Record, SessionId, Write};
+use leasehold::protocol::{HolderId, Liveness, Moment, Now, Record, SessionId, Want, Write};
 use leasehold::testing::ApiServer;
 use leasehold::{Failure, MemoryStore, Store as _};
 use proptest::prelude::*;
@@ -191,7 +191,7 @@ impl World {
             Some(record) if record.holder.is_none() && record.waiters.is_empty() => {
                 write::acquire(&record, &id, &[], term, self.now.stamp)
             }
-            Some(record) => write::join(&record, &id),
+            Some(record) => write::join(&record, &id, &Want::default()),
         };
         self.write(lock, &write).unwrap();
     }

@@ -11,7 +11,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::Api;
 use leasehold::protocol::record::SessionRecord;
 use leasehold::protocol::write::Term;
-use leasehold::protocol::{HolderId, Record, SessionId, Write, write};
+use leasehold::protocol::{HolderId, Record, SessionId, Want, Write, write};
 use leasehold::{Failure, KubeStore, Store as _, clock};
 use leasehold_operator::crd::{DistributedLock, DistributedLockStatus};
 use leasehold_testkit::{Cluster, DumpOnFailure, Namespace, Process, Program, bin, eventually};
@@ -308,7 +308,7 @@ async fn acquire(store: &KubeStore, id: &HolderId, lock: &str) -> Result<Record>
 
 async fn join(store: &KubeStore, id: &HolderId, lock: &str) -> Result<Record> {
     let record = Record::parse(store.read(lock).await?)?;
-    send(store, lock, &write::join(&record, id)).await?.context("joined")
+    send(store, lock, &write::join(&record, id, &Want::default())).await?.context("joined")
 }
 
 async fn send(store: &KubeStore, lock: &str, write: &Write) -> Result<Option<Record>> {
