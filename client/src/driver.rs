@@ -320,8 +320,10 @@ impl Driver {
             }
         };
         let live = self.engaged.iter().filter(|engaged| !engaged.session_over);
-        let sessions: BTreeMap<_, _> =
-            live.filter_map(|engaged| engaged.session.as_ref()).map(|session| (session.id().clone(), session)).collect();
+        let sessions: BTreeMap<_, _> = live
+            .filter_map(|engaged| engaged.session.as_ref())
+            .map(|session| (session.id().clone(), session))
+            .collect();
         let mut lost: FuturesUnordered<_> = sessions
             .into_iter()
             .map(|(id, session)| {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 
 use crate::error::LossReason;
-use crate::protocol::{HolderId, Mode};
 use crate::protocol::contender::{Refusal, Wish};
+use crate::protocol::{HolderId, Mode};
 use crate::session::SessionUse;
 use crate::validity::Validity;
 

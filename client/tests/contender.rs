@@ -96,7 +96,10 @@ fn taking_back_a_leftover_is_no_renewal() {
     assert!(told.is_empty(), "a write that did not renew the hold counted as a renewal: {told:?}");
     contender.poll(at(34));
     let told = notices(&mut contender);
-    assert!(matches!(told[..], [Notice::Lost { loss: Loss::Expired, .. }]), "the hold outlived its fixed term: {told:?}");
+    assert!(
+        matches!(told[..], [Notice::Lost { loss: Loss::Expired, .. }]),
+        "the hold outlived its fixed term: {told:?}"
+    );
 }
 
 #[test]

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::record::Tenancy;
-use super::write::shared::is_told;
 use super::write::Write;
+use super::write::shared::is_told;
 use super::{Holder, HolderId, Kind, Liveness, Mode, Moment, Now, Record, SessionId, Version, renew_interval};
 
 mod decide;

@@ -356,7 +356,8 @@ impl SessionRecord {
 
 /// Shared holders, by the order of their grants.
 fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
-    let keys = annotations.range(HOLDER.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(HOLDER)?, value)));
+    let keys =
+        annotations.range(HOLDER.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(HOLDER)?, value)));
     let mut holders: Vec<Holder> = keys
         .filter_map(|(identity, granted)| {
             let id: HolderId = identity.parse().ok()?;

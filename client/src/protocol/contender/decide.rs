@@ -66,9 +66,7 @@ impl Contender {
                 let (term, passed_over) = (self.term(turn), &round.passed_over);
                 self.renewing(turn, write::acquire(record, &turn.id, passed_over, term, now.stamp))
             }
-            Some(round) => {
-                self.renewing(turn, shared::acquire(record, &turn.id, self.want(turn), &round, now.stamp))
-            }
+            Some(round) => self.renewing(turn, shared::acquire(record, &turn.id, self.want(turn), &round, now.stamp)),
             None if turn.wish.queue => join(),
             None if !turn.fresh => Next::Read.into(),
             // An observer's word on the holder's session is awaited.

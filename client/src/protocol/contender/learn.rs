@@ -1,6 +1,8 @@
 //! What the answers and events teach.
 
-use super::super::{HolderId, LATEST_COMMIT, Liveness, Mode, Moment, Record, SessionId, Version, deadline, renew_interval};
+use super::super::{
+    HolderId, LATEST_COMMIT, Liveness, Mode, Moment, Record, SessionId, Version, deadline, renew_interval,
+};
 use super::{
     Answer, Contender, Denial, Ghost, Hold, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord, OwnTerm, Refusal,
     Stage, Turn,
@@ -105,7 +107,8 @@ impl Contender {
             let Liveness::Own(duration) = holder.liveness else { continue };
             let (tenancy, identity) = (record.tenancy_of(holder), holder.identity.clone());
             let own = OwnRecord { tenancy, identity, renewed: holder.renewed, duration };
-            let since = seen.remove(&holder.identity).filter(|(before, _)| *before == own).map_or(now, |(_, since)| since);
+            let since =
+                seen.remove(&holder.identity).filter(|(before, _)| *before == own).map_or(now, |(_, since)| since);
             self.own_seen.insert(holder.identity.clone(), (own, since));
         }
         let mut since = std::mem::take(&mut self.held_since);
