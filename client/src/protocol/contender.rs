@@ -76,6 +76,8 @@ pub struct Contender {
     failures: u32,
     /// Writes refused one after the other in one phase. Reads in between do not count.
     refusals: u32,
+    /// Until then it takes a place in the queue without trying to do without.
+    outrun_until: Moment,
     /// The Lease cannot be removed: it is freed instead.
     keep_lease: bool,
     /// Since when holder and head of the queue are the same.
@@ -343,6 +345,7 @@ impl Contender {
             in_flight: None,
             failures: 0,
             refusals: 0,
+            outrun_until: Moment::default(),
             keep_lease: false,
             front: None,
             stuck: false,
@@ -531,6 +534,9 @@ impl Contender {
         let position = turn.and_then(|turn| record.position(&turn.id)).unwrap_or(record.waiters.len());
         let queues = turn.is_some_and(|turn| turn.wish.queue);
         let joining = queues && turn.is_some_and(|turn| turn.stage == Stage::Seeking);
+        // Where several share, the front of the queue moves on all the time, and who has died holds up nobody at first.
+        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
+        let halted = record.kind == Kind::Lock || now.since(since) >= renew_interval(self.session_duration) / 2;
         let near = position < NEAR;
         if !upgrading && (joining || !(near || self.stuck)) {
             return Some(sessions);
@@ -544,7 +550,7 @@ impl Contender {
             }
         }
         // Who is far back looks at those ahead only when the lock waits for one of them. Who does not queue, never.
-        if queues && (near || self.vacant) {
+        if queues && halted && (near || self.vacant) {
             sessions.extend(record.waiters[..position].iter().map(|waiter| waiter.id.session.clone()));
         }
         if let Some(own) = self.current() {

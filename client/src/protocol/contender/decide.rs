@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::write::shared::{self, Round};
 use super::super::write::{self, Term};
-use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant};
+use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant, renew_interval};
 use super::{Contender, Hold, Holder, Known, Next, Stage, Step, Turn};
 
 impl Contender {
@@ -59,7 +59,7 @@ impl Contender {
     fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Step {
         let join = || Next::Write(write::join(record, &turn.id, &self.want(turn))).into();
         // Whoever has been outrun once makes sure of a place: a join cannot be outrun.
-        let outrun = turn.wish.queue && self.refusals > 0;
+        let outrun = turn.wish.queue && (self.refusals > 0 || now.moment < self.outrun_until);
         match self.takeable(record, turn, now.moment) {
             Some(_) if outrun => join(),
             Some(round) if record.kind == Kind::Lock => {
@@ -81,11 +81,14 @@ impl Contender {
                 let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != turn.id).collect();
                 return Next::Write(write::grant(record, &turn.id, &passed_over, now.stamp)).into();
             }
-        } else if !round.served.is_empty() {
-            // Whoever sees that they fit lets them in: the first in the queue, as a rule, and others with it.
-            return shifting(shared::grant(record, &round, now.stamp));
-        } else if !round.dead.is_empty() || !round.passed_over.is_empty() {
-            return shifting(shared::remove_dead(record, &round));
+        } else if self.is_for_me(turn, &round, now.moment) {
+            // The first in the queue lets itself in, and with it whoever else fits.
+            if !round.served.is_empty() {
+                return shifting(shared::grant(record, &round, now.stamp));
+            }
+            if !round.dead.is_empty() || !round.passed_over.is_empty() {
+                return shifting(shared::remove_dead(record, &round));
+            }
         }
         // A term that has passed is of no use while others are ahead.
         let expiry = record.holders().filter_map(|holder| self.own_expiry(holder)).filter(|at| *at > now.moment).min();
@@ -94,6 +97,13 @@ impl Contender {
             (next, _) => next,
         }
         .into()
+    }
+
+    /// Whether it is for this waiter to let in who fits: it is the first, or nothing has happened there for too long.
+    fn is_for_me(&self, turn: &Turn, round: &Round<'_>, now: Moment) -> bool {
+        let first = round.served.first().or(round.next.as_ref()).is_some_and(|first| first.id == turn.id);
+        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
+        first || now.since(since) >= renew_interval(self.session_duration) / 2
     }
 
     /// Whether a newcomer can take the lock now: it is free or its holder dead, and so are all who are ahead.
@@ -217,11 +227,15 @@ impl Contender {
     fn see_to_the_next(&self, now: Now) -> Option<Step> {
         let Known::Present(record) = &self.known else { return None };
         let first = record.waiters.first().filter(|first| self.untold && !self.has(&first.id))?;
-        let round = self.round(record, now.moment);
-        if !round.served.is_empty() {
-            return Some(shifting(shared::grant(record, &round, now.stamp)));
+        if shared::is_told(record, &first.id.session) {
+            return None;
         }
-        (!shared::is_told(record, &first.id.session)).then(|| Next::Write(shared::tell(record, first)).into())
+        let round = self.round(record, now.moment);
+        Some(if round.served.is_empty() {
+            Next::Write(shared::tell(record, first)).into()
+        } else {
+            shifting(shared::grant(record, &round, now.stamp))
+        })
     }
 
     /// A Lease made on the spot that nobody needs any more is removed.

@@ -9,6 +9,9 @@ use super::{
 };
 use std::time::Duration;
 
+/// For so long after it was outrun a client takes a place in the queue at once, where several share.
+const CROWDED: Duration = Duration::from_secs(1);
+
 impl Contender {
     /// The answer to the request last polled, received at `now`.
     pub fn answer(&mut self, answer: Answer, now: Moment) {
@@ -49,6 +52,10 @@ impl Contender {
                 let pause = if self.refusals == 0 { Duration::ZERO } else { self.backoff(self.refusals) };
                 self.refusals += 1;
                 self.retry_at = now + pause;
+                // Where several share, others come and go all the time: a while later it would be no better.
+                if self.turn.as_ref().is_some_and(|turn| turn.wish.kind != Kind::Lock && request.of_turn(turn)) {
+                    self.outrun_until = now + CROWDED;
+                }
             }
             Answer::Unclear(why) => {
                 if !request.is_read {
