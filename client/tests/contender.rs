@@ -124,6 +124,18 @@ fn a_renewal_that_is_answered_after_the_deadline_revives_nothing() {
 }
 
 #[test]
+fn a_wait_that_is_given_up_leaves_the_next_one_of_a_free_lock_to_itself() {
+    let mut contender = contender();
+    contender.start(id("me_x.1"), wish(), at(0).moment);
+    let queue = json!({ "join.leasehold.dev/me_x.1": "8", "join.leasehold.dev/you_y.1": "9" });
+    reads(&mut contender, 0, Answer::Is(record(10, "somebody", queue)));
+    contender.leave_all();
+    writes(&mut contender, 1, Answer::Is(record(11, "", json!({ "join.leasehold.dev/you_y.1": "9" }))), 1);
+    let next = contender.poll(at(1));
+    assert!(matches!(next, Next::Wait(_)), "it grants what is not its own: {next:?}");
+}
+
+#[test]
 fn an_api_server_that_was_set_back_is_believed() {
     let mut contender = contender();
     contender.start(id("me_x.1"), wish(), at(0).moment);

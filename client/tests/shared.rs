@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use leasehold::protocol::record::SessionRecord;
-use leasehold::protocol::write;
-use leasehold::{AcquireError, Client, MemoryStore, Store, TryAcquireError, UpgradeError};
+use leasehold::protocol::write::shared::{self, Round};
+use leasehold::protocol::{Kind, Mode, Record, Want, grant, write};
+use leasehold::{AcquireError, Client, Failure, MemoryStore, Store, TryAcquireError, UpgradeError};
 
 const SOON: Duration = Duration::from_millis(300);
 
@@ -217,6 +218,55 @@ async fn one_reader_becomes_the_writer_and_nobody_is_let_in_between() {
     lock().try_upgradeable_read().await.expect("it is another's turn").release().await.unwrap();
     other.release().await.unwrap();
     mine.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_let_in_has_known_of_every_wish_to_become_the_writer() {
+    let store = MemoryStore::new();
+    let stamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let (mine, other) = ("me_x.1".parse().unwrap(), "you_y.1".parse().unwrap());
+    let want = |mode| Want { mode, ..Want::default() };
+    let made = shared::create("catalog", Kind::ReadWriteLock, None, &mine, want(Mode::Upgradeable), stamp);
+    store.write("catalog", &made).await.unwrap();
+    let read = async || Record::parse(store.read("catalog").await.unwrap()).unwrap();
+    store.write("catalog", &write::join(&read().await, &other, &want(Mode::Read))).await.unwrap();
+    let before = read().await;
+    let round = grant::round(&before, |_| false, |_| false);
+    assert_eq!(round.served.len(), 1);
+    store.write("catalog", &shared::ask_upgrade(&before, &before.shared[0])).await.unwrap();
+    let answer = store.write("catalog", &shared::grant(&before, &round, stamp)).await;
+    assert!(matches!(answer, Err(Failure::Refused)), "{answer:?}");
+    let round = Round::default();
+    store.write("catalog", &shared::upgrade(&read().await, &before.shared[0], &round, stamp)).await.unwrap();
+    assert_eq!(read().await.shared[0].mode, Mode::Write);
+}
+
+#[tokio::test]
+async fn what_is_carried_out_twice_makes_no_hold_larger() {
+    let store = MemoryStore::new();
+    let stamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let (first, id) = ("me_x.1".parse().unwrap(), "you_y.1".parse().unwrap());
+    let want = |permits| Want { mode: Mode::Permits(permits), ..Want::default() };
+    let made = shared::create("db", Kind::Semaphore, Some(4), &first, want(1), stamp);
+    store.write("db", &made).await.unwrap();
+    let read = async || Record::parse(store.read("db").await.unwrap()).unwrap();
+    let join = write::join(&read().await, &id, &want(3));
+    store.write("db", &join).await.unwrap();
+    let queued = read().await;
+    let grant = shared::grant(&queued, &grant::round(&queued, |_| false, |_| false), stamp);
+    store.write("db", &grant).await.unwrap();
+    let fewer = async |permits| {
+        let record = read().await;
+        let write = shared::downgrade(&record, record.holding(&id).unwrap(), Mode::Permits(permits));
+        store.write("db", &write).await.unwrap();
+        write
+    };
+    let (two, _one) = (fewer(2).await, fewer(1).await);
+    for again in [&join, &grant, &two] {
+        let answer = store.write("db", again).await;
+        assert!(matches!(answer, Err(Failure::Refused)), "{again:?}: {answer:?}");
+    }
+    assert_eq!(read().await.held_permits(), 2);
 }
 
 #[tokio::test]

@@ -176,13 +176,17 @@ pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Tim
     ops.write()
 }
 
-/// Join the queue. Condition: the same Lease, and this acquisition has not joined before.
+/// Join the queue. Condition: the same Lease, and this acquisition neither waits nor shares it yet.
 #[must_use]
 pub fn join(record: &Record, id: &HolderId, want: &Want) -> Write {
     let mut ops = Ops::of(record);
     ops.test(["metadata", "uid"], json!(record.uid));
     let key = format!("{JOIN}{id}");
     ops.test(["metadata", "annotations", &key], Value::Null);
+    // One that is carried out again after its grant would write over what is held.
+    if record.kind != Kind::Lock {
+        ops.test(["metadata", "annotations", &format!("{HOLDER}{id}")], Value::Null);
+    }
     ops.copy_version(["metadata", "annotations", &key]);
     if *want != Want::default() {
         ops.add(["metadata", "annotations", &format!("{WANT}{id}")], json!(want.to_string()));

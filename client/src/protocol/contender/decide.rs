@@ -226,7 +226,9 @@ impl Contender {
     /// let in, or told.
     fn see_to_the_next(&self, now: Now) -> Option<Step> {
         let Known::Present(record) = &self.known else { return None };
-        let first = record.waiters.first().filter(|first| self.untold && !self.has(&first.id))?;
+        // A lock's first waiter looks for itself.
+        let told = record.kind == Kind::Lock || !self.untold;
+        let first = record.waiters.first().filter(|first| !told && !self.has(&first.id))?;
         if shared::is_told(record, &first.id.session) {
             return None;
         }

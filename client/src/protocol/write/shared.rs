@@ -178,10 +178,14 @@ pub fn upgrade(record: &Record, holder: &Holder, round: &Round<'_>, stamp: Times
     ops.write()
 }
 
-/// Hold less than before, or give up an upgrade that was asked for. Condition: the holder's key as it was written.
+/// Hold less than before, or give up an upgrade that was asked for. Condition: the holder's key as it was written, and
+/// what it holds: carried out again after it holds less still, it would hold more.
 #[must_use]
 pub fn downgrade(record: &Record, holder: &Holder, mode: Mode) -> Write {
     let (mut ops, _) = of_holder(record, holder);
+    let key = format!("{WANT}{}", holder.identity);
+    let held = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
+    ops.test(["metadata", "annotations", &key], json!(held));
     ops.want(record, holder, Want { mode, own: None, since: holder.acquired });
     ops.write()
 }
@@ -205,6 +209,12 @@ fn admission(record: &Record) -> Ops {
     ops.test_tenancy(record);
     let permits = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(PERMITS));
     ops.test(["metadata", "annotations", PERMITS], json!(permits));
+    // Whoever can become the writer has not asked for it since.
+    for holder in record.shared.iter().filter(|holder| holder.mode == Mode::Upgradeable) {
+        if record.upgrading != holder.id {
+            ops.test(["metadata", "annotations", &format!("{UPGRADE}{}", holder.identity)], Value::Null);
+        }
+    }
     ops.add(["spec", "leaseTransitions"], json!(next_transition(record.transitions)));
     ops.add(["spec", "holderIdentity"], json!(record.kind.name()));
     ops
