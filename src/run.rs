@@ -126,11 +126,11 @@ struct Route {
 fn controls<R: LeaseBacked>(scopes: &[Scope], tools: &controller::Tools, stop: &CancellationToken) -> Vec<Control> {
     let context = Arc::new(controller::Context::<R>::new(tools.clone()));
     let control = |scope: &Scope| {
-        let (changed, changes) = unbounded_channel();
-        let changes = futures::stream::unfold(changes, async |mut changes| Some((changes.recv().await?, changes)));
+        let (tell, told) = unbounded_channel();
+        let changes = futures::stream::unfold(told, async |mut told| Some((told.recv().await?, told)));
         let ready = CancellationToken::new();
         let running = controller::run(scope.clone(), changes, Arc::clone(&context), ready.clone(), stop.clone());
-        let route = Route { kind: R::KIND, scope: scope.clone(), changed };
+        let route = Route { kind: R::KIND, scope: scope.clone(), changed: tell };
         Control { ready, route, running: running.boxed() }
     };
     scopes.iter().map(control).collect()
