@@ -39,15 +39,15 @@ impl Access {
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
-        let held = |holder| TryAcquireError::Held { name: self.name.to_string(), holder };
+        let refused = |holder| TryAcquireError::Held { name: self.name.to_string(), holder };
         let slot = self.client.inner().slot(&self.name).ok_or(TryAcquireError::ShutDown)?;
         let Ok(turn) = slot.turn.clone().try_lock_owned() else {
-            return Err(held("another task of this process".to_owned()));
+            return Err(refused("another task of this process".to_owned()));
         };
         let wish = Wish { queue: false, ..wish.clone() };
         match self.take(slot, turn, wish, &watch::Sender::default()).await {
             Ok(hold) => Ok(hold),
-            Err(Refusal::Held { holder }) => Err(held(holder)),
+            Err(Refusal::Held { holder }) => Err(refused(holder)),
             Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
             Err(refusal) => Err(TryAcquireError::Api { name: self.name.to_string(), source: api_error(refusal) }),
         }

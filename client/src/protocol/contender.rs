@@ -384,7 +384,9 @@ impl Contender {
     pub fn leave_all(&mut self) {
         let turn = self.turn.as_ref().map(|turn| turn.id.clone());
         let ids: Vec<_> = turn.into_iter().chain(self.holds.iter().map(|hold| hold.id.clone())).collect();
-        ids.iter().for_each(|id| self.leave(id));
+        for id in &ids {
+            self.leave(id);
+        }
     }
 
     /// Renew a hold that lives by its own record now, whether it is due or not.

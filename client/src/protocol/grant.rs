@@ -11,11 +11,7 @@ use super::write::shared::Round;
 /// The queue is served in its order, as long as the *next in line* fits. Nobody is overtaken: a large request at the head
 /// waits, and everything behind it waits with it. While a holder waits to become the only one, nobody is let in.
 #[must_use]
-pub fn round<'a>(
-    record: &'a Record,
-    is_dead: impl Fn(&Holder) -> bool,
-    has_ended: impl Fn(&Waiter) -> bool,
-) -> Round<'a> {
+pub fn round(record: &Record, is_dead: impl Fn(&Holder) -> bool, has_ended: impl Fn(&Waiter) -> bool) -> Round<'_> {
     let (dead, alive): (Vec<_>, Vec<_>) = record.holders().partition(|holder| is_dead(holder));
     let permits = |mode: Mode| mode.permits(record.capacity);
     let held = alive.iter().map(|holder| permits(holder.mode)).fold(0, u32::saturating_add);

@@ -263,11 +263,10 @@ impl Contender {
     fn is_misfit(&self, turn: &Turn) -> Option<String> {
         let (name, wish) = (&self.name, &turn.wish);
         match &self.known {
-            Known::Unknown => None,
             Known::Absent if wish.kind == Kind::Semaphore && wish.permits.is_none() => Some(format!(
                 "there is no semaphore {name:?}: create the custom resource, or say how many permits it has"
             )),
-            Known::Absent => None,
+            Known::Unknown | Known::Absent => None,
             Known::Present(record) if record.kind != wish.kind => {
                 Some(format!("{name:?} is a {}, not a {}", record.kind.name(), wish.kind.name()))
             }
