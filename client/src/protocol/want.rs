@@ -37,7 +37,9 @@ impl Kind {
         }
     }
 
-    pub(super) fn named(name: &str) -> Option<Self> {
+    /// The kind of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
         Self::EVERY.into_iter().find(|kind| kind.name() == name)
     }
 }
