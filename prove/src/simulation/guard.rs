@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use leasehold::protocol::Mode;
 use leasehold::{
-    AcquireError, Hold, Lock, LockGuard, Permits, ReadGuard, ReadWriteLock, ReleaseError, Semaphore, TryAcquireError,
-    UpgradeError, UpgradeableGuard, WriteGuard,
+    AcquireError, Hold, Lock, LockGuard, Lost, Permits, ReadGuard, ReadWriteLock, ReleaseError, Semaphore,
+    TryAcquireError, UpgradeError, UpgradeableGuard, WriteGuard,
 };
 use tokio::time::timeout;
 
@@ -99,37 +99,41 @@ impl Guard {
         }
     }
 
-    /// Makes more or less of it, or gives that up halfway. `None`: it was lost with that, or given back.
-    pub(super) async fn change(self, dice: &mut Dice) -> Option<Self> {
+    /// Makes more or less of it, or gives that up halfway. `None`: it was given back with that.
+    pub(super) async fn change(self, dice: &mut Dice) -> Result<Option<Self>, Lost> {
         let patience = dice.millis(1..5_000);
-        match (self, dice.below(8)) {
+        let changed = match (self, dice.below(8)) {
             (Self::Permits(mut permits), choice) => {
                 // One after the other, so that one write follows close upon the next.
                 while permits.permits() > 1 {
                     match choice {
                         // The permit is given back in the background then.
-                        0 => timeout(patience / 100, permits.release_some(1)).await.unwrap_or(Ok(())),
-                        _ => permits.release_some(1).await,
+                        0 => timeout(patience / 100, permits.release_some(1)).await.unwrap_or(Ok(()))?,
+                        _ => permits.release_some(1).await?,
                     }
-                    .ok()?;
                     if dice.chance(0.3) {
                         break;
                     }
                 }
-                Some(Self::Permits(permits))
+                Self::Permits(permits)
             }
-            (Self::Upgradeable(guard), 0..4) => guard.upgrade().await.ok().map(Self::Write),
+            (Self::Upgradeable(guard), 0..4) => Self::Write(guard.upgrade().await?),
             (Self::Upgradeable(guard), 4 | 5) => match guard.upgrade_timeout(patience).await {
-                Ok(guard) => Some(Self::Write(guard)),
-                Err(UpgradeError::TimedOut { guard, .. }) => Some(Self::Upgradeable(guard)),
-                Err(_) => None,
+                Ok(guard) => Self::Write(guard),
+                Err(UpgradeError::TimedOut { guard, .. }) => Self::Upgradeable(guard),
+                Err(UpgradeError::Lost(lost)) => return Err(lost),
+                Err(_) => return Ok(None),
             },
-            (Self::Upgradeable(guard), 6) => timeout(patience, guard.upgrade()).await.ok()?.ok().map(Self::Write),
-            (Self::Upgradeable(guard), _) => guard.downgrade().await.ok().map(Self::Read),
-            (Self::Write(guard), 0..4) => guard.downgrade().await.ok().map(Self::Read),
-            (Self::Write(guard), _) => guard.downgrade_to_upgradeable().await.ok().map(Self::Upgradeable),
-            (guard, _) => Some(guard),
-        }
+            (Self::Upgradeable(guard), 6) => match timeout(patience, guard.upgrade()).await {
+                Ok(upgraded) => Self::Write(upgraded?),
+                Err(_) => return Ok(None),
+            },
+            (Self::Upgradeable(guard), _) => Self::Read(guard.downgrade().await?),
+            (Self::Write(guard), 0..4) => Self::Read(guard.downgrade().await?),
+            (Self::Write(guard), _) => Self::Upgradeable(guard.downgrade_to_upgradeable().await?),
+            (guard, _) => guard,
+        };
+        Ok(Some(changed))
     }
 
     pub(super) async fn release(self) -> Result<(), ReleaseError> {

@@ -266,7 +266,7 @@ impl ClientPlan {
     }
 }
 
-const KINDS: usize = 21;
+const KINDS: usize = 22;
 
 impl Fault {
     fn draw(kind: usize, clients: usize, locks: usize, dice: &mut Dice) -> Self {
@@ -300,8 +300,8 @@ impl Fault {
                 let which = dice.below(64);
                 if dice.chance(0.7) { Self::DeleteSession { which } } else { Self::EndSession { which } }
             }
-            19 => {
-                let (permits, times) = (dice.from(&[1, 2, 3, 5, 8]), dice.from(&[1, 2, 40]));
+            19 | 20 => {
+                let (permits, times) = (dice.from(&[1, 1, 2, 8]), dice.from(&[1, 40]));
                 Self::SetPermits { lock, permits, times, every: dice.millis(20..1_000) }
             }
             _ => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use leasehold::{AcquireError, Client, ExtendError, LossReason, TryAcquireError, clock};
+use leasehold::{AcquireError, Client, ExtendError, LossReason, Lost, TryAcquireError, clock};
 use tokio::time::sleep;
 
 use super::dice::Dice;
@@ -145,6 +145,13 @@ async fn acquire(world: &World, lock: &Handle, dice: &mut Dice) -> Option<Guard>
     }
 }
 
+/// Whoever is told that somebody took its hold away must have been evicted, or broken by hand.
+fn judge_loss(world: &World, stay: &Stay, id: &str, lost: &Lost) {
+    if lost.reason == LossReason::Broken && !stay.own && world.is_lost_for_nothing(stay.lock, id, stay.asked) {
+        world.log.violation(format!("{id} was lost, and nobody took it"));
+    }
+}
+
 async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Stay, dice: &mut Dice) {
     let longest = if dice.chance(0.05) { 40_000 } else { 500 };
     let until = clock::moment() + dice.millis(1..longest);
@@ -155,9 +162,8 @@ async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Sta
         let Some(guard) = world.look(key) else { return };
         let checked = guard.check();
         lost = checked.is_err();
-        let broken = checked.is_err_and(|lost| lost.reason == LossReason::Broken);
-        if broken && !stay.own && world.is_lost_for_nothing(key) {
-            world.log.violation(format!("{} was lost, and nobody took it", guard.holder_identity()));
+        if let Err(lost) = checked {
+            judge_loss(world, stay, &guard.holder_identity(), &lost);
         }
         if watched && !lost {
             lost = guard.lost().is_cancelled();
@@ -169,8 +175,13 @@ async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Sta
         drop(guard);
         if changes {
             let Some(guard) = world.give_back(key) else { return };
-            world.log.tell(|| format!("{} changes {}", member.host, guard.holder_identity()));
-            let Some(guard) = guard.change(dice).await else { return };
+            let id = guard.holder_identity();
+            world.log.tell(|| format!("{} changes {id}", member.host));
+            let guard = match guard.change(dice).await {
+                Ok(Some(guard)) => guard,
+                Ok(None) => return,
+                Err(lost) => return judge_loss(world, stay, &id, &lost),
+            };
             key = world.changed(member, stay.lock, guard, stay.asked);
         }
         if lost {

@@ -229,15 +229,12 @@ impl World {
         key
     }
 
-    /// The guard was told that somebody took away what it holds. Whether nobody did.
-    pub(super) fn is_lost_for_nothing(&self, key: u64) -> bool {
-        let beliefs = self.beliefs();
-        let Some(held) = beliefs.held.iter().find(|held| held.key == key) else { return false };
-        let id = held.guard.holder_identity();
+    /// Whether nobody can have taken away this hold: its session is alive, and no person has to do with it.
+    pub(super) fn is_lost_for_nothing(&self, lock: usize, id: &str, asked: Duration) -> bool {
         let Ok(HolderId { session, .. }) = id.parse() else { return false };
         let lease = self.server.leases().remove(&session.lease_name());
         let alive = lease.and_then(|lease| SessionRecord::parse(lease).ok()).is_some_and(|record| !record.ended);
-        alive && !held.excused && !beliefs.is_excused(held.lock, &id, held.asked)
+        alive && !self.beliefs().is_excused(lock, id, asked)
     }
 
     /// The guard, to be looked at.
