@@ -1,6 +1,6 @@
 //! The API server of the simulation: carries requests out, one by one, and has each change judged by the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,6 +33,9 @@ pub(super) struct Server {
     writes: AtomicU64,
     /// How often it was restarted. Connections break when it is.
     restarts: watch::Sender<u64>,
+    /// The Leases of sessions that were removed. A session's name never lives twice: one of these that stands there again
+    /// was made by a request that was carried out a second time.
+    removed: Mutex<BTreeSet<String>>,
     /// Nothing goes wrong.
     calm: bool,
     /// One write at a time is carried out and judged.
@@ -47,6 +50,7 @@ impl Server {
             down: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             restarts: watch::Sender::new(0),
+            removed: Mutex::default(),
             calm,
             judging: Mutex::default(),
         })
@@ -75,12 +79,12 @@ impl Server {
             return Ok(after); // nothing has changed
         }
         self.writes.fetch_add(1, Ordering::Relaxed);
+        if !is_lock && after.is_none() {
+            self.removed.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        }
         if is_lock {
             let parse = |lease: Option<Lease>| lease.and_then(|lease| Record::parse(lease).ok());
-            let alive = |session: &SessionId| {
-                let lease = self.read(&session.lease_name()).ok();
-                lease.and_then(|lease| SessionRecord::parse(lease).ok()).is_some_and(|record| !record.ended)
-            };
+            let alive = |session: &SessionId| self.is_alive(session);
             let change = Change { before: parse(before), after: parse(after.clone()), author, alive: &alive };
             if let Err(broken) = change.judge() {
                 self.log.violation(format!("{broken}: {author} wrote to {name}"));
@@ -91,6 +95,14 @@ impl Server {
             }
         }
         Ok(after)
+    }
+
+    /// Whether the session's Lease stands there and has not been ended.
+    pub(super) fn is_alive(&self, session: &SessionId) -> bool {
+        let name = session.lease_name();
+        let lease = self.store.read(&name).now_or_never().and_then(Result::ok);
+        let stands = lease.and_then(|lease| SessionRecord::parse(lease).ok()).is_some_and(|record| !record.ended);
+        stands && !self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains(&name)
     }
 
     pub(super) fn watch(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use leasehold::protocol::record::{KIND, PERMITS, SessionRecord};
+use leasehold::protocol::record::{KIND, PERMITS};
 use leasehold::protocol::{HolderId, Kind, Mode, Write};
 use leasehold::testing::{Process, ProcessOptions};
 
@@ -232,9 +232,7 @@ impl World {
     /// Whether nobody can have taken away this hold: its session is alive, and no person has to do with it.
     pub(super) fn is_lost_for_nothing(&self, lock: usize, id: &str, asked: Duration) -> bool {
         let Ok(HolderId { session, .. }) = id.parse() else { return false };
-        let lease = self.server.leases().remove(&session.lease_name());
-        let alive = lease.and_then(|lease| SessionRecord::parse(lease).ok()).is_some_and(|record| !record.ended);
-        alive && !self.beliefs().is_excused(lock, id, asked)
+        self.server.is_alive(&session) && !self.beliefs().is_excused(lock, id, asked)
     }
 
     /// The guard, to be looked at.
