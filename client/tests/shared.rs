@@ -7,7 +7,7 @@ use std::time::Duration;
 use leasehold::protocol::record::SessionRecord;
 use leasehold::protocol::write::shared::{self, Round};
 use leasehold::protocol::{Kind, Mode, Record, Want, grant, write};
-use leasehold::{AcquireError, Client, Failure, MemoryStore, Store, TryAcquireError, UpgradeError};
+use leasehold::{AcquireError, Client, Failure, MemoryStore, Store, TryAcquireError, UpgradeError, clock};
 
 const SOON: Duration = Duration::from_millis(300);
 
@@ -145,9 +145,9 @@ async fn permits_of_a_fixed_term_come_back_by_themselves() {
     let limiter = || client(&store).semaphore("calls").with_permits(2).lease_duration(term).renewal(false);
     let (one, two) = (limiter().build().unwrap(), limiter().build().unwrap());
     let held = [one.acquire(1).await.unwrap(), one.acquire(1).await.unwrap()];
-    let begun = leasehold::clock::moment();
+    let begun = clock::moment();
     let third = two.acquire_timeout(1, Duration::from_secs(5)).await.unwrap();
-    let waited = leasehold::clock::moment().since(begun);
+    let waited = clock::moment().since(begun);
     assert!(waited > Duration::from_millis(900), "after {waited:?}");
     assert!(held.iter().all(|held| held.check().is_err()), "they outlived their term");
     third.check().unwrap();

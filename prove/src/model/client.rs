@@ -441,7 +441,6 @@ impl Client {
                     _ => Want::Nothing,
                 };
             }
-            Notice::Changed { .. } => {} // of a lock nothing can
             Notice::Renewed { deadline: until, .. } => {
                 if let Some(guard) = &mut self.guard {
                     guard.deadline = guard.deadline.map(|before| if now < before { before.max(until) } else { before });
@@ -452,7 +451,8 @@ impl Client {
                     guard.over = true;
                 }
             }
-            Notice::Refused { .. } | Notice::Left { .. } => {}
+            // Of a lock nothing can change.
+            Notice::Refused { .. } | Notice::Left { .. } | Notice::Changed { .. } => {}
         }
     }
 
