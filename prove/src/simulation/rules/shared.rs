@@ -56,7 +56,11 @@ impl Change<'_> {
         if !before.ephemeral {
             return Err("a Lease was removed that was not made on the spot".to_owned());
         }
-        match before.ids().find(|id| !self.author.is(&id.session) && (self.alive)(&id.session)) {
+        // Whether a term has passed only a clock can tell: that is seen by the guards.
+        let by_session = before.shared.iter().filter(|holder| matches!(holder.liveness, Liveness::Session(_)));
+        let ids =
+            by_session.filter_map(|holder| holder.id.as_ref()).chain(before.waiters.iter().map(|waiter| &waiter.id));
+        match ids.into_iter().find(|id| !self.author.is(&id.session) && (self.alive)(&id.session)) {
             Some(id) => Err(format!("it was removed though {id} lives")),
             None => Ok(()),
         }
