@@ -34,7 +34,7 @@ for patch in "$@"; do
 	name=$(basename "$patch" .patch)
 	patch=prove/bugs/$name.patch
 	git -C "$copy" apply --directory="" "$PWD/$patch" 2>/dev/null || (cd "$copy" && patch -sp1 <"$OLDPWD/$patch")
-	if ! (cd "$copy" && cargo build --quiet --profile controls --package leasehold-prove --bins) 2>"$log"; then
+	if ! (cd "$copy" && cargo build --quiet --profile controls --package leasehold-prove --package leasehold-operator --bins) 2>"$log"; then
 		cat "$log" >&2
 		echo "| $(head -1 "$patch") | does not build | | |"
 		missed=1

@@ -8,7 +8,7 @@ use kube::{Client, Resource, ResourceExt as _};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-use crate::crd::{DistributedLock, HolderStatus};
+use crate::crd::HolderStatus;
 use crate::metrics::Metrics;
 use crate::warden::Incident;
 
@@ -51,7 +51,7 @@ impl Announcer {
         (Self { queue, metrics }, publish)
     }
 
-    pub(crate) fn announce(&self, cr: &DistributedLock, announcement: Announcement) {
+    pub(crate) fn announce(&self, cr: &impl Resource<DynamicType = ()>, announcement: Announcement) {
         if self.queue.try_send((cr.object_ref(&()), event(cr, announcement))).is_err() {
             self.metrics.published(false);
         }
@@ -59,7 +59,7 @@ impl Announcer {
 }
 
 /// Events are folded into one by reason and related object, so each names the Lease of the session concerned.
-fn event(cr: &DistributedLock, announcement: Announcement) -> Event {
+fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Event {
     use EventType::{Normal, Warning};
     let name = cr.name_any();
     let (type_, reason, action, session, note) = match announcement {
@@ -68,7 +68,11 @@ fn event(cr: &DistributedLock, announcement: Announcement) -> Event {
             (Normal, "Acquired", "Acquire", holder.session, format!("{} acquired {name}{token}", holder.id))
         }
         Announcement::Incident(Incident::Evicted { holder, to }) => {
-            let heir = to.map_or_else(|| "the lock is free".to_owned(), |to| format!("{to} holds the lock now"));
+            let heir = match &*to {
+                [] => "what it held is free".to_owned(),
+                [to] => format!("{to} holds it now"),
+                [to, others @ ..] => format!("{to} and {} more hold it now", others.len()),
+            };
             let session = session_of(&holder);
             (Warning, "Evicted", "Evict", session, format!("{holder} fell silent and was evicted from {name}: {heir}"))
         }

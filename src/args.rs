@@ -21,8 +21,11 @@ pub struct Cli {
 pub enum Command {
     /// Run the operator until SIGTERM or SIGINT.
     Run(RunArgs),
-    /// Print the definitions of all custom resources as YAML.
-    Crds,
+    /// Print the definitions of custom resources as YAML.
+    Crds {
+        /// Only this one, as in `semaphore`; otherwise all of them.
+        name: Option<String>,
+    },
 }
 
 /// How the operator runs.

@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | [`crd`] | the custom resources |
-//! | `lock` | the controller of `DistributedLock` |
+//! | `controller` | the controller of the custom resources |
 //! | [`warden`] | ends dead sessions, evicts dead holders, clears away leftovers |
 //! | `leases` | the connection for Leases, which nothing else uses |
 //! | `announce`, `metrics`, `serve` | Events, metrics, probes |
@@ -13,9 +13,9 @@
 
 mod announce;
 pub mod args;
+mod controller;
 pub mod crd;
 mod leases;
-mod lock;
 mod metrics;
 mod run;
 mod scope;

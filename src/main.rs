@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use leasehold_operator::args::{Cli, Command, LogFormat, RunArgs};
 use tracing_subscriber::EnvFilter;
@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Crds => print_crds(),
+        Command::Crds { name } => print_crds(name.as_deref()),
         Command::Run(args) => run(args),
     };
     match result {
@@ -23,8 +23,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn print_crds() -> Result<()> {
-    let yaml = leasehold_operator::crd::all_as_yaml()?;
+fn print_crds(name: Option<&str>) -> Result<()> {
+    let yaml = leasehold_operator::crd::as_yaml(name)?;
+    if yaml.is_empty() {
+        bail!("there is no custom resource {:?}: leave the name out to see all", name.unwrap_or_default());
+    }
     io::stdout().write_all(yaml.as_bytes()).context("cannot write to standard output")
 }
 

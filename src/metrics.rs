@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     status_writes: Family<Outcome, Counter>,
     events: Family<Outcome, Counter>,
     locks: Family<ByState, Gauge>,
+    permits: Family<ByState, Gauge>,
     waiters: Gauge,
     sessions: Gauge,
     sessions_ended: Counter,
@@ -57,7 +58,7 @@ struct FailedRequest {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Watched {
-    resource: &'static str,
+    resource: String,
 }
 
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
@@ -71,6 +72,7 @@ impl Metrics {
             status_writes: Family::default(),
             events: Family::default(),
             locks: Family::default(),
+            permits: Family::default(),
             waiters: Gauge::default(),
             sessions: Gauge::default(),
             sessions_ended: Counter::default(),
@@ -92,13 +94,18 @@ impl Metrics {
         to.register("reconcile_seconds", "How long a reconcile took", self.reconcile_seconds.clone());
         to.register("status_writes", "Writes of status, by result", self.status_writes.clone());
         to.register("events", "Events published, by result", self.events.clone());
-        to.register("locks", "Leases of locks, by state", self.locks.clone());
+        to.register("locks", "Leases of locks, semaphores and read-write locks, by state", self.locks.clone());
+        to.register("permits", "Permits of all semaphores, by state", self.permits.clone());
         to.register("waiters", "Who waits for any lock", self.waiters.clone());
         to.register("sessions", "Client sessions observed", self.sessions.clone());
         to.register("sessions_ended", "Sessions ended, since they fell silent", self.sessions_ended.clone());
         to.register("sessions_swept", "Tombstones of ended sessions removed", self.sessions_swept.clone());
         to.register("evictions", "Dead holders evicted, by who got the lock", self.evictions.clone());
-        to.register("grants", "Free locks granted to a waiter that did not take them", self.grants.clone());
+        to.register(
+            "grants",
+            "Waiters let in by the operator, since they did not go ahead themselves",
+            self.grants.clone(),
+        );
         to.register("waiters_passed_over", "Dead waiters removed from queues", self.waiters_passed_over.clone());
         to.register("leases_removed", "Unused Leases of locks removed", self.leases_removed.clone());
         to.register(
@@ -122,8 +129,8 @@ impl Metrics {
         self.events.get_or_create(&outcome(ok)).inc();
     }
 
-    pub(crate) fn watch_failed(&self, resource: &'static str) {
-        self.watch_errors.get_or_create(&Watched { resource }).inc();
+    pub(crate) fn watch_failed(&self, resource: &str) {
+        self.watch_errors.get_or_create(&Watched { resource: resource.to_owned() }).inc();
     }
 
     pub(crate) fn lease_request_failed(&self, request: &'static str, failure: &Failure) {
@@ -142,12 +149,12 @@ impl Metrics {
         match done {
             Done::SessionEnded => self.sessions_ended.inc(),
             Done::SessionSwept => self.sessions_swept.inc(),
-            Done::HolderEvicted { granted } => {
+            Done::HoldersEvicted { count, granted } => {
                 let to = if granted { "waiter" } else { "nobody" };
-                self.evictions.get_or_create(&Heir { to }).inc()
+                self.evictions.get_or_create(&Heir { to }).inc_by(many(count))
             }
-            Done::Granted => self.grants.inc(),
-            Done::WaitersPassedOver(count) => self.waiters_passed_over.inc_by(u64::try_from(count).unwrap_or(u64::MAX)),
+            Done::Granted(count) => self.grants.inc_by(many(count)),
+            Done::WaitersPassedOver(count) => self.waiters_passed_over.inc_by(many(count)),
             Done::LeaseRemoved => self.leases_removed.inc(),
         };
     }
@@ -155,6 +162,9 @@ impl Metrics {
     /// Everything in the text format of `OpenMetrics`.
     pub(crate) fn encode(&self, census: Census) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (state, permits) in [("held", census.permits_held), ("available", census.permits_available)] {
+            self.permits.get_or_create(&ByState { state }).set(i64::try_from(permits).unwrap_or(i64::MAX));
+        }
         self.locks.get_or_create(&ByState { state: "held" }).set(number(census.held));
         self.locks.get_or_create(&ByState { state: "free" }).set(number(census.free));
         self.waiters.set(number(census.waiters));
@@ -165,6 +175,10 @@ impl Metrics {
         }
         out
     }
+}
+
+fn many(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn outcome(ok: bool) -> Outcome {

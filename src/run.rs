@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use kube::{Client, Config};
 use leasehold::clock;
+use leasehold::protocol::Kind;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -16,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::announce::Announcer;
 use crate::args::RunArgs;
+use crate::controller::{self, LeaseBacked};
+use crate::crd::{DistributedLock, ReadWriteLock, Semaphore};
 use crate::leases::Leases;
-use crate::lock;
 use crate::metrics::Metrics;
 use crate::scope::Scope;
 use crate::serve::{Told, serve};
@@ -74,21 +77,23 @@ fn start(
     let warden = Warden::new(format!("operator {}", args.name));
     let post = Arc::new(Post::new(warden, clock::now().moment));
     let (announcer, publishing) = Announcer::start(client.clone(), args.name.clone(), Arc::clone(&metrics));
-    let context = Arc::new(lock::Context::new(
-        client.clone(),
-        Arc::clone(&leases),
-        Arc::clone(&post),
+    let tools = controller::Tools {
+        client: client.clone(),
+        leases: Arc::clone(&leases),
+        post: Arc::clone(&post),
         announcer,
-        Arc::clone(&metrics),
-    ));
+        metrics: Arc::clone(&metrics),
+    };
     let (tell, told) = unbounded_channel();
 
     let mut tasks = JoinSet::new();
-    let controllers: Vec<Control> = scopes.iter().cloned().map(Control::new).collect();
-    let ready = controllers.iter().map(|control| control.ready.clone()).collect();
-    let routes = controllers.iter().map(|control| (control.scope.clone(), control.changed.clone())).collect();
-    let running: FuturesUnordered<_> =
-        controllers.into_iter().map(|control| control.run(Arc::clone(&context), stop.clone())).collect();
+    let mut controls = controls::<DistributedLock>(&scopes, &tools, stop);
+    controls.extend(self::controls::<Semaphore>(&scopes, &tools, stop));
+    controls.extend(self::controls::<ReadWriteLock>(&scopes, &tools, stop));
+    drop(tools);
+    let ready = controls.iter().map(|control| control.ready.clone()).collect();
+    let (routes, running): (Vec<_>, FuturesUnordered<_>) =
+        controls.into_iter().map(|control| (control.route, control.running)).unzip();
     tasks.spawn(async move {
         running.collect::<()>().await;
         Ok(())
@@ -105,29 +110,38 @@ fn start(
 
 /// One controller, with its way to be told of changes.
 struct Control {
-    scope: Scope,
     ready: CancellationToken,
+    route: Route,
+    running: BoxFuture<'static, ()>,
+}
+
+/// Where changes of a kind of resource are to be told.
+struct Route {
+    kind: Kind,
+    scope: Scope,
     changed: UnboundedSender<Place>,
-    changes: UnboundedReceiver<Place>,
 }
 
-impl Control {
-    fn new(scope: Scope) -> Self {
+/// The controllers of one kind, one for each scope.
+fn controls<R: LeaseBacked>(scopes: &[Scope], tools: &controller::Tools, stop: &CancellationToken) -> Vec<Control> {
+    let context = Arc::new(controller::Context::<R>::new(tools.clone()));
+    let control = |scope: &Scope| {
         let (tell, told) = unbounded_channel();
-        Self { scope, ready: CancellationToken::new(), changed: tell, changes: told }
-    }
-
-    async fn run(self, context: Arc<lock::Context>, stop: CancellationToken) {
-        let changes = futures::stream::unfold(self.changes, async |mut changes| Some((changes.recv().await?, changes)));
-        lock::run(self.scope, changes, context, self.ready, stop).await;
-    }
+        let changes = futures::stream::unfold(told, async |mut told| Some((told.recv().await?, told)));
+        let ready = CancellationToken::new();
+        let running = controller::run(scope.clone(), changes, Arc::clone(&context), ready.clone(), stop.clone());
+        let route = Route { kind: R::KIND, scope: scope.clone(), changed: tell };
+        Control { ready, route, running: running.boxed() }
+    };
+    scopes.iter().map(control).collect()
 }
 
-/// Brings each change to the controllers in whose scope it is.
-async fn route(mut changes: UnboundedReceiver<Place>, routes: Vec<(Scope, UnboundedSender<Place>)>) {
-    while let Some(place) = changes.recv().await {
-        for (_, changed) in routes.iter().filter(|(scope, _)| scope.includes(&place.namespace)) {
-            let _ = changed.send(place.clone());
+/// Brings each change to the controllers of that kind in whose scope it is.
+async fn route(mut changes: UnboundedReceiver<(Place, Kind)>, routes: Vec<Route>) {
+    while let Some((place, kind)) = changes.recv().await {
+        let concerned = |route: &&Route| route.kind == kind && route.scope.includes(&place.namespace);
+        for route in routes.iter().filter(concerned) {
+            let _ = route.changed.send(place.clone());
         }
     }
 }

@@ -56,7 +56,7 @@ async fn readyz(State(told): State<Told>) -> (StatusCode, &'static str) {
     if !told.post.pulse().synced {
         (StatusCode::SERVICE_UNAVAILABLE, "Leases have not been listed yet\n")
     } else if told.ready.iter().any(|ready| !ready.is_cancelled()) {
-        (StatusCode::SERVICE_UNAVAILABLE, "DistributedLocks have not been listed yet: are the CRDs installed?\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "the custom resources have not been listed yet: are the CRDs installed?\n")
     } else {
         (StatusCode::OK, "ok\n")
     }

@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::Parser;
 use leasehold_testkit::Cluster;
 
-use crate::measure::Bench;
+use crate::measure::{Bench, What};
 use crate::report::Report;
 
 /// Measures what a lock costs on a real API server, and writes a summary.
@@ -30,6 +30,12 @@ struct Options {
     /// How many contend. Alone they are measured in any case.
     #[arg(long, value_delimiter = ',', default_value = "2,8,32,128")]
     contenders: Vec<usize>,
+    /// How many contend for a semaphore, and read under a read-write lock.
+    #[arg(long, value_delimiter = ',', default_value = "20,100,200")]
+    sharers: Vec<usize>,
+    /// How many permits that semaphore has.
+    #[arg(long, default_value_t = 10)]
+    permits: u32,
     /// For how many seconds idle clients are watched.
     #[arg(long, default_value_t = 60)]
     idle_seconds: u64,
@@ -45,11 +51,15 @@ async fn main() -> Result<()> {
     bench.uncontended(options.rounds).await?;
     bench.hand_off(options.rounds / 2).await?;
     let time = Duration::from_secs(options.seconds);
-    let alone = bench.contended(1, time, None).await?;
+    // Long enough for everybody to have many turns.
+    let long = |contenders: usize| time * u32::try_from(contenders.div_ceil(32)).unwrap_or(u32::MAX);
+    let alone = bench.contended(What::Lock, 1, time, None).await?;
     for contenders in options.contenders {
-        // Long enough for everybody to have many turns.
-        let longer = u32::try_from(contenders.div_ceil(32))?;
-        bench.contended(contenders, time * longer, Some(alone)).await?;
+        bench.contended(What::Lock, contenders, long(contenders), Some(alone)).await?;
+    }
+    for contenders in options.sharers {
+        bench.contended(What::Semaphore(options.permits), contenders, long(contenders), Some(alone)).await?;
+        bench.contended(What::Readers, contenders, long(contenders), Some(alone)).await?;
     }
     if options.idle_seconds > 0 {
         bench.idle(Duration::from_secs(options.idle_seconds)).await?;

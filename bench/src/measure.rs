@@ -11,7 +11,8 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Config;
 use kube::api::PostParams;
-use leasehold::protocol::Write;
+use leasehold::protocol::record::{KIND, PERMITS};
+use leasehold::protocol::{Kind, Write};
 use leasehold::{Client, KubeStore, Lock, Sight, Store, clock};
 
 use tokio::sync::Semaphore;
@@ -38,8 +39,22 @@ impl Bench {
     }
 
     async fn lease(&self, name: &str) -> Result<Lease> {
+        self.make(name, What::Lock).await
+    }
+
+    /// A Lease that stays when it is free, as the operator makes them.
+    async fn make(&self, name: &str, what: What) -> Result<Lease> {
         let leases = kube::Api::<Lease>::namespaced(kube::Client::try_from(self.config.clone())?, &self.namespace);
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let mut metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let kind = |kind: Kind| Some([(KIND.to_owned(), kind.name().to_owned())].into());
+        match what {
+            What::Lock => {}
+            What::Semaphore(permits) => {
+                metadata.labels = kind(Kind::Semaphore);
+                metadata.annotations = Some([(PERMITS.to_owned(), permits.to_string())].into());
+            }
+            What::Readers => metadata.labels = kind(Kind::ReadWriteLock),
+        }
         let lease = Lease { metadata, spec: Some(LeaseSpec::default()) };
         Ok(leases.create(&PostParams::default(), &lease).await?)
     }
@@ -130,18 +145,24 @@ impl Bench {
     }
 
     /// Cycles of many contenders, each with a connection of its own, for so long.
-    pub(crate) async fn contended(&mut self, contenders: usize, time: Duration, alone: Option<f64>) -> Result<f64> {
+    pub(crate) async fn contended(
+        &mut self,
+        what: What,
+        contenders: usize,
+        time: Duration,
+        alone: Option<f64>,
+    ) -> Result<f64> {
         let counts = Arc::new(Counts::default());
-        let name = format!("contended-{contenders}");
-        self.lease(&name).await?;
+        let (prefix, name) = (what.prefix(), format!("{}contended-{contenders}", what.prefix().replace('_', "-")));
+        self.make(&name, what).await?;
         let clients: Vec<_> = (0..contenders).map(|_| self.client(&counts)).collect::<Result<_>>()?;
         let (counting, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let warm = Arc::new(Semaphore::new(0));
         let workers: Vec<_> = clients
             .iter()
             .map(|client| {
-                let lock = client.lock(&name).build()?;
-                Ok(tokio::spawn(contend(lock, counting.clone(), over.clone(), warm.clone())))
+                let target = what.target(client, &name)?;
+                Ok(tokio::spawn(contend(target, counting.clone(), over.clone(), warm.clone())))
             })
             .collect::<Result<_>>()?;
         let _all = warm.acquire_many(u32::try_from(contenders)?).await?;
@@ -163,14 +184,32 @@ impl Bench {
         let rate = ratio(cycles, 1) / elapsed.as_secs_f64();
         let fewest = shares.iter().copied().min().unwrap_or(0);
         let most = shares.iter().copied().max().unwrap_or(0);
-        self.report.add(&format!("cycles_per_s_{contenders}"), rate, "1/s", alone, cycles);
+        self.report.add(&format!("{prefix}cycles_per_s_{contenders}"), rate, "1/s", alone, cycles);
         if contenders > 1 {
             let heartbeats = ratio(spent.heartbeats, 1) / elapsed.as_secs_f64();
-            self.report.add(&format!("heartbeats_per_s_{contenders}"), heartbeats, "1/s", None, spent.heartbeats);
-            self.report.add(&format!("writes_per_cycle_{contenders}"), per_cycle(spent.writes), "", None, cycles);
-            self.report.add(&format!("reads_per_cycle_{contenders}"), per_cycle(spent.reads), "", None, cycles);
-            self.report.add(&format!("events_per_cycle_{contenders}"), per_cycle(spent.events), "", None, cycles);
-            self.report.add(&format!("fairness_{contenders}"), ratio(fewest, most), "", None, cycles);
+            self.report.add(
+                &format!("{prefix}heartbeats_per_s_{contenders}"),
+                heartbeats,
+                "1/s",
+                None,
+                spent.heartbeats,
+            );
+            self.report.add(
+                &format!("{prefix}writes_per_cycle_{contenders}"),
+                per_cycle(spent.writes),
+                "",
+                None,
+                cycles,
+            );
+            self.report.add(&format!("{prefix}reads_per_cycle_{contenders}"), per_cycle(spent.reads), "", None, cycles);
+            self.report.add(
+                &format!("{prefix}events_per_cycle_{contenders}"),
+                per_cycle(spent.events),
+                "",
+                None,
+                cycles,
+            );
+            self.report.add(&format!("{prefix}fairness_{contenders}"), ratio(fewest, most), "", None, cycles);
         }
         Ok(rate)
     }
@@ -201,15 +240,72 @@ impl Bench {
     }
 }
 
+/// What is contended for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    Lock,
+    Semaphore(u32),
+    /// A read-write lock, by readers alone.
+    Readers,
+}
+
+enum Target {
+    Lock(Lock),
+    Semaphore(leasehold::Semaphore),
+    Readers(leasehold::ReadWriteLock),
+}
+
+impl What {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Lock => "",
+            Self::Semaphore(_) => "sem_",
+            Self::Readers => "rw_read_",
+        }
+    }
+
+    fn target(self, client: &Client, name: &str) -> Result<Target> {
+        Ok(match self {
+            Self::Lock => Target::Lock(client.lock(name).build()?),
+            Self::Semaphore(_) => Target::Semaphore(client.semaphore(name).build()?),
+            Self::Readers => Target::Readers(client.read_write_lock(name)?),
+        })
+    }
+}
+
+impl Target {
+    async fn cycle(&self, acquired: impl FnOnce()) -> Result<()> {
+        match self {
+            Self::Lock(lock) => {
+                let guard = lock.acquire().await?;
+                acquired();
+                guard.release().await?;
+            }
+            Self::Semaphore(semaphore) => {
+                let permit = semaphore.acquire(1).await?;
+                acquired();
+                permit.release().await?;
+            }
+            Self::Readers(lock) => {
+                let guard = lock.read().await?;
+                acquired();
+                guard.release().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Cycles until it is over. Whoever has been through twice, has a session, a watch and a place in the queue: `warm`.
-async fn contend(lock: Lock, counting: Arc<AtomicBool>, over: Arc<AtomicBool>, warm: Arc<Semaphore>) -> Result<u64> {
+async fn contend(
+    target: Target,
+    counting: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+    warm: Arc<Semaphore>,
+) -> Result<u64> {
     let (mut all, mut counted) = (0_u64, 0);
     while !over.load(Ordering::SeqCst) {
-        let guard = lock.acquire().await?;
-        if counting.load(Ordering::SeqCst) {
-            counted += 1;
-        }
-        guard.release().await?;
+        target.cycle(|| counted += u64::from(counting.load(Ordering::SeqCst))).await?;
         all += 1;
         if all == 2 {
             warm.add_permits(1);

@@ -7,8 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::client::Client;
 use crate::error::{AcquireError, BuildError, ReadError, ReleaseError, TryAcquireError};
-use crate::guard::LockGuard;
-use crate::lock::Lock;
+use crate::lock::{Lock, LockGuard};
 use crate::status::LockStatus;
 
 /// One thread of its own, on which sessions are renewed and locks are watched whatever the callers' threads do.

@@ -13,6 +13,8 @@ use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
 use crate::observers::Observers;
 use crate::protocol::{LONGEST_SESSION, renew_interval};
+use crate::rwlock::ReadWriteLock;
+use crate::semaphore::SemaphoreBuilder;
 use crate::session::{SessionOptions, Sessions};
 use crate::slot::{Command, Slot};
 use crate::store::{KubeStore, Store};
@@ -77,6 +79,20 @@ impl Client {
         LockBuilder::new(self.clone(), name.into())
     }
 
+    /// A semaphore by its name. How many permits it has is said by its custom resource, or by
+    /// [`with_permits`](SemaphoreBuilder::with_permits).
+    pub fn semaphore(&self, name: impl Into<String>) -> SemaphoreBuilder {
+        SemaphoreBuilder::new(self.clone(), name.into())
+    }
+
+    /// A read-write lock by its name. It exists by being named: nothing need be created before.
+    ///
+    /// # Errors
+    /// [`OptionsError`] where the name cannot be a Lease's.
+    pub fn read_write_lock(&self, name: impl Into<String>) -> Result<ReadWriteLock, OptionsError> {
+        ReadWriteLock::new(self.clone(), name.into())
+    }
+
     /// The namespace in which this client's locks are.
     #[must_use]
     pub fn namespace(&self) -> &str {
@@ -85,7 +101,7 @@ impl Client {
 
     /// Releases all that is held, leaves all queues, and closes the session.
     ///
-    /// Guards that are still held fire [`lost`](crate::LockGuard::lost). Afterwards acquisitions fail with `ShutDown`.
+    /// Guards that are still held fire [`lost`](crate::Hold::lost). Afterwards acquisitions fail with `ShutDown`.
     /// It takes at most a few request timeouts; what could not be told to the API server by then expires by itself.
     ///
     /// Dropping a client without this is safe as well: guards and waiters end with their own drops, and the session is
@@ -225,7 +241,7 @@ impl ClientBuilder {
 
     /// How long before the session can expire a guard is lost. Default: none (but for what clock drift takes).
     ///
-    /// Give as much as it takes to stop what runs under the lock after [`lost`](crate::LockGuard::lost) has fired.
+    /// Give as much as it takes to stop what runs under the lock after [`lost`](crate::Hold::lost) has fired.
     /// It must be less than two thirds of the session's duration.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

@@ -17,8 +17,8 @@ use crate::error::LossReason;
 use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal};
 use crate::protocol::observer::Verdict;
 use crate::protocol::record::HOLDER;
-use crate::protocol::{Moment, Record, SessionId, renew_interval};
-use crate::session::{SessionUse, answer_all};
+use crate::protocol::{HolderId, Kind, Mode, Moment, Record, SessionId, renew_interval};
+use crate::session::SessionUse;
 use crate::slot::{Command, Grant, Order, Slot};
 use crate::store::{Failure, Sight, Store, within};
 use crate::validity::Validity;
@@ -42,7 +42,7 @@ pub(crate) struct Driver {
     name: String,
     shared: Arc<Shared>,
     contender: Contender,
-    engaged: Option<Engaged>,
+    engaged: Vec<Engaged>,
     in_flight: Option<BoxFuture<'static, Answer>>,
     watch: Option<Watch>,
     /// The version from which a watch was last begun is too old by now: begin with what there is.
@@ -52,29 +52,42 @@ pub(crate) struct Driver {
     watch_retry_at: Moment,
     watch_failures: u32,
     verdicts: BTreeMap<SessionId, watch::Receiver<Verdict>>,
-    releases: Vec<oneshot::Sender<bool>>,
-    renewals: Vec<oneshot::Sender<()>>,
+    /// Whoever waits to hear of something that was asked of a hold.
+    releases: Vec<(HolderId, oneshot::Sender<bool>)>,
+    renewals: Vec<(HolderId, oneshot::Sender<()>)>,
+    changes: Vec<(HolderId, Mode, oneshot::Sender<u64>)>,
     busy_until: Moment,
     shut_down: bool,
 }
 
-/// The acquisition that is going on, or held.
+/// An acquisition that is going on, or held.
 struct Engaged {
+    id: HolderId,
     /// Until it is handed to the grant.
     slot: Option<Arc<Slot>>,
     session: Option<SessionUse>,
     session_over: bool,
-    session_id: SessionId,
     reply: Option<oneshot::Sender<Result<Grant, Refusal>>>,
     validity: Option<Arc<Validity>>,
     deadline: Option<Moment>,
     watch_for_loss: bool,
+    /// Others can hold it beside.
+    shared: bool,
     ahead: watch::Sender<(String, usize)>,
-    _turn: OwnedMutexGuard<()>,
+    /// Of a lock until it is over, else until it is held.
+    turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Engaged {
+    fn is_lost(&self) -> bool {
+        self.validity.as_ref().is_some_and(|validity| validity.lost().is_cancelled())
+    }
 }
 
 struct Watch {
     session: SessionId,
+    /// It shows all that happens, and not only what concerns this session.
+    all: bool,
     sights: BoxStream<'static, Result<Sight, Failure>>,
     begun: Moment,
     used: Moment,
@@ -87,7 +100,7 @@ impl Driver {
             name,
             shared,
             contender,
-            engaged: None,
+            engaged: Vec::new(),
             in_flight: None,
             watch: None,
             watch_anew: false,
@@ -97,6 +110,7 @@ impl Driver {
             verdicts: BTreeMap::new(),
             releases: Vec::new(),
             renewals: Vec::new(),
+            changes: Vec::new(),
             busy_until: clock::moment() + LINGER,
             shut_down: false,
         }
@@ -107,7 +121,7 @@ impl Driver {
         loop {
             let wake = self.step();
             let now = clock::moment();
-            if !self.contender.is_idle() || self.engaged.is_some() {
+            if !self.contender.is_idle() || !self.engaged.is_empty() {
                 self.busy_until = now + LINGER;
             } else if now >= self.busy_until {
                 if commands.is_empty() && may_end() {
@@ -154,17 +168,18 @@ impl Driver {
         while let Some(notice) = self.contender.next_notice() {
             self.tell(notice);
         }
-        if let (true, Some(engaged)) = (self.contender.is_unclear(), &self.engaged) {
-            engaged.session.as_ref().inspect(|session| session.set_unclear());
+        if self.contender.is_unclear() {
+            self.engaged.iter().filter_map(|engaged| engaged.session.as_ref()).for_each(SessionUse::set_unclear);
         }
-        if !self.contender.is_engaged() {
-            // Whatever was not told a clean end by now has ended all the same.
-            answer_all(&mut self.releases, false);
-            self.engaged = None;
-        }
+        let contender = &self.contender;
+        self.engaged.retain(|engaged| contender.has(&engaged.id));
+        // Whatever was not told a clean end by now has ended all the same.
+        answer(&mut self.releases, |id| !contender.has(id), false);
+        self.renewals.retain(|(id, _)| contender.has(id));
+        self.changes.retain(|(id, ..)| contender.has(id));
         self.observe();
         let watch_wake = self.keep_watch();
-        if let Some(engaged) = &self.engaged {
+        if let Some(engaged) = self.engaged.iter().find(|engaged| engaged.reply.is_some()) {
             let ahead = self.contender.ahead();
             engaged.ahead.send_if_modified(|known| {
                 let changed = *known != ahead;
@@ -182,50 +197,63 @@ impl Driver {
             Command::Acquire(_) if self.shut_down => {}
             Command::Acquire(order) => {
                 let Order { slot, session, wish, reply, turn, ahead } = *order;
-                self.contender.start(session.next_acquisition(), wish, now);
-                self.engaged = Some(Engaged {
+                let id = session.next_acquisition();
+                let shared = wish.kind != Kind::Lock;
+                self.contender.start(id.clone(), wish, now);
+                self.engaged.push(Engaged {
+                    id,
                     slot: Some(slot),
-                    session_id: session.id().clone(),
                     session: Some(session),
                     session_over: false,
                     reply: Some(reply),
                     validity: None,
                     deadline: None,
                     watch_for_loss: false,
+                    shared,
                     ahead,
-                    _turn: turn,
+                    turn: Some(turn),
                 });
             }
-            Command::Release(id, reply) if self.contender.current() == Some(&id) => {
-                self.releases.extend(reply);
-                self.contender.leave();
+            Command::Release(id, reply) if self.contender.has(&id) => {
+                self.releases.extend(reply.map(|reply| (id.clone(), reply)));
+                self.contender.leave(&id);
             }
-            Command::Renew(id, done) if self.contender.current() == Some(&id) => {
-                self.renewals.push(done);
-                self.contender.renew_now(now);
+            Command::Renew(id, done) if self.contender.has(&id) => {
+                self.contender.renew_now(&id, now);
+                self.renewals.push((id, done));
             }
-            Command::WatchForLoss(id) if self.contender.current() == Some(&id) => {
-                if let Some(engaged) = &mut self.engaged {
-                    engaged.watch_for_loss = true;
-                }
+            Command::Change(id, mode, done) if self.contender.has(&id) => {
+                self.contender.change(&id, mode);
+                self.changes.retain(|(other, ..)| *other != id);
+                self.changes.push((id, mode, done));
+            }
+            Command::WatchForLoss(id) => {
+                let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);
+                engaged.for_each(|engaged| engaged.watch_for_loss = true);
             }
             Command::Release(_, Some(reply)) => drop(reply.send(false).ok()),
             // It is over. Whoever waits for an answer hears that there is none.
-            Command::Release(..) | Command::Renew(..) | Command::WatchForLoss(_) => {}
+            Command::Release(..) | Command::Renew(..) | Command::Change(..) => {}
             Command::ShutDown => {
                 self.shut_down = true;
-                if let Some(engaged) = &mut self.engaged {
+                for engaged in &mut self.engaged {
                     engaged.reply = None;
                     engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Released));
                 }
-                self.contender.leave();
+                self.contender.leave_all();
             }
         }
     }
 
     fn tell(&mut self, notice: Notice) {
-        let Some(engaged) = &mut self.engaged else { return };
         let name = &self.name;
+        let (Notice::Acquired { id, .. }
+        | Notice::Refused { id, .. }
+        | Notice::Renewed { id, .. }
+        | Notice::Changed { id, .. }
+        | Notice::Lost { id, .. }
+        | Notice::Left { id, .. }) = &notice;
+        let Some(engaged) = self.engaged.iter_mut().find(|engaged| engaged.id == *id) else { return };
         match notice {
             Notice::Acquired { id, token, deadline } => {
                 debug!(name, %id, token, "acquired");
@@ -240,6 +268,9 @@ impl Driver {
                 let validity = Arc::new(validity);
                 engaged.validity = Some(validity.clone());
                 engaged.deadline = deadline;
+                if engaged.shared {
+                    engaged.turn = None;
+                }
                 let Some(slot) = engaged.slot.take() else { return };
                 let grant = Grant { id, token, validity, slot, released: false };
                 // If nobody wants it any more, it is dropped, and so released.
@@ -249,47 +280,63 @@ impl Driver {
                 debug!(name, %id, ?why, "not acquired");
                 engaged.reply.take().map(|reply| reply.send(Err(why)));
             }
-            Notice::Renewed(deadline) => {
+            Notice::Renewed { id, deadline } => {
                 engaged.deadline = Some(deadline);
                 if engaged.validity.as_ref().is_some_and(|validity| validity.extend_to(deadline).is_ok()) {
-                    answer_all(&mut self.renewals, ());
+                    answer(&mut self.renewals, |asked| *asked == id, ());
                 }
             }
-            Notice::Lost(loss) => {
-                warn!(name, ?loss, "a lock was lost");
+            Notice::Changed { id, mode, token } => {
+                debug!(name, %id, ?mode, token, "changed");
+                for (_, _, done) in self.changes.extract_if(.., |(asked, wanted, _)| *asked == id && *wanted == mode) {
+                    let _ = done.send(token);
+                }
+            }
+            Notice::Lost { id, loss } => {
+                warn!(name, %id, ?loss, "a lock was lost");
                 let reason = match loss {
                     Loss::Expired => LossReason::Expired,
                     Loss::Broken => LossReason::Broken,
                 };
                 engaged.validity.as_ref().inspect(|validity| validity.lose(reason));
-                self.renewals.clear();
+                self.renewals.retain(|(asked, _)| *asked != id);
+                self.changes.retain(|(asked, ..)| *asked != id);
             }
-            Notice::Left { clean } => {
-                debug!(name, clean, "left");
-                answer_all(&mut self.releases, clean);
+            Notice::Left { id, clean } => {
+                debug!(name, %id, clean, "left");
+                answer(&mut self.releases, |asked| *asked == id, clean);
             }
         }
     }
 
-    /// When the present acquisition may end by itself.
+    /// When something that is held may end by itself.
     fn ends(&self) -> (impl Future<Output = ()> + use<>, impl Future<Output = SessionId> + use<>) {
-        let engaged = self.engaged.as_ref();
-        let over =
-            |engaged: &&Engaged| engaged.validity.as_ref().is_some_and(|validity| validity.lost().is_cancelled());
-        let deadline = engaged.filter(|engaged| !over(engaged)).and_then(|engaged| engaged.deadline);
-        let session = engaged.filter(|engaged| !engaged.session_over).and_then(|engaged| engaged.session.clone());
+        let held = self.engaged.iter().filter(|engaged| !engaged.is_lost());
+        let deadline = held.filter_map(|engaged| engaged.deadline).min();
         let own_deadline = async move {
             match deadline {
                 Some(deadline) => clock::sleep_until_deadline(deadline).await,
                 None => std::future::pending().await,
             }
         };
-        let session_lost = async move {
-            match session {
-                Some(session) => {
+        let live = self.engaged.iter().filter(|engaged| !engaged.session_over);
+        let sessions: BTreeMap<_, _> = live
+            .filter_map(|engaged| engaged.session.as_ref())
+            .map(|session| (session.id().clone(), session))
+            .collect();
+        let mut lost: FuturesUnordered<_> = sessions
+            .into_iter()
+            .map(|(id, session)| {
+                let session = session.clone();
+                async move {
                     session.validity().lost().cancelled().await;
-                    session.id().clone()
+                    id
                 }
+            })
+            .collect();
+        let session_lost = async move {
+            match lost.next().await {
+                Some(id) => id,
                 None => std::future::pending().await,
             }
         };
@@ -298,36 +345,34 @@ impl Driver {
 
     /// Whoever asked for the lock does not want it any more.
     fn caller_gone(&mut self) {
-        if let Some(engaged) = &mut self.engaged {
-            engaged.reply = None;
+        for engaged in &mut self.engaged {
+            if engaged.reply.take().is_some() {
+                self.contender.leave(&engaged.id);
+            }
         }
-        self.contender.leave();
     }
 
     fn session_lost(&mut self, session: &SessionId) {
-        if let Some(engaged) = &mut self.engaged {
+        for engaged in self.engaged.iter_mut().filter(|engaged| engaged.id.session == *session) {
             engaged.session_over = true;
         }
         self.contender.session_lost(session);
     }
 
     fn own_deadline_passed(&mut self) {
-        if let Some(validity) = self.engaged.as_ref().and_then(|engaged| engaged.validity.as_ref()) {
+        for validity in self.engaged.iter().filter_map(|engaged| engaged.validity.as_ref()) {
             let _ = validity.check();
         }
     }
 
     fn send(&self, write: Option<crate::protocol::Write>) -> BoxFuture<'static, Answer> {
-        let mut limit = self.shared.request_timeout;
-        if let Some(engaged) = &self.engaged {
-            // A request must not outlive what it is for; what is over already has nothing left to lose.
-            let left = match (&engaged.validity, &engaged.session) {
-                (Some(validity), _) => validity.remaining(),
-                (None, Some(session)) => session.validity().remaining(),
-                (None, None) => Duration::ZERO,
-            };
-            limit = if left.is_zero() { limit } else { limit.min(left) };
-        }
+        // A request must not outlive what it is for; what is over already has nothing left to lose.
+        let left = self.engaged.iter().map(|engaged| match (&engaged.validity, &engaged.session) {
+            (Some(validity), _) => validity.remaining(),
+            (None, Some(session)) => session.validity().remaining(),
+            (None, None) => Duration::ZERO,
+        });
+        let limit = left.filter(|left| !left.is_zero()).fold(self.shared.request_timeout, Duration::min);
         let (store, name) = (self.shared.store.clone(), self.name.clone());
         async move {
             let answer = match &write {
@@ -363,7 +408,7 @@ impl Driver {
     }
 
     fn observe(&mut self) {
-        let Some(wanted) = self.contender.sessions_to_observe() else { return };
+        let Some(wanted) = self.contender.sessions_to_observe(clock::moment()) else { return };
         self.verdicts.retain(|session, _| wanted.contains(session));
         for session in wanted {
             if let std::collections::btree_map::Entry::Vacant(entry) = self.verdicts.entry(session) {
@@ -377,19 +422,24 @@ impl Driver {
     /// Begins, keeps or ends the watch for this session's grant, and for the loss of what is held.
     fn keep_watch(&mut self) -> Option<Moment> {
         let now = clock::moment();
-        let session = self.engaged.as_ref().map(|engaged| &engaged.session_id);
-        let for_loss = self.engaged.as_ref().is_some_and(|engaged| engaged.watch_for_loss);
+        let session = self.engaged.last().map(|engaged| engaged.id.session.clone());
+        let shared = self.engaged.iter().any(|engaged| engaged.shared);
+        let for_loss = self.engaged.iter().any(|engaged| engaged.watch_for_loss);
         let held_from = if for_loss { self.contender.watch_hold_from() } else { None };
-        let wanted = self.contender.watch_from().or(held_from);
+        let wanted = self.contender.watch_from().or(held_from.map(|from| (from, false)));
         if let Some(watch) = &mut self.watch {
             if session.is_some() {
                 watch.used = now;
             }
-            if session.is_some_and(|session| *session != watch.session) || now >= watch.used + LINGER {
+            let another = session.as_ref().is_some_and(|session| *session != watch.session);
+            let too_little = wanted.is_some_and(|(_, all)| all && !watch.all);
+            // What several hold changes all the time: a watch that is of no use costs.
+            let too_much = shared && wanted.is_none_or(|(_, all)| watch.all && !all);
+            if another || too_little || too_much || now >= watch.used + LINGER {
                 self.watch = None;
             }
         }
-        if let (Some(from), Some(session), None) = (wanted, session, &self.watch) {
+        if let (Some((from, all)), Some(session), None) = (wanted, session, &self.watch) {
             if now < self.watch_retry_at {
                 self.contender.set_watched(false);
                 return Some(self.watch_retry_at);
@@ -397,8 +447,9 @@ impl Driver {
             let label = format!("{HOLDER}{session}");
             let from = (!self.watch_anew).then_some(from);
             self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
-            let sights = self.shared.store.watch(&self.name, Some(&label), from);
-            self.watch = Some(Watch { session: session.clone(), sights, begun: now, used: now });
+            let label = (!all).then_some(label.as_str());
+            let sights = self.shared.store.watch(&self.name, label, from);
+            self.watch = Some(Watch { session, all, sights, begun: now, used: now });
         }
         if self.recheck_at.is_some_and(|at| now >= at) {
             (self.recheck_at, self.watch_anew) = (None, false);
@@ -442,17 +493,24 @@ impl Drop for Driver {
     /// A driver that ends in the middle of something, with its runtime for example, takes with it what it drove: nobody
     /// else would release it, and the next driver of this lock would take it for a leftover.
     fn drop(&mut self) {
-        if let Some(engaged) = &self.engaged {
+        for engaged in &self.engaged {
             engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Expired));
             engaged.session.as_ref().inspect(|session| session.validity().lose(LossReason::Expired));
         }
     }
 }
 
-async fn caller_gone(engaged: &mut Option<Engaged>) {
-    match engaged.as_mut().and_then(|engaged| engaged.reply.as_mut()) {
+async fn caller_gone(engaged: &mut [Engaged]) {
+    match engaged.iter_mut().find_map(|engaged| engaged.reply.as_mut()) {
         Some(reply) => reply.closed().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Answers whoever asked for these.
+fn answer<T: Copy>(askers: &mut Vec<(HolderId, oneshot::Sender<T>)>, of: impl Fn(&HolderId) -> bool, answer: T) {
+    for (_, asker) in askers.extract_if(.., |(id, _)| of(id)) {
+        let _ = asker.send(answer);
     }
 }
 

@@ -168,7 +168,32 @@ impl ReleaseError {
     }
 }
 
-/// Why [`LockGuard::extend`](crate::LockGuard::extend) did not.
+/// Why [`UpgradeableGuard::upgrade_timeout`](crate::UpgradeableGuard::upgrade_timeout) did not.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpgradeError {
+    /// Others still read after the wait limit. This reader goes on reading.
+    #[error("others still read {:?} after {waited:?}", guard.name())]
+    TimedOut {
+        /// It still reads.
+        guard: crate::UpgradeableGuard,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The lock is lost.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
+impl UpgradeError {
+    /// Whether the same call may succeed later with nothing changed by the caller.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+}
+
+/// Why [`Hold::extend`](crate::Hold::extend) did not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExtendError {

@@ -17,11 +17,11 @@
 //!
 //! # What is guaranteed
 //!
-//! - **Mutual exclusion**: never do two guards of one lock pass their [`check`](LockGuard::check) at the same time, as
+//! - **Mutual exclusion**: never do two guards of one lock pass their [`check`](Hold::check) at the same time, as
 //!   long as the rates of any two machines' clocks differ by less than 1 %. Their values may differ by anything.
 //! - **A guard knows when to stop**: no check succeeds after the time from which somebody else could hold the lock, also
 //!   not after this process was paused. Lost is for good.
-//! - **Fencing**: [`LockGuard::token`] grows with every holder, also if the Lease is deleted and made anew.
+//! - **Fencing**: [`Hold::token`] grows with every holder, also if the Lease is deleted and made anew.
 //! - **Fairness**: waiters are served in the order in which the API server took their joins.
 //! - **Nothing lingers**: a process that dies frees what it held after its session's duration; a dropped guard, or a
 //!   dropped `acquire` future, is given back in the background.
@@ -53,15 +53,18 @@
 
 #![deny(unsafe_code)]
 
+mod access;
 mod blocking;
 mod client;
 pub mod clock;
 mod driver;
 mod error;
-mod guard;
+mod hold;
 mod lock;
 mod observers;
 pub mod protocol;
+mod rwlock;
+mod semaphore;
 mod session;
 mod slot;
 mod status;
@@ -71,14 +74,17 @@ mod task;
 pub mod testing;
 mod validity;
 
+pub use access::Progress;
 pub use client::{Client, ClientBuilder};
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, ReadError, ReleaseError,
-    TryAcquireError, WithLockError,
+    TryAcquireError, UpgradeError, WithLockError,
 };
-pub use guard::LockGuard;
-pub use lock::{Lock, LockBuilder, OnLost, Progress};
-pub use status::{HolderStatus, LockStatus, WaiterStatus};
+pub use hold::Hold;
+pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
+pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
+pub use semaphore::{Permits, Semaphore, SemaphoreBuilder};
+pub use status::{HolderStatus, LockStatus, ReadWriteLockStatus, SemaphoreStatus, ShareStatus, WaiterStatus};
 #[cfg(feature = "testing")]
 pub use store::MemoryStore;
 pub use store::{Failure, KubeStore, Sight, Store};

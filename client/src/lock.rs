@@ -1,17 +1,12 @@
 //! A mutex.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedMutexGuard, oneshot, watch};
-
+use crate::access::{Access, Progress};
 use crate::client::Client;
-use crate::clock;
-use crate::error::{AcquireError, ApiError, LossReason, OptionsError, ReleaseError, TryAcquireError, WithLockError};
-use crate::guard::LockGuard;
-use crate::protocol::contender::{Denial, Refusal, Wish};
-use crate::protocol::record::SESSION_PREFIX;
-use crate::slot::{Command, Order, Slot};
+use crate::error::{AcquireError, LossReason, OptionsError, ReleaseError, TryAcquireError, WithLockError};
+use crate::hold::Hold;
+use crate::protocol::contender::Wish;
 
 /// Options of a [`Lock`].
 #[derive(Debug)]
@@ -40,7 +35,7 @@ impl LockBuilder {
 
     /// Whether a hold that lives by the lock's own Lease is renewed by itself. Default: yes.
     ///
-    /// Without renewal it ends after the lease duration, unless [`extend`](LockGuard::extend) is called in time.
+    /// Without renewal it ends after the lease duration, unless [`extend`](Hold::extend) is called in time.
     /// A hold that lives by the session is renewed with it in any case.
     pub fn renewal(mut self, renewal: bool) -> Self {
         self.renewal = renewal;
@@ -52,47 +47,11 @@ impl LockBuilder {
     /// # Errors
     /// [`OptionsError`] where the name cannot be a Lease's or options do not go together.
     pub fn build(self) -> Result<Lock, OptionsError> {
-        check_name(&self.name)?;
-        let problem = match self.lease_duration {
-            Some(duration) if duration.is_zero() || duration.subsec_nanos() != 0 => {
-                Some(format!("{duration:?} will not do: a whole number of seconds is needed, at least 1"))
-            }
-            Some(duration) if duration <= self.client.inner().shared.grace => {
-                Some(format!("{duration:?} is not more than the client's grace"))
-            }
-            Some(duration) if i32::try_from(duration.as_secs()).is_err() => {
-                Some(format!("{duration:?} is more than a Lease can say (2147483647 s)"))
-            }
-            _ => None,
-        };
-        if let Some(problem) = problem {
-            return Err(OptionsError::new("lease_duration", problem));
-        }
-        Ok(Lock {
-            client: self.client,
-            name: self.name.into(),
-            own_duration: self.lease_duration,
-            renewal: self.renewal,
-        })
+        let access = Access::new(self.client, self.name)?;
+        access.check_duration(self.lease_duration)?;
+        let wish = Wish { own_duration: self.lease_duration, renewal: self.renewal, ..Wish::default() };
+        Ok(Lock { access, wish })
     }
-}
-
-/// A lock's Lease has the lock's name, so the rules are those of an object's name.
-fn check_name(name: &str) -> Result<(), OptionsError> {
-    let bad = |problem: &str| Err(OptionsError::new("name", format!("{name:?} will not do: {problem}")));
-    let part_ok = |part: &str| {
-        let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-')
-    };
-    if name.starts_with(SESSION_PREFIX) {
-        return bad("names that begin with `session-` are those of sessions' Leases");
-    }
-    if name.len() > 253 || !name.split('.').all(part_ok) {
-        return bad(
-            "up to 253 lower-case letters, digits, `-` and `.` are possible, beginning and ending with a letter or digit",
-        );
-    }
-    Ok(())
 }
 
 /// A mutex that all processes of a cluster share, by its name.
@@ -104,7 +63,7 @@ fn check_name(name: &str) -> Result<(), OptionsError> {
 ///
 /// # When to use something else
 /// A lock makes others wait; it does not stop a holder that has been paused, or cut off, from doing harm when it wakes.
-/// What must be safe even then checks the [fencing token](LockGuard::token) where the harm would be done.
+/// What must be safe even then checks the [fencing token](Hold::token) where the harm would be done.
 ///
 /// # Examples
 ///
@@ -125,10 +84,38 @@ fn check_name(name: &str) -> Result<(), OptionsError> {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Lock {
-    pub(crate) client: Client,
-    pub(crate) name: Arc<str>,
-    own_duration: Option<Duration>,
-    renewal: bool,
+    pub(crate) access: Access,
+    wish: Wish,
+}
+
+/// A lock is held as long as this guard is, and as long as it is not [lost](Hold::lost).
+///
+/// Dropping it releases the lock in the background. [`release`](Self::release) does so and says how it went. What else
+/// can be done with it is that of every [`Hold`].
+#[must_use = "the lock is released as soon as the guard is dropped"]
+#[derive(Debug)]
+pub struct LockGuard(pub(crate) Hold);
+
+impl std::ops::Deref for LockGuard {
+    type Target = Hold;
+
+    fn deref(&self) -> &Hold {
+        &self.0
+    }
+}
+
+impl LockGuard {
+    /// Releases the lock, straight to the next waiter if there is one.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the release goes on in the background.
+    ///
+    /// # Errors
+    /// [`ReleaseError::Lost`] where the lock had been lost before; [`ReleaseError::Unsettled`] where no clear answer came
+    /// in time. Either way the guard is gone, and nothing is to be repeated.
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        self.0.release().await
+    }
 }
 
 /// What [`Lock::with_lock`] does with the work when the lock is lost.
@@ -140,20 +127,11 @@ pub enum OnLost {
     Finish,
 }
 
-/// How a wait is going.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// The holder's identity, as far as known. Empty where nobody holds the lock, or nothing is known yet.
-    pub holder: String,
-    /// How many wait ahead.
-    pub ahead: usize,
-}
-
 impl Lock {
     /// The lock's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.access.name
     }
 
     /// Acquires the lock if that can be done now: it is free, and nobody waits for it.
@@ -167,17 +145,7 @@ impl Lock {
     /// # Errors
     /// [`TryAcquireError::Held`] where somebody is ahead; otherwise what the API server had against it.
     pub async fn try_acquire(&self) -> Result<LockGuard, TryAcquireError> {
-        let held = |holder| TryAcquireError::Held { name: self.name.to_string(), holder };
-        let slot = self.client.inner().slot(&self.name).ok_or(TryAcquireError::ShutDown)?;
-        let Ok(turn) = slot.turn.clone().try_lock_owned() else {
-            return Err(held("another task of this process".to_owned()));
-        };
-        match self.take(slot, turn, false, &watch::Sender::default()).await {
-            Ok(guard) => Ok(guard),
-            Err(Refusal::Held { holder }) => Err(held(holder)),
-            Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
-            Err(refusal) => Err(TryAcquireError::Api { name: self.name.to_string(), source: api_error(refusal) }),
-        }
+        self.access.try_acquire(&self.wish).await.map(LockGuard)
     }
 
     /// Acquires the lock, and waits for it as long as it takes.
@@ -216,49 +184,9 @@ impl Lock {
     pub async fn acquire_with_progress(
         &self,
         limit: Option<Duration>,
-        mut progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress),
     ) -> Result<LockGuard, AcquireError> {
-        let (ahead, mut seen) = watch::channel((String::new(), 0));
-        let begun = clock::moment();
-        let acquiring = async {
-            let mut pause = Duration::ZERO;
-            loop {
-                let slot = self.client.inner().slot(&self.name).ok_or(AcquireError::ShutDown)?;
-                let turn = slot.turn.clone().lock_owned().await;
-                match self.take(slot, turn, true, &ahead).await {
-                    Ok(guard) => return Ok(guard),
-                    Err(_) if self.client.inner().is_shut_down() => return Err(AcquireError::ShutDown),
-                    // It queues up again, by a new session.
-                    Err(Refusal::SessionLost) => {
-                        clock::sleep(pause).await;
-                        pause = (pause * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
-                    }
-                    Err(refusal) => {
-                        return Err(AcquireError::Api { name: self.name.to_string(), source: api_error(refusal) });
-                    }
-                }
-            }
-        };
-        let too_late = async {
-            match limit {
-                Some(limit) => clock::sleep_until_deadline(begun + limit).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::pin!(acquiring, too_late);
-        loop {
-            tokio::select! {
-                biased;
-                outcome = &mut acquiring => return outcome,
-                () = &mut too_late => break,
-                Ok(()) = seen.changed() => {
-                    let (holder, ahead) = seen.borrow_and_update().clone();
-                    progress(Progress { holder, ahead });
-                }
-            }
-        }
-        let (holder, _) = seen.borrow().clone();
-        Err(AcquireError::TimedOut { name: self.name.to_string(), holder, waited: clock::moment().since(begun) })
+        self.access.acquire(&self.wish, limit, progress).await.map(LockGuard)
     }
 
     /// Acquires the lock, does the work, and releases the lock.
@@ -306,51 +234,6 @@ impl Lock {
             },
             (output, Err(lost)) => Err(WithLockError::Lost { lost, output }),
             (None, Ok(())) => Err(WithLockError::Lost { lost: guard.loss(LossReason::Broken), output: None }),
-        }
-    }
-
-    async fn take(
-        &self,
-        slot: Arc<Slot>,
-        turn: OwnedMutexGuard<()>,
-        queue: bool,
-        ahead: &watch::Sender<(String, usize)>,
-    ) -> Result<LockGuard, Refusal> {
-        let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
-        let (reply, outcome) = oneshot::channel();
-        let wish = Wish {
-            own_duration: self.own_duration,
-            renewal: self.renewal,
-            queue,
-            patience: self.client.inner().contact_timeout,
-        };
-        let commands = slot.commands.clone();
-        let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
-        let _ = commands.send(Command::Acquire(Box::new(order)));
-        let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
-        let guard = LockGuard::new(self.clone(), session, grant);
-        // What took too long to arrive is not handed out. Dropping the guard gives it back.
-        guard.check().map_err(|_| Refusal::SessionLost)?;
-        Ok(guard)
-    }
-}
-
-fn refusal(error: ApiError) -> Refusal {
-    match error {
-        ApiError::Unavailable { message } => Refusal::Unavailable(message),
-        ApiError::Forbidden { message } => Refusal::Denied(Denial::Forbidden, message),
-        ApiError::Invalid { message } => Refusal::Denied(Denial::Invalid, message),
-    }
-}
-
-fn api_error(refusal: Refusal) -> ApiError {
-    match refusal {
-        Refusal::Unavailable(message) => ApiError::Unavailable { message },
-        Refusal::Denied(Denial::Forbidden, message) => ApiError::Forbidden { message },
-        Refusal::Denied(Denial::Invalid, message) => ApiError::Invalid { message },
-        Refusal::Held { holder } => ApiError::Unavailable { message: format!("it is held by {holder}") },
-        Refusal::SessionLost => {
-            ApiError::Unavailable { message: "this process's session was lost meanwhile".to_owned() }
         }
     }
 }

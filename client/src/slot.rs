@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 
 use crate::error::LossReason;
-use crate::protocol::HolderId;
 use crate::protocol::contender::{Refusal, Wish};
+use crate::protocol::{HolderId, Mode};
 use crate::session::SessionUse;
 use crate::validity::Validity;
 
@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Release(HolderId, Option<oneshot::Sender<bool>>),
     /// Renew a hold that lives by its own record.
     Renew(HolderId, oneshot::Sender<()>),
+    /// Make more or less of a hold. The answer is its fencing token from then on.
+    Change(HolderId, Mode, oneshot::Sender<u64>),
     /// Somebody wants to be told of a loss at once.
     WatchForLoss(HolderId),
     /// Give up whatever is going on, and begin nothing any more.

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock;
-use crate::error::{ApiError, ReadError};
+use crate::error::ReadError;
 use crate::lock::Lock;
-use crate::protocol::{Liveness, Record, renew_interval};
-use crate::store::{Failure, Sight, within};
+use crate::protocol::{Holder, Liveness, Mode, Record, Waiter, Want, renew_interval};
+use crate::store::Sight;
 
 /// What a lock looks like.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,13 +60,60 @@ pub struct WaiterStatus {
     pub host: String,
     /// The place in the queue: smaller is earlier, and gaps mean nothing.
     pub ticket: u64,
+    /// What it waits for: a number of permits, of a lock 1, or `read`, `upgradeable`, `write`.
+    pub wants: String,
 }
 
-impl LockStatus {
-    /// What a lock's record says. `None` where there is no Lease: the lock is free, and nobody has to do with it.
-    #[must_use]
-    pub fn of(name: &str, record: Option<&Record>) -> Self {
-        let holder = record.and_then(|record| record.holder.as_ref()).map(|holder| HolderStatus {
+/// What a semaphore looks like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct SemaphoreStatus {
+    /// The semaphore's name.
+    pub name: String,
+    /// How many permits there are.
+    pub permits: u32,
+    /// How many are held. While it shrinks they can be more than there are.
+    pub held: u32,
+    /// How many are free.
+    pub available: u32,
+    /// Who holds permits, first come first.
+    pub holders: Vec<ShareStatus>,
+    /// Who waits for permits, first come first.
+    pub waiters: Vec<WaiterStatus>,
+}
+
+/// What a read-write lock looks like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ReadWriteLockStatus {
+    /// The lock's name.
+    pub name: String,
+    /// Who holds it, first come first.
+    pub holders: Vec<ShareStatus>,
+    /// The upgradeable reader that waits to become the writer, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrading: Option<String>,
+    /// Who waits for it, first come first.
+    pub waiters: Vec<WaiterStatus>,
+}
+
+/// Who has a share in what several can hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ShareStatus {
+    /// What it holds: a number of permits, or `read`, `upgradeable`, `write`.
+    pub share: String,
+    /// Who it is.
+    #[serde(flatten)]
+    pub holder: HolderStatus,
+}
+
+impl HolderStatus {
+    fn of(holder: &Holder) -> Self {
+        Self {
             identity: holder.identity.clone(),
             host: holder.id.as_ref().map(|id| id.session.host().to_owned()),
             since: holder.acquired,
@@ -75,14 +122,71 @@ impl LockStatus {
                 Liveness::Own(duration) => Some(duration.as_secs()),
                 Liveness::Session(_) => None,
             },
-        });
-        let waiters = record.map(|record| &record.waiters).into_iter().flatten();
-        let waiters = waiters.map(|waiter| WaiterStatus {
+        }
+    }
+}
+
+impl ShareStatus {
+    fn of(holder: &Holder) -> Self {
+        Self { share: share(holder.mode), holder: HolderStatus::of(holder) }
+    }
+}
+
+impl WaiterStatus {
+    fn of(waiter: &Waiter) -> Self {
+        Self {
             identity: waiter.id.to_string(),
             host: waiter.id.session.host().to_owned(),
             ticket: waiter.ticket.0,
-        });
-        Self { name: name.to_owned(), holder, waiters: waiters.collect() }
+            wants: share(waiter.want.mode),
+        }
+    }
+}
+
+fn share(mode: Mode) -> String {
+    Want { mode, ..Want::default() }.to_string()
+}
+
+fn shares(record: Option<&Record>) -> Vec<ShareStatus> {
+    record.into_iter().flat_map(|record| &record.shared).map(ShareStatus::of).collect()
+}
+
+fn waiters(record: Option<&Record>) -> Vec<WaiterStatus> {
+    record.into_iter().flat_map(|record| &record.waiters).map(WaiterStatus::of).collect()
+}
+
+impl SemaphoreStatus {
+    /// What a semaphore's record says. `None` where there is no Lease: nobody has to do with it, and there are as many
+    /// permits as clients say.
+    #[must_use]
+    pub fn of(name: &str, permits: Option<u32>, record: Option<&Record>) -> Self {
+        let permits = record.map(|record| record.capacity).or(permits).unwrap_or(0);
+        Self {
+            name: name.to_owned(),
+            permits,
+            held: record.map_or(0, Record::held_permits),
+            available: record.map_or(permits, Record::available_permits),
+            holders: shares(record),
+            waiters: waiters(record),
+        }
+    }
+}
+
+impl ReadWriteLockStatus {
+    /// What a read-write lock's record says. `None` where there is no Lease: nobody has to do with it.
+    #[must_use]
+    pub fn of(name: &str, record: Option<&Record>) -> Self {
+        let upgrading = record.and_then(|record| record.upgrading.as_ref()).map(ToString::to_string);
+        Self { name: name.to_owned(), holders: shares(record), upgrading, waiters: waiters(record) }
+    }
+}
+
+impl LockStatus {
+    /// What a lock's record says. `None` where there is no Lease: the lock is free, and nobody has to do with it.
+    #[must_use]
+    pub fn of(name: &str, record: Option<&Record>) -> Self {
+        let holder = record.and_then(|record| record.holder.as_ref()).map(HolderStatus::of);
+        Self { name: name.to_owned(), holder, waiters: waiters(record) }
     }
 
     /// Somebody holds the lock, as far as the Lease tells.
@@ -101,8 +205,8 @@ impl Lock {
     /// # Errors
     /// [`ReadError`] where the Lease could not be read.
     pub async fn status(&self) -> Result<LockStatus, ReadError> {
-        let record = self.read().await?;
-        Ok(LockStatus::of(&self.name, record.as_ref()))
+        let record = self.access.read().await?;
+        Ok(LockStatus::of(&self.access.name, record.as_ref()))
     }
 
     /// Whether somebody holds the lock. It costs one read, and what it says may be over by the time it is heard.
@@ -127,13 +231,13 @@ impl Lock {
     /// # Errors
     /// [`ReadError`] where the Lease could not be read at first. Later outages are ridden out.
     pub async fn wait_until_free(&self) -> Result<(), ReadError> {
-        let mut record = self.read().await?;
+        let mut record = self.access.read().await?;
         let mut failures = 0_u32;
         loop {
             let Some(held) = record.filter(|record| record.holder.is_some()) else { return Ok(()) };
-            let shared = &self.client.inner().shared;
+            let shared = &self.access.client.inner().shared;
             // After a failure the version may be too old to begin with.
-            let mut sights = shared.store.watch(&self.name, None, (failures == 0).then_some(held.version));
+            let mut sights = shared.store.watch(&self.access.name, None, (failures == 0).then_some(held.version));
             let again = clock::sleep(renew_interval(shared.session_duration));
             tokio::pin!(again);
             record = loop {
@@ -144,31 +248,16 @@ impl Lock {
                             _ => failures = 0,
                         },
                         Some(Ok(Sight::Reached(_))) => {}
-                        Some(Ok(Sight::Hides(_))) => break self.read().await.unwrap_or(Some(held)),
+                        Some(Ok(Sight::Hides(_))) => break self.access.read().await.unwrap_or(Some(held)),
                         Some(Err(_)) | None => {
                             clock::sleep(Duration::from_millis(100) * (1 << failures.min(6))).await;
                             failures += 1;
-                            break self.read().await.unwrap_or(Some(held));
+                            break self.access.read().await.unwrap_or(Some(held));
                         }
                     },
-                    () = &mut again => break self.read().await.unwrap_or(Some(held)),
+                    () = &mut again => break self.access.read().await.unwrap_or(Some(held)),
                 }
             };
         }
-    }
-
-    async fn read(&self) -> Result<Option<Record>, ReadError> {
-        let shared = &self.client.inner().shared;
-        let message = match within(shared.request_timeout, shared.store.read(&self.name)).await {
-            Ok(lease) => return Ok(Some(Record::parse(lease)?)),
-            Err(Failure::Absent) => return Ok(None),
-            Err(failure) => failure,
-        };
-        let source = match message {
-            Failure::Forbidden(message) => ApiError::Forbidden { message },
-            Failure::Invalid(message) => ApiError::Invalid { message },
-            failure => ApiError::Unavailable { message: failure.to_string() },
-        };
-        Err(ReadError::Api { name: self.name.to_string(), source })
     }
 }

@@ -7,7 +7,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use leasehold::protocol::write::{self, Term};
-use leasehold::protocol::{HolderId, Record, SessionId, Version, Write};
+use leasehold::protocol::{HolderId, Record, SessionId, Version, Want, Write};
 use leasehold::testing::{ApiServer, Event, Refusal};
 use leasehold::{Failure, Sight, Store};
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ async fn writes_a_second() {
     for n in 0..WRITES / 2 {
         let lock = &mut locks[n as usize % 1000];
         let name = format!("l{}", n % 1000);
-        *lock = put(&store, &name, write::join(lock, &id(n))).unwrap();
+        *lock = put(&store, &name, write::join(lock, &id(n), &Want::default())).unwrap();
         *lock = put(&store, &name, write::grant(lock, &id(n), &[], stamp)).unwrap();
     }
     let patches = leasehold::clock::moment().since(start);

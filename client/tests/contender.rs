@@ -47,7 +47,7 @@ fn contender() -> Contender {
 }
 
 fn wish() -> Wish {
-    Wish { own_duration: None, renewal: true, queue: true, patience: Duration::from_secs(10) }
+    Wish::default()
 }
 
 /// It reads now, and is answered this at once.
@@ -75,11 +75,11 @@ fn taking_back_a_leftover_is_no_renewal() {
     contender.start(id("me_x.1"), wish.clone(), at(0).moment);
     reads(&mut contender, 0, Answer::Is(record(10, "somebody", json!({}))));
     writes(&mut contender, 0, Answer::Unclear("lost".to_owned()), 1);
-    contender.leave();
+    contender.leave_all();
     reads(&mut contender, 2, Answer::Is(record(11, "", json!({}))));
     contender.poll(at(2));
     let left = notices(&mut contender);
-    assert!(matches!(left[..], [Notice::Left { clean: true }]), "the wait is not over: {left:?}");
+    assert!(matches!(left[..], [Notice::Left { clean: true, .. }]), "the wait is not over: {left:?}");
 
     contender.start(id("me_x.2"), wish, at(3).moment);
     writes(&mut contender, 3, Answer::Is(record(12, "me_x.2", own())), 3);
@@ -96,7 +96,10 @@ fn taking_back_a_leftover_is_no_renewal() {
     assert!(told.is_empty(), "a write that did not renew the hold counted as a renewal: {told:?}");
     contender.poll(at(34));
     let told = notices(&mut contender);
-    assert!(matches!(told[..], [Notice::Lost(Loss::Expired)]), "the hold outlived its fixed term: {told:?}");
+    assert!(
+        matches!(told[..], [Notice::Lost { loss: Loss::Expired, .. }]),
+        "the hold outlived its fixed term: {told:?}"
+    );
 }
 
 #[test]
@@ -113,11 +116,23 @@ fn a_renewal_that_is_answered_after_the_deadline_revives_nothing() {
     writes(&mut contender, 28, Answer::Is(record(13, "me_x.2", own())), 32);
     contender.poll(at(32));
     let told = notices(&mut contender);
-    assert!(matches!(told[..], [Notice::Lost(Loss::Expired)]), "it is not lost, and for good: {told:?}");
+    assert!(matches!(told[..], [Notice::Lost { loss: Loss::Expired, .. }]), "it is not lost, and for good: {told:?}");
     for seconds in 33..60 {
         let next = contender.poll(at(seconds));
         assert!(!matches!(next, Next::Write(_)), "a lost hold is renewed at {seconds} s: {next:?}");
     }
+}
+
+#[test]
+fn a_wait_that_is_given_up_leaves_the_next_one_of_a_free_lock_to_itself() {
+    let mut contender = contender();
+    contender.start(id("me_x.1"), wish(), at(0).moment);
+    let queue = json!({ "join.leasehold.dev/me_x.1": "8", "join.leasehold.dev/you_y.1": "9" });
+    reads(&mut contender, 0, Answer::Is(record(10, "somebody", queue)));
+    contender.leave_all();
+    writes(&mut contender, 1, Answer::Is(record(11, "", json!({ "join.leasehold.dev/you_y.1": "9" }))), 1);
+    let next = contender.poll(at(1));
+    assert!(matches!(next, Next::Wait(_)), "it grants what is not its own: {next:?}");
 }
 
 #[test]
@@ -128,12 +143,12 @@ fn an_api_server_that_was_set_back_is_believed() {
     reads(&mut contender, 0, Answer::Is(waiting(100)));
     contender.poll(at(0));
     contender.saw(*waiting(50), at(0).moment);
-    assert_eq!(contender.watch_from(), Some(Version(100)), "an old event is taken for news");
+    assert_eq!(contender.watch_from(), Some((Version(100), false)), "an old event is taken for news");
 
     // Its etcd was restored from a backup, which ended the watch. Versions begin where they were then.
     contender.doubt();
     let (mut now, mut reads) = (at(1), 0);
-    while contender.watch_from() != Some(Version(50)) {
+    while contender.watch_from() != Some((Version(50), false)) {
         match contender.poll(now) {
             Next::Read | Next::Check => {
                 reads += 1;

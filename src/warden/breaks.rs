@@ -1,6 +1,6 @@
 //! Whether a hold was broken: taken away by other means than the protocol's.
 
-use leasehold::protocol::{Liveness, Record, write};
+use leasehold::protocol::{Holder, Kind, Liveness, Record, write};
 
 /// How a hold was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,15 +24,17 @@ impl Break {
     }
 }
 
-/// Whether the step from one sight of a Lease to the next one broke a hold. The holder was alive until then.
+/// Whether the step from one sight of a Lease to the next one broke this hold. The holder was alive until then.
 ///
 /// Between two sights may lie steps that nobody saw: where they could explain the change, nothing is claimed.
-pub(super) fn broken(before: &Record, after: Option<&Record>) -> Option<Break> {
-    let holder = before.holder.as_ref()?;
+pub(super) fn broken(before: &Record, holder: &Holder, after: Option<&Record>) -> Option<Break> {
     let Some(after) = after.filter(|after| after.uid == before.uid) else {
         // A Lease made on the spot goes with its release.
         return (!before.ephemeral).then_some(Break::LeaseDeleted);
     };
+    if before.kind != Kind::Lock {
+        return None; // Who shares it leaves no more behind by a release than if he is removed by hand.
+    }
     let Liveness::Session(_) = holder.liveness else {
         return None; // Other clients release and take over by rules of their own.
     };
@@ -82,7 +84,8 @@ mod tests {
                 None,
             ),
         ] {
-            assert_eq!(broken(&before, after.as_ref()), wanted, "{what}");
+            let how = before.holders().find_map(|holder| broken(&before, holder, after.as_ref()));
+            assert_eq!(how, wanted, "{what}");
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use leasehold::protocol::observer::Verdict;
-use leasehold::protocol::{HolderId, Liveness, Record, SessionId, Waiter, Write, write};
+use leasehold::protocol::write::shared;
+use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Record, SessionId, Waiter, Write, grant, write};
 
 /// How long a Lease made on the spot may be free before it is removed. Clients remove theirs with their release.
 pub(crate) const LEFTOVER: Duration = Duration::from_secs(5);
@@ -19,9 +20,9 @@ pub(super) struct Sight<'a> {
     pub(super) record: &'a Record,
     /// What observers say of a session.
     pub(super) verdict: &'a dyn Fn(&SessionId) -> Verdict,
-    /// The holder lives by its own record, and that has not changed for its whole duration.
-    pub(super) own_expired: bool,
-    /// For how long the lock has been free.
+    /// Whether a holder lives by its own record, and that has not changed for its whole duration.
+    pub(super) own_expired: &'a dyn Fn(&Holder) -> bool,
+    /// For how long nobody has used it, or there has been room for somebody who waits.
     pub(super) free_for: Duration,
     /// The Lease belongs to a custom resource.
     pub(super) owned: bool,
@@ -39,10 +40,10 @@ pub struct Deed {
 /// What a write to a lock's Lease is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeedKind {
-    /// The holder has ended: the lock goes to the next waiter, or to nobody.
-    Evict { holder: String, to: Option<HolderId> },
-    /// The lock is free, and the first waiter has not taken it.
-    Grant { to: HolderId },
+    /// Holders have ended: what they held goes to those who are next, or to nobody.
+    Evict { holders: Vec<String>, to: Vec<HolderId> },
+    /// There is room for those who are next, and they have not taken it.
+    Grant { to: Vec<HolderId> },
     /// Waiters have ended.
     PassOver,
     /// The Lease was made on the spot, and nobody uses it.
@@ -51,6 +52,13 @@ pub enum DeedKind {
 
 /// What is to be done about this lock now, if anything.
 pub(super) fn decide(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
+    match sight.record.kind {
+        Kind::Lock => decide_exclusive(sight, stamp),
+        Kind::Semaphore | Kind::ReadWriteLock => decide_shared(sight, stamp),
+    }
+}
+
+fn decide_exclusive(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
     let record = sight.record;
     let (ended, live): (Vec<&Waiter>, Vec<&Waiter>) =
         record.waiters.iter().partition(|waiter| (sight.verdict)(&waiter.id.session) == Verdict::Ended);
@@ -61,18 +69,20 @@ pub(super) fn decide(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
     let passed_over = ended.len();
     let deed = |kind, write| Some(Deed { kind, write, passed_over });
     match &record.holder {
-        Some(holder) if holder_is_gone(sight, &holder.liveness, next.is_some()) => {
+        Some(holder) if holder_is_gone(sight, holder, next.is_some()) => {
             let to = next.map(|next| next.id.clone());
             let write = match &to {
                 Some(to) => write::grant(record, to, &ended, stamp),
                 None => write::release(record, &ended, false),
             };
-            deed(DeedKind::Evict { holder: holder.identity.clone(), to }, write)
+            let holders = vec![holder.identity.clone()];
+            deed(DeedKind::Evict { holders, to: to.into_iter().collect() }, write)
         }
         None => match next {
             Some(next) if sight.free_for >= STUCK => {
                 let to = next.id.clone();
-                deed(DeedKind::Grant { to: to.clone() }, write::grant(record, &to, &ended, stamp))
+                let write = write::grant(record, &to, &ended, stamp);
+                deed(DeedKind::Grant { to: vec![to] }, write)
             }
             None if record.ephemeral && sight.free_for >= LEFTOVER => {
                 deed(DeedKind::Remove, write::release(record, &ended, false))
@@ -85,11 +95,38 @@ pub(super) fn decide(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
     }
 }
 
+/// Where somebody has ended, whoever fits then is let in with the same write.
+fn decide_shared(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
+    let record = sight.record;
+    let has_ended = |waiter: &Waiter| (sight.verdict)(&waiter.id.session) == Verdict::Ended;
+    let round = grant::round(record, |holder| holder_is_gone(sight, holder, true), has_ended);
+    if round.served.iter().any(|waiter| (sight.verdict)(&waiter.id.session) == Verdict::Unknown) {
+        return None; // It is being read, and the answer leads here again.
+    }
+    let passed_over = round.passed_over.len();
+    let unused = record.shared.len() == round.dead.len() && record.waiters.len() == passed_over;
+    let holders: Vec<String> = round.dead.iter().map(|holder| holder.identity.clone()).collect();
+    let to: Vec<HolderId> = round.served.iter().map(|waiter| waiter.id.clone()).collect();
+    let kind = match (holders.is_empty(), to.is_empty()) {
+        (false, _) => DeedKind::Evict { holders, to },
+        (true, false) if passed_over > 0 || sight.free_for >= STUCK => DeedKind::Grant { to },
+        (true, true) if passed_over > 0 => DeedKind::PassOver,
+        (true, true) if record.ephemeral && unused && sight.free_for >= LEFTOVER => DeedKind::Remove,
+        _ => return None,
+    };
+    let write = match kind {
+        DeedKind::Evict { .. } | DeedKind::Remove if record.ephemeral && unused => shared::remove(record),
+        _ if round.served.is_empty() => shared::remove_dead(record, &round),
+        _ => shared::grant(record, &round, stamp),
+    };
+    Some(Deed { kind, write, passed_over })
+}
+
 /// A Lease of somebody else's leader election stays as it is while nobody of ours has to do with it.
-fn holder_is_gone(sight: &Sight<'_>, liveness: &Liveness, wanted: bool) -> bool {
-    match liveness {
+fn holder_is_gone(sight: &Sight<'_>, holder: &Holder, wanted: bool) -> bool {
+    match &holder.liveness {
         Liveness::Session(session) => (sight.verdict)(session) == Verdict::Ended,
-        Liveness::Own(_) => sight.own_expired && (wanted || sight.owned || sight.record.ephemeral),
+        Liveness::Own(_) => (sight.own_expired)(holder) && (wanted || sight.owned || sight.record.ephemeral),
     }
 }
 
@@ -127,13 +164,17 @@ pub(super) mod tests {
         }
     }
 
+    fn names(ids: &[HolderId]) -> String {
+        ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
     fn told(sight: &Sight<'_>) -> String {
         match decide(sight, Timestamp::UNIX_EPOCH) {
             None => "nothing".to_owned(),
             Some(Deed { kind, passed_over, .. }) => match kind {
-                DeedKind::Evict { to: Some(to), .. } => format!("evict for {to}, without {passed_over}"),
-                DeedKind::Evict { to: None, .. } => format!("evict, without {passed_over}"),
-                DeedKind::Grant { to } => format!("grant to {to}, without {passed_over}"),
+                DeedKind::Evict { to, .. } if to.is_empty() => format!("evict, without {passed_over}"),
+                DeedKind::Evict { to, .. } => format!("evict for {}, without {passed_over}", names(&to)),
+                DeedKind::Grant { to } => format!("grant to {}, without {passed_over}", names(&to)),
                 DeedKind::PassOver => format!("pass over {passed_over}"),
                 DeedKind::Remove => "remove".to_owned(),
             },
@@ -163,7 +204,7 @@ pub(super) mod tests {
             (&free, vec!["dead_w.1"], false, long, "pass over 1"),
         ] {
             let record = record(ephemeral, holder, &waiters, 9);
-            let sight = Sight { record: &record, verdict: &verdict, own_expired: false, free_for, owned: true };
+            let sight = Sight { record: &record, verdict: &verdict, own_expired: &|_| false, free_for, owned: true };
             assert_eq!(told(&sight), wanted, "{holder} {waiters:?} {ephemeral} {free_for:?}");
         }
     }
@@ -181,8 +222,81 @@ pub(super) mod tests {
         ] {
             let record = record(ephemeral, &elected, &waiters, 9);
             let free_for = Duration::ZERO;
-            let sight = Sight { record: &record, verdict: &verdict, own_expired, free_for, owned };
+            let sight = Sight { record: &record, verdict: &verdict, own_expired: &|_| own_expired, free_for, owned };
             assert_eq!(told(&sight), wanted, "{own_expired} {waiters:?} {ephemeral} {owned}");
         }
+    }
+
+    /// A semaphore's Lease: holders and waiters, each with what it has or wants.
+    fn semaphore(ephemeral: bool, permits: u32, holders: &[(&str, &str)], waiters: &[(&str, &str)]) -> Record {
+        let mut annotations = json!({ "leasehold.dev/permits": permits.to_string() });
+        if ephemeral {
+            annotations["leasehold.dev/ephemeral"] = json!("true");
+        }
+        let (held, waiting) = ("holder.leasehold.dev/", "join.leasehold.dev/");
+        let all = holders.iter().map(|one| (held, one)).chain(waiters.iter().map(|one| (waiting, one)));
+        for (ticket, (prefix, (id, want))) in all.enumerate() {
+            annotations[format!("{prefix}{id}")] = json!((ticket + 1).to_string());
+            annotations[format!("want.leasehold.dev/{id}")] = json!(want);
+        }
+        let lease = json!({
+            "metadata": { "name": "a", "namespace": "ns", "uid": "u", "resourceVersion": "9",
+                "annotations": annotations, "labels": { "leasehold.dev/kind": "semaphore" } },
+            "spec": { "holderIdentity": "semaphore" },
+        });
+        Record::parse(serde_json::from_value(lease).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn whoever_fits_is_let_in_for_the_dead_and_nobody_else() {
+        let (one, two) = ("1", "2");
+        let (alive, dead) = ([("alive_h.1", two)], [("alive_h.1", one), ("dead_h.1", one)]);
+        let now = Duration::ZERO;
+        for (what, record, free_for, wanted) in [
+            ("all live", semaphore(true, 2, &alive, &[("alive_w.1", one)]), STUCK, "nothing"),
+            ("a dead holder", semaphore(false, 2, &dead, &[]), now, "evict, without 0"),
+            ("one fits", semaphore(false, 2, &dead, &[("alive_w.1", one)]), now, "evict for alive_w.1, without 0"),
+            ("too large", semaphore(false, 2, &dead, &[("alive_w.1", two)]), now, "evict, without 0"),
+            (
+                "behind a dead one",
+                semaphore(false, 2, &dead, &[("dead_w.1", two), ("alive_w.1", one)]),
+                now,
+                "evict for alive_w.1, without 1",
+            ),
+            ("unknown", semaphore(false, 2, &dead, &[("new_w.1", one)]), now, "nothing"),
+            ("shrunk", semaphore(false, 1, &dead, &[("alive_w.1", one)]), now, "evict, without 0"),
+            ("dead waiter", semaphore(false, 2, &alive, &[("dead_w.1", one)]), now, "pass over 1"),
+            ("just let in", semaphore(false, 3, &alive, &[("alive_w.1", one)]), STUCK / 2, "nothing"),
+            ("stuck", semaphore(false, 3, &alive, &[("alive_w.1", one)]), STUCK, "grant to alive_w.1, without 0"),
+            (
+                "as many as fit",
+                semaphore(false, 4, &alive, &[("alive_w.1", one), ("alive_w.2", one), ("alive_w.3", one)]),
+                STUCK,
+                "grant to alive_w.1 alive_w.2, without 0",
+            ),
+            ("unused", semaphore(true, 2, &[], &[]), LEFTOVER, "remove"),
+            ("unused and kept", semaphore(false, 2, &[], &[]), LEFTOVER, "nothing"),
+        ] {
+            let sight = Sight { record: &record, verdict: &verdict, own_expired: &|_| false, free_for, owned: true };
+            assert_eq!(told(&sight), wanted, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_lease_made_on_the_spot_goes_with_the_last_of_the_dead() {
+        let record = semaphore(true, 2, &[("dead_h.1", "1"), ("dead_h.2", "1")], &[("dead_w.1", "1")]);
+        let (free_for, owned) = (Duration::ZERO, false);
+        let sight = Sight { record: &record, verdict: &verdict, own_expired: &|_| false, free_for, owned };
+        let deed = decide(&sight, Timestamp::UNIX_EPOCH).unwrap();
+        assert!(matches!(deed.write, Write::Delete { .. }), "{:?}", deed.write);
+    }
+
+    #[test]
+    fn a_term_that_has_passed_is_over_though_its_client_lives() {
+        let record = semaphore(false, 2, &[("alive_h.1", "1 own=5"), ("alive_h.2", "1 own=9")], &[("alive_w.1", "1")]);
+        let short = |holder: &Holder| holder.liveness == Liveness::Own(Duration::from_secs(5));
+        let (free_for, owned) = (Duration::ZERO, false);
+        let sight = Sight { record: &record, verdict: &verdict, own_expired: &short, free_for, owned };
+        assert_eq!(told(&sight), "evict for alive_w.1, without 0");
     }
 }

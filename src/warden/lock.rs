@@ -1,11 +1,12 @@
 //! What the operator knows of one lock's Lease.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use leasehold::protocol::record::Tenancy;
-use leasehold::protocol::{Liveness, Moment, Record};
+use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Moment, Record, grant};
 
 use super::decide::{LEFTOVER, STUCK};
 
@@ -15,67 +16,142 @@ pub(super) struct Lock {
     pub(super) record: Arc<Record>,
     /// It is to be read anew: something was refused, unclear, or a watch no longer shows it.
     pub(super) doubtful: bool,
-    /// The holder that lives by its own record, and when that was first seen so.
-    own: Option<(OwnRecord, Moment)>,
-    /// When the lock was first seen free in this tenancy.
-    free_since: Option<(Tenancy, Moment)>,
+    /// The holders that live by their own records, by identity, and when each was first seen so.
+    own: HashMap<String, (OwnRecord, Moment)>,
+    /// When the lock was first seen idle in this way.
+    idle: Option<(Idle, Moment)>,
 }
 
 /// What changes with each renewal of a holder that lives by its own record.
 #[derive(Debug, PartialEq, Eq)]
 struct OwnRecord {
     tenancy: Tenancy,
-    identity: String,
     renewed: Option<Timestamp>,
     duration: Duration,
 }
 
+/// Nobody uses it, or there is room for somebody who waits.
+#[derive(Debug, PartialEq, Eq)]
+struct Idle {
+    tenancy: Tenancy,
+    /// Who of those that share it could be let in.
+    head: Option<HolderId>,
+}
+
 impl Lock {
     pub(super) fn new(record: Arc<Record>, now: Moment) -> Self {
-        let mut lock = Self { record: Arc::clone(&record), doubtful: false, own: None, free_since: None };
+        let mut lock = Self { record: Arc::clone(&record), doubtful: false, own: HashMap::new(), idle: None };
         lock.take(record, now);
         lock
     }
 
     /// The Lease was seen like this, in an answer or event received at `now`.
     pub(super) fn take(&mut self, record: Arc<Record>, now: Moment) {
-        let own = own_record(&record);
-        if self.own.as_ref().map(|(known, _)| known) != own.as_ref() {
-            self.own = own.map(|own| (own, now));
+        let mut before = std::mem::take(&mut self.own);
+        for holder in record.holders() {
+            let Some(own) = own_record(&record, holder) else { continue };
+            let known = before.remove(&holder.identity).filter(|(known, _)| *known == own);
+            let since = known.map_or(now, |(_, since)| since);
+            self.own.insert(holder.identity.clone(), (own, since));
         }
-        let free = record.holder.is_none().then(|| record.tenancy());
-        if self.free_since.as_ref().map(|(known, _)| known) != free.as_ref() {
-            self.free_since = free.map(|free| (free, now));
+        let idle = idle(&record);
+        if self.idle.as_ref().map(|(known, _)| known) != idle.as_ref() {
+            self.idle = idle.map(|idle| (idle, now));
         }
         self.record = record;
         self.doubtful = false;
     }
 
     /// The holder lives by its own record, and that has not changed for its whole duration.
-    pub(super) fn own_expired(&self, now: Moment) -> bool {
-        self.own.as_ref().is_some_and(|(own, since)| now >= *since + own.duration)
+    pub(super) fn own_expired(&self, holder: &Holder, now: Moment) -> bool {
+        self.own.get(&holder.identity).is_some_and(|(own, since)| now >= *since + own.duration)
     }
 
+    /// For how long nobody has used it, or there has been room for somebody who waits.
     pub(super) fn free_for(&self, now: Moment) -> Duration {
-        self.free_since.as_ref().map_or(Duration::ZERO, |(_, since)| now.since(*since))
+        self.idle.as_ref().map_or(Duration::ZERO, |(_, since)| now.since(*since))
     }
 
     /// When there may be something to do, if nothing else happens before.
     pub(super) fn wake_at(&self, now: Moment) -> Option<Moment> {
-        let at = match (&self.own, &self.free_since) {
-            (Some((own, since)), _) => Some(*since + own.duration),
-            (None, Some((_, since))) if !self.record.waiters.is_empty() => Some(*since + STUCK),
-            (None, Some((_, since))) if self.record.ephemeral => Some(*since + LEFTOVER),
+        let own = self.own.values().map(|(own, since)| *since + own.duration);
+        let idle = self.idle.as_ref().and_then(|(_, since)| match &self.record {
+            record if !record.waiters.is_empty() => Some(*since + STUCK),
+            record if record.ephemeral => Some(*since + LEFTOVER),
             _ => None,
-        };
-        at.filter(|at| *at > now)
+        });
+        own.chain(idle).filter(|at| *at > now).min()
     }
 }
 
-fn own_record(record: &Record) -> Option<OwnRecord> {
-    let holder = record.holder.as_ref()?;
+fn own_record(record: &Record, holder: &Holder) -> Option<OwnRecord> {
     let Liveness::Own(duration) = holder.liveness else {
         return None;
     };
-    Some(OwnRecord { tenancy: record.tenancy(), identity: holder.identity.clone(), renewed: holder.renewed, duration })
+    Some(OwnRecord { tenancy: record.tenancy_of(holder), renewed: holder.renewed, duration })
+}
+
+fn idle(record: &Record) -> Option<Idle> {
+    let tenancy = record.tenancy();
+    if record.kind == Kind::Lock {
+        return record.holder.is_none().then_some(Idle { tenancy, head: None });
+    }
+    let round = grant::round(record, |_| false, |_| false);
+    let head = round.served.first().map(|waiter| waiter.id.clone());
+    let unused = !record.is_held() && record.waiters.is_empty();
+    (unused || head.is_some()).then_some(Idle { tenancy, head })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn semaphore(version: u64, permits: u32, holders: &[(&str, &str)], waiters: &[&str]) -> Arc<Record> {
+        let mut lease = json!({ "metadata": { "name": "a", "uid": "u", "resourceVersion": version.to_string(),
+            "labels": { "leasehold.dev/kind": "semaphore" },
+            "annotations": { "leasehold.dev/permits": permits.to_string() } } });
+        for (id, granted) in holders {
+            lease["metadata"]["annotations"][format!("holder.leasehold.dev/{id}")] = json!(granted);
+            lease["metadata"]["annotations"][format!("want.leasehold.dev/{id}")] = json!("1 own=5");
+        }
+        for (ticket, id) in waiters.iter().enumerate() {
+            lease["metadata"]["annotations"][format!("join.leasehold.dev/{id}")] = json!((ticket + 1).to_string());
+        }
+        Arc::new(Record::parse(serde_json::from_value(lease).unwrap()).unwrap())
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_start(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn each_that_lives_by_its_own_record_has_its_own_time() {
+        let mut lock = Lock::new(semaphore(9, 2, &[("a_x.1", "1"), ("b_x.1", "2")], &[]), at(10));
+        assert_eq!(lock.wake_at(at(10)), Some(at(15)));
+        // One renews, and that is no news of the other.
+        lock.take(semaphore(10, 2, &[("a_x.1", "9"), ("b_x.1", "2")], &[]), at(13));
+        let expired = |now| lock.record.holders().map(|holder| lock.own_expired(holder, now)).collect::<Vec<_>>();
+        assert_eq!(
+            (expired(at(14)), expired(at(15)), expired(at(18))),
+            (vec![false; 2], vec![true, false], vec![true; 2])
+        );
+        assert_eq!((lock.wake_at(at(13)), lock.wake_at(at(15))), (Some(at(15)), Some(at(18))));
+    }
+
+    #[test]
+    fn room_for_the_head_counts_from_when_there_is_some_for_it() {
+        let full = semaphore(9, 1, &[("a_x.1", "1")], &["w_x.1"]);
+        let mut lock = Lock::new(full, at(10));
+        assert_eq!(lock.free_for(at(20)), Duration::ZERO);
+        lock.take(semaphore(10, 1, &[], &["w_x.1"]), at(20));
+        assert_eq!((lock.free_for(at(21)), lock.wake_at(at(20))), (Duration::from_secs(1), Some(at(20) + STUCK)));
+        lock.take(semaphore(11, 1, &[], &["w_x.1", "w_x.2"]), at(21));
+        assert_eq!(lock.free_for(at(22)), Duration::from_secs(2), "a join behind it changes nothing");
+        lock.take(semaphore(12, 1, &[], &["w_x.2"]), at(23));
+        assert_eq!(lock.free_for(at(24)), Duration::from_secs(1), "it is another's turn");
+        lock.take(semaphore(13, 0, &[], &["w_x.2"]), at(25));
+        assert_eq!((lock.free_for(at(99)), lock.wake_at(at(25))), (Duration::ZERO, None), "there are no permits");
+    }
 }

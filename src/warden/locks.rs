@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leasehold::protocol::observer::Verdict;
-use leasehold::protocol::{Liveness, Moment, Now, Record, SessionId, Version};
+use leasehold::protocol::{Holder, Liveness, Moment, Now, Record, SessionId, Version};
 
 use super::Place;
 use super::breaks::broken;
@@ -57,19 +57,24 @@ impl Warden {
     }
 
     fn note_break(&mut self, place: &Place, before: &Record, after: Option<&Record>, now: Moment) {
-        let Some(incidents) = self.followed.get_mut(place) else {
-            return;
+        let broken = |holder: &Holder| {
+            let how = broken(before, holder, after).filter(|_| self.is_alive(place, holder, now))?;
+            Some(Incident::Broken { holder: holder.identity.clone(), how })
         };
-        let Some(holder) = &before.holder else { return };
-        let alive = match &holder.liveness {
+        let broken: Vec<Incident> = before.holders().filter_map(broken).collect();
+        if let Some(incidents) = self.followed.get_mut(place).and_then(|kinds| kinds.get_mut(&before.kind)) {
+            incidents.extend(broken);
+        }
+    }
+
+    /// Whether a holder lived until now, as far as can be told.
+    fn is_alive(&self, place: &Place, holder: &Holder, now: Moment) -> bool {
+        match &holder.liveness {
             Liveness::Session(id) => {
                 let session = self.sessions.get(&session_place(place, id));
                 session.is_none_or(|session| session.observer.verdict() != Verdict::Ended)
             }
-            Liveness::Own(_) => self.locks.get(place).is_none_or(|lock| !lock.own_expired(now)),
-        };
-        if let Some(how) = broken(before, after).filter(|_| alive) {
-            incidents.push(Incident::Broken { holder: holder.identity.clone(), how });
+            Liveness::Own(_) => self.locks.get(place).is_none_or(|lock| !lock.own_expired(holder, now)),
         }
     }
 
@@ -101,9 +106,9 @@ impl Warden {
         let sight = Sight {
             record: &lock.record,
             verdict: &verdict,
-            own_expired: lock.own_expired(now.moment),
+            own_expired: &|holder| lock.own_expired(holder, now.moment),
             free_for: lock.free_for(now.moment),
-            owned: crate::lock::is_owned(&lock.record),
+            owned: crate::controller::is_owned(&lock.record),
         };
         if let Some(deed) = decide(&sight, now.stamp) {
             return Some(What::Do(deed));
@@ -119,11 +124,7 @@ fn session_place(lock: &Place, id: &SessionId) -> Place {
     Place { namespace: lock.namespace.clone(), name: id.lease_name() }
 }
 
-/// The sessions by which a holder lives or for which somebody waits.
+/// The sessions of those who hold it or wait for it.
 fn named(record: Option<&Record>) -> BTreeSet<SessionId> {
-    let Some(record) = record else {
-        return BTreeSet::new();
-    };
-    let holder = record.holder.as_ref().and_then(|holder| holder.id.as_ref());
-    holder.into_iter().chain(record.waiters.iter().map(|waiter| &waiter.id)).map(|id| id.session.clone()).collect()
+    record.into_iter().flat_map(Record::ids).map(|id| id.session.clone()).collect()
 }

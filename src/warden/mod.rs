@@ -1,7 +1,7 @@
 //! The warden sees that no dead client stays in anybody's way.
 //!
 //! It watches every Lease of locks and of client sessions, ends sessions that have fallen silent, takes what has ended
-//! off the locks, hands those to the next in line, and clears away what nobody uses. It knows nothing of custom
+//! off the locks, semaphores and read-write locks, lets in who is next, and clears away what nobody uses. It knows nothing of custom
 //! resources, and works the same for locks that have one and for locks that were made on the spot.
 //!
 //! | module | what it does |
@@ -24,7 +24,7 @@ mod state;
 pub use breaks::Break;
 pub use decide::{Deed, DeedKind};
 pub(crate) use run::{Post, Tools, run};
-pub(crate) use state::is_lock;
+pub(crate) use state::is_known;
 pub use state::{Census, Done, Incident, Task, Warden, What};
 
 use std::fmt;

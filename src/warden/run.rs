@@ -11,7 +11,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use leasehold::clock;
-use leasehold::protocol::{Moment, record};
+use leasehold::protocol::{HolderId, Kind, Moment, record};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
@@ -79,7 +79,7 @@ pub(crate) struct Tools {
     pub(crate) leases: Arc<Leases>,
     pub(crate) metrics: Arc<Metrics>,
     /// Told of every followed lock that has changed.
-    pub(crate) changed: UnboundedSender<Place>,
+    pub(crate) changed: UnboundedSender<(Place, Kind)>,
 }
 
 type Watches = SelectAll<BoxStream<'static, (Scope, watcher::Result<Event<Lease>>)>>;
@@ -207,9 +207,9 @@ impl Tools {
     }
 
     fn tell_changes(&self) {
-        for place in self.post.lock().take_changed() {
+        for changed in self.post.lock().take_changed() {
             // Nobody listens any more when all stops.
-            let _ = self.changed.send(place);
+            let _ = self.changed.send(changed);
         }
     }
 }
@@ -225,13 +225,19 @@ fn tell(what: &What) -> String {
         What::End(_) => "ended a session that had fallen silent".to_owned(),
         What::Sweep(_) => "removed the tombstone of an ended session".to_owned(),
         What::Do(deed) => match &deed.kind {
-            DeedKind::Evict { holder, to: Some(to) } => format!("evicted {holder}, who has ended: {to} holds the lock"),
-            DeedKind::Evict { holder, to: None } => {
-                format!("evicted {holder}, who has ended: the lock is free")
+            DeedKind::Evict { holders, to } if to.is_empty() => {
+                format!("evicted {}, ended: what was held is free", holders.join(", "))
             }
-            DeedKind::Grant { to } => format!("granted the free lock to {to}"),
+            DeedKind::Evict { holders, to } => {
+                format!("evicted {}, ended: it is held now by {}", holders.join(", "), names(to))
+            }
+            DeedKind::Grant { to } => format!("let in, where there was room: {}", names(to)),
             DeedKind::PassOver => format!("removed {} waiters that have ended", deed.passed_over),
             DeedKind::Remove => "removed a Lease that nobody uses".to_owned(),
         },
     }
+}
+
+fn names(ids: &[HolderId]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -10,8 +10,9 @@ use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::SessionRecord;
+use leasehold::protocol::write::shared::{self, Round};
 use leasehold::protocol::write::{self, Term};
-use leasehold::protocol::{HolderId, Liveness, Moment, Now, Record, SessionId, Write};
+use leasehold::protocol::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, SessionId, Want, Write, grant};
 use leasehold::testing::ApiServer;
 use leasehold::{Failure, MemoryStore, Store as _};
 use proptest::prelude::*;
@@ -21,7 +22,10 @@ use super::{Place, Warden};
 
 const D: Duration = Duration::from_secs(10);
 const CLIENTS: usize = 4;
-const LOCKS: [&str; 2] = ["a", "b"];
+/// Two locks, and a semaphore.
+const LOCKS: [&str; 3] = ["a", "b", SEMAPHORE];
+const SEMAPHORE: &str = "s";
+const PERMITS: u32 = 3;
 const NAMESPACE: &str = "ns";
 
 #[derive(Clone, Debug)]
@@ -185,25 +189,42 @@ impl World {
         }
         self.clients[client].next += 1;
         let id = HolderId { session: self.clients[client].session.id.clone(), n: self.clients[client].next };
+        if lock == SEMAPHORE {
+            return self.join_semaphore(&id);
+        }
         let term = Term { duration: D, own: false };
         let write = match self.record(lock) {
             None => write::create(lock, &id, term, self.now.stamp),
             Some(record) if record.holder.is_none() && record.waiters.is_empty() => {
                 write::acquire(&record, &id, &[], term, self.now.stamp)
             }
-            Some(record) => write::join(&record, &id),
+            Some(record) => write::join(&record, &id, &Want::default()),
         };
         self.write(lock, &write).unwrap();
     }
 
-    /// A client that holds a lock hands it on or releases it.
+    /// It wants one permit or two.
+    fn join_semaphore(&mut self, id: &HolderId) {
+        let permits = 1 + id.n % 2;
+        let want = Want { mode: Mode::Permits(permits), ..Want::default() };
+        let write = match self.record(SEMAPHORE) {
+            None => shared::create(SEMAPHORE, Kind::Semaphore, Some(PERMITS), id, want, self.now.stamp),
+            Some(record) if record.waiters.is_empty() && record.available_permits() >= permits => {
+                shared::acquire(&record, id, want, &Round::default(), self.now.stamp)
+            }
+            Some(record) => write::join(&record, id, &want),
+        };
+        self.write(SEMAPHORE, &write).unwrap();
+    }
+
+    /// A client that holds a lock hands it on or releases it. Permits it only gives back: nobody goes ahead by himself
+    /// here.
     fn leave(&mut self, client: usize, lock: &str) {
         let (client, Some(record)) = (&self.clients[client], self.record(lock)) else { return };
-        let holder = record.holder.as_ref().and_then(|holder| holder.id.clone());
-        if !client.alive || holder.is_none_or(|holder| holder.session != client.session.id) {
-            return;
-        }
+        let mine = |id: &HolderId| client.alive && id.session == client.session.id;
+        let Some(holder) = record.holders().find(|holder| holder.id.as_ref().is_some_and(mine)) else { return };
         let write = match record.waiters.first() {
+            _ if lock == SEMAPHORE => shared::release(&record, holder, false),
             Some(first) => write::grant(&record, &first.id, &[], self.now.stamp),
             None => write::release(&record, &[], false),
         };
@@ -253,7 +274,10 @@ impl World {
             What::Do(deed) => {
                 let before = self.record(name).map(|record| sessions(&record)).unwrap_or_default();
                 let written = self.write(name, &deed.write)?;
-                let after = self.record(name).map(|record| sessions(&record)).unwrap_or_default();
+                let after = self.record(name);
+                let held = after.as_ref().map_or(0, Record::held_permits);
+                assert!(held <= PERMITS, "{held} permits of {name} are held: {:?}", deed.kind);
+                let after = after.map(|record| sessions(&record)).unwrap_or_default();
                 for gone in before.difference(&after) {
                     let alive =
                         self.clients.iter().any(|client| client.alive && client.session.id.lease_name() == *gone);
@@ -289,8 +313,9 @@ impl World {
         for lock in LOCKS {
             let Some(record) = self.record(lock) else { continue };
             assert!(sessions(&record).is_subset(&alive), "somebody dead stands on {lock}: {:#?}", record.lease);
+            let fits = record.kind != Kind::Lock && !grant::round(&record, |_| false, |_| false).served.is_empty();
             assert!(
-                record.holder.is_some(),
+                record.is_held() && !fits,
                 "{lock} is free and still there, or somebody waits in vain: {:#?}",
                 record.lease
             );
@@ -306,11 +331,11 @@ impl World {
 
 /// The names of the Leases of those by whose life a lock's holder and waiters live.
 fn sessions(record: &Record) -> BTreeSet<String> {
-    let holder = record.holder.as_ref().and_then(|holder| match &holder.liveness {
+    let holders = record.holders().filter_map(|holder| match &holder.liveness {
         Liveness::Session(session) => Some(session.lease_name()),
         Liveness::Own(_) => None,
     });
-    record.waiters.iter().map(|waiter| waiter.id.session.lease_name()).chain(holder).collect()
+    record.waiters.iter().map(|waiter| waiter.id.session.lease_name()).chain(holders).collect()
 }
 
 fn run(steps: &[Step]) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::observer::Observer;
-use leasehold::protocol::record::{KIND, KIND_LOCK, SessionRecord};
-use leasehold::protocol::{HolderId, Moment, Now, Record, Version, Write};
+use leasehold::protocol::record::{KIND, SessionRecord};
+use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, Version, Write};
 
 use super::Place;
 use super::alarms::Alarms;
@@ -43,7 +43,7 @@ pub enum What {
 /// Something that befell a lock, for people to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incident {
-    Evicted { holder: String, to: Option<HolderId> },
+    Evicted { holder: String, to: Vec<HolderId> },
     Broken { holder: String, how: Break },
 }
 
@@ -52,9 +52,9 @@ pub enum Incident {
 pub enum Done {
     SessionEnded,
     SessionSwept,
-    HolderEvicted { granted: bool },
+    HoldersEvicted { count: usize, granted: bool },
     WaitersPassedOver(usize),
-    Granted,
+    Granted(usize),
     LeaseRemoved,
 }
 
@@ -65,6 +65,9 @@ pub struct Census {
     pub free: usize,
     pub waiters: usize,
     pub sessions: usize,
+    /// Of all semaphores together.
+    pub permits_held: u64,
+    pub permits_available: u64,
 }
 
 /// The machine.
@@ -74,8 +77,8 @@ pub struct Warden {
     pub(super) by: String,
     pub(super) locks: HashMap<Place, Lock>,
     pub(super) sessions: HashMap<Place, Session>,
-    /// Places of which somebody wants to be told, and what to tell.
-    pub(super) followed: HashMap<Place, Vec<Incident>>,
+    /// Places of which the controllers of some kinds want to be told, and what to tell.
+    pub(super) followed: HashMap<Place, HashMap<Kind, Vec<Incident>>>,
     changed: BTreeSet<Place>,
     pub(super) alarms: Alarms<Place>,
     requests: HashMap<Place, Attempts>,
@@ -127,7 +130,7 @@ impl Warden {
                     tracing::warn!(%place, %error, "a Lease that is labelled as a session's is none");
                 }
             }
-        } else if is_lock(&lease) {
+        } else if is_known(&lease) {
             match Record::parse(lease) {
                 Ok(record) => self.saw_lock(&place, record, now),
                 Err(error) => {
@@ -198,29 +201,41 @@ impl Warden {
         self.locks.get(place).map(|lock| lock.record.version)
     }
 
-    /// Tell of this lock from now on.
-    pub fn follow(&mut self, place: &Place) {
-        self.followed.entry(place.clone()).or_default();
+    /// Tell of this lock from now on, those who are concerned with this kind.
+    pub fn follow(&mut self, place: &Place, kind: Kind) {
+        self.followed.entry(place.clone()).or_default().entry(kind).or_default();
     }
 
-    /// Tell of this lock no more.
-    pub fn unfollow(&mut self, place: &Place) {
-        self.followed.remove(place);
+    /// Tell these of this lock no more.
+    pub fn unfollow(&mut self, place: &Place, kind: Kind) {
+        if let Some(kinds) = self.followed.get_mut(place) {
+            kinds.remove(&kind);
+            if kinds.is_empty() {
+                self.followed.remove(place);
+            }
+        }
     }
 
-    /// The followed locks that have changed since the last call.
-    pub fn take_changed(&mut self) -> BTreeSet<Place> {
-        std::mem::take(&mut self.changed)
+    /// The followed locks that have changed since the last call, and the kinds as which they are followed.
+    pub fn take_changed(&mut self) -> Vec<(Place, Kind)> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        let kinds = |place: Place| {
+            let kinds = self.followed.get(&place).into_iter().flat_map(HashMap::keys);
+            kinds.map(|kind| (place.clone(), *kind)).collect::<Vec<_>>()
+        };
+        changed.flat_map(kinds).collect()
     }
 
     /// What befell a followed lock since the last call.
-    pub fn take_incidents(&mut self, place: &Place) -> Vec<Incident> {
-        self.followed.get_mut(place).map(std::mem::take).unwrap_or_default()
+    pub fn take_incidents(&mut self, place: &Place, kind: Kind) -> Vec<Incident> {
+        let kinds = self.followed.get_mut(place);
+        kinds.and_then(|kinds| kinds.get_mut(&kind)).map(std::mem::take).unwrap_or_default()
     }
 
     /// Whether something befell a followed lock that nobody was told yet.
-    pub fn has_incidents(&self, place: &Place) -> bool {
-        self.followed.get(place).is_some_and(|incidents| !incidents.is_empty())
+    pub fn has_incidents(&self, place: &Place, kind: Kind) -> bool {
+        let kinds = self.followed.get(place);
+        kinds.and_then(|kinds| kinds.get(&kind)).is_some_and(|incidents| !incidents.is_empty())
     }
 
     /// How many there are.
@@ -228,7 +243,11 @@ impl Warden {
         let mut census = Census { sessions: self.sessions.len(), ..Census::default() };
         for lock in self.locks.values() {
             census.waiters += lock.record.waiters.len();
-            *if lock.record.holder.is_some() { &mut census.held } else { &mut census.free } += 1;
+            if lock.record.kind == Kind::Semaphore {
+                census.permits_held += u64::from(lock.record.held_permits());
+                census.permits_available += u64::from(lock.record.available_permits());
+            }
+            *if lock.record.is_held() { &mut census.held } else { &mut census.free } += 1;
         }
         census
     }
@@ -305,17 +324,24 @@ impl Warden {
             What::Do(deed) => {
                 self.touch(&task.place, now);
                 Some(match &deed.kind {
-                    DeedKind::Evict { holder, to } => {
-                        if let Some(incidents) = self.followed.get_mut(&task.place) {
-                            incidents.push(Incident::Evicted { holder: holder.clone(), to: to.clone() });
-                        }
-                        Done::HolderEvicted { granted: to.is_some() }
+                    DeedKind::Evict { holders, to } => {
+                        self.note_evictions(&task.place, holders, to);
+                        Done::HoldersEvicted { count: holders.len(), granted: !to.is_empty() }
                     }
-                    DeedKind::Grant { .. } => Done::Granted,
+                    DeedKind::Grant { to } => Done::Granted(to.len()),
                     DeedKind::PassOver => Done::WaitersPassedOver(deed.passed_over),
                     DeedKind::Remove => Done::LeaseRemoved,
                 })
             }
+        }
+    }
+
+    fn note_evictions(&mut self, place: &Place, holders: &[String], to: &[HolderId]) {
+        let kind = self.locks.get(place).map(|lock| lock.record.kind);
+        let kinds = self.followed.get_mut(place).zip(kind);
+        if let Some(incidents) = kinds.and_then(|(kinds, kind)| kinds.get_mut(&kind)) {
+            let evicted = |holder: &String| Incident::Evicted { holder: holder.clone(), to: to.to_vec() };
+            incidents.extend(holders.iter().map(evicted));
         }
     }
 
@@ -366,8 +392,8 @@ impl Warden {
     }
 }
 
-/// Only what is labelled so is anybody's business here.
-pub(crate) fn is_lock(lease: &Lease) -> bool {
+/// Only what is labelled as a lock, a semaphore or a read-write lock is anybody's business here.
+pub(crate) fn is_known(lease: &Lease) -> bool {
     let labels = lease.metadata.labels.as_ref();
-    labels.and_then(|labels| labels.get(KIND)).is_some_and(|kind| kind == KIND_LOCK)
+    labels.and_then(|labels| labels.get(KIND)).is_some_and(|kind| Kind::named(kind).is_some())
 }

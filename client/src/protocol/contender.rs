@@ -1,16 +1,21 @@
 //! One client's part in one lock: acquire, wait, hold, leave.
 //!
-//! The machine is level-triggered. It keeps what is *known* of the lock's Lease and what *phase* its one acquisition is
-//! in, and [`Contender::poll`] derives from these two the one request to send next. Whatever goes wrong makes the lock
-//! unknown; then it is read, and the same rules apply again. No answer is guessed at: a request whose answer never came
-//! is remembered with its acquisition's id until nothing of it can come true any more.
+//! The machine is level-triggered. It keeps what is *known* of the lock's Lease and what it has to do with it: at most one
+//! acquisition whose *turn* it is, what it *holds*, and what it is about to *leave*. [`Contender::poll`] derives from these
+//! the one request to send next. Whatever goes wrong makes the lock unknown; then it is read, and the same rules apply
+//! again. No answer is guessed at: a request whose answer never came is remembered with its acquisition's id until
+//! nothing of it can come true any more.
+//!
+//! Of a lock there is one thing at a time: a turn, or a hold, or something to leave. Of a semaphore or a read-write lock
+//! a client can hold several parts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::record::Tenancy;
 use super::write::Write;
-use super::{HolderId, Liveness, Moment, Now, Record, SessionId, Version};
+use super::write::shared::is_told;
+use super::{Holder, HolderId, Kind, Liveness, Mode, Moment, Now, Record, SessionId, Version, renew_interval};
 
 mod decide;
 mod learn;
@@ -21,6 +26,12 @@ const NEAR: usize = 4;
 /// What a client wants of a lock.
 #[derive(Clone, Debug, Hash)]
 pub struct Wish {
+    /// What the Lease is for.
+    pub kind: Kind,
+    /// How much of it.
+    pub mode: Mode,
+    /// How many permits there are, where the client says that.
+    pub permits: Option<u32>,
     /// The lock's own lease duration, if it is to live by its own record rather than by the session.
     pub own_duration: Option<Duration>,
     /// Renew by itself, where the hold lives by its own record.
@@ -29,6 +40,21 @@ pub struct Wish {
     pub queue: bool,
     /// How long to wait for a first clear answer of the API server.
     pub patience: Duration,
+}
+
+impl Default for Wish {
+    /// A lock, by the session, waited for.
+    fn default() -> Self {
+        Self {
+            kind: Kind::Lock,
+            mode: Mode::default(),
+            permits: None,
+            own_duration: None,
+            renewal: true,
+            queue: true,
+            patience: Duration::from_secs(10),
+        }
+    }
 }
 
 /// One client's part in one lock.
@@ -41,13 +67,17 @@ pub struct Contender {
     known: Known,
     /// The highest version seen. Anything older is old news.
     floor: Version,
-    phase: Phase,
+    turn: Option<Turn>,
+    holds: Vec<Hold>,
+    exits: Vec<Exit>,
     /// Acquisitions of which something may still come true.
     ghosts: Vec<Ghost>,
     in_flight: Option<InFlight>,
     failures: u32,
     /// Writes refused one after the other in one phase. Reads in between do not count.
     refusals: u32,
+    /// Until then it takes a place in the queue without trying to do without.
+    outrun_until: Moment,
     /// The Lease cannot be removed: it is freed instead.
     keep_lease: bool,
     /// Since when holder and head of the queue are the same.
@@ -60,8 +90,12 @@ pub struct Contender {
     retry_at: Moment,
     /// When the lock is to be read again though nothing happened.
     read_at: Moment,
-    /// The holder that lives by its own record, and since when that has not changed.
-    own_seen: Option<(OwnRecord, Moment)>,
+    /// The holders that live by their own records, and since when these have not changed.
+    own_seen: BTreeMap<String, (OwnRecord, Moment)>,
+    /// Since when those who share it have been seen to hold it.
+    held_since: BTreeMap<HolderId, Moment>,
+    /// A write of this client's has left somebody at the head of the queue who may not know.
+    untold: bool,
     /// What observers told of other sessions: whether they have ended.
     verdicts: BTreeMap<SessionId, bool>,
     /// A watch tells of changes to what this client holds.
@@ -77,27 +111,25 @@ enum Known {
     Present(Box<Record>),
 }
 
-#[derive(Clone, Debug, Hash)]
-enum Phase {
-    Idle,
-    /// Finding out, and doing, what it takes: take it, or join the queue.
-    Seeking(Turn),
-    /// In the queue.
-    Waiting(Turn),
-    /// Granted, and to be confirmed by a renewal, since it is to live by the lock's own record.
-    Confirming(Turn),
-    Holding(Hold),
-    /// Giving up whatever there is of this acquisition.
-    Leaving(Exit),
-}
-
+/// An acquisition that is not a hold yet.
 #[derive(Clone, Debug, Hash)]
 struct Turn {
     id: HolderId,
     wish: Wish,
+    stage: Stage,
     started: Moment,
     /// A request sent after the start has been answered.
     fresh: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    /// Finding out, and doing, what it takes: take it, or join the queue.
+    Seeking,
+    /// In the queue.
+    Waiting,
+    /// Granted, and to be confirmed by a renewal, since it is to live by the lock's own record.
+    Confirming,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -107,9 +139,12 @@ struct Hold {
     tenancy: Tenancy,
     /// Only where it lives by its own record.
     own: Option<OwnTerm>,
+    /// It is to become this.
+    change: Option<Mode>,
     lost: bool,
 }
 
+/// What is being given up, whatever there is of it.
 #[derive(Clone, Debug, Hash)]
 struct Exit {
     id: HolderId,
@@ -138,11 +173,12 @@ struct InFlight {
     /// The acquisition that this request may give a hold or a place in the queue.
     claim: Option<HolderId>,
     /// It starts or renews a hold that lives by its own record, for so long.
-    renews: Option<Duration>,
+    renews: Option<(HolderId, Duration)>,
     is_read: bool,
     is_removal: bool,
-    /// It was sent to give up the acquisition.
-    leaving: bool,
+    /// It was sent to give up this acquisition.
+    leaving: Option<HolderId>,
+    shifts: bool,
     floor: Version,
 }
 
@@ -169,10 +205,20 @@ pub enum Next {
 }
 
 /// What to do next, and what it would mean.
-enum Step {
-    Plain(Next),
+struct Step {
+    next: Next,
     /// It starts or renews a hold that lives by its own record.
-    Renewing(Write),
+    renews: Option<(HolderId, Duration)>,
+    /// It is to give up this acquisition.
+    leaving: Option<HolderId>,
+    /// After it somebody else may be at the head of the queue.
+    shifts: bool,
+}
+
+impl From<Next> for Step {
+    fn from(next: Next) -> Self {
+        Self { next, renews: None, leaving: None, shifts: false }
+    }
 }
 
 /// How a request went.
@@ -224,12 +270,33 @@ pub enum Notice {
         /// Why.
         why: Refusal,
     },
-    /// A hold that lives by its own record has been renewed, until then.
-    Renewed(Moment),
+    /// A hold that lives by its own record has been renewed.
+    Renewed {
+        /// The acquisition.
+        id: HolderId,
+        /// Until when.
+        deadline: Moment,
+    },
+    /// A hold has become more or less than it was.
+    Changed {
+        /// The acquisition.
+        id: HolderId,
+        /// What it is now.
+        mode: Mode,
+        /// Its fencing token from now on.
+        token: u64,
+    },
     /// The hold is lost, for good.
-    Lost(Loss),
+    Lost {
+        /// The acquisition.
+        id: HolderId,
+        /// Why.
+        loss: Loss,
+    },
     /// The acquisition is over. Whether it had been a hold until then.
     Left {
+        /// The acquisition.
+        id: HolderId,
         /// It was still held when it was released (or it never had been and was cancelled).
         clean: bool,
     },
@@ -271,11 +338,14 @@ impl Contender {
             grace,
             known: Known::Unknown,
             floor: Version::default(),
-            phase: Phase::Idle,
+            turn: None,
+            holds: Vec::new(),
+            exits: Vec::new(),
             ghosts: Vec::new(),
             in_flight: None,
             failures: 0,
             refusals: 0,
+            outrun_until: Moment::default(),
             keep_lease: false,
             front: None,
             stuck: false,
@@ -283,7 +353,9 @@ impl Contender {
             last_failure: String::new(),
             retry_at: Moment::default(),
             read_at: Moment::default(),
-            own_seen: None,
+            own_seen: BTreeMap::new(),
+            held_since: BTreeMap::new(),
+            untold: false,
             verdicts: BTreeMap::new(),
             watched: false,
             notices: VecDeque::new(),
@@ -293,30 +365,45 @@ impl Contender {
 
     // ------------------------------------------------------------------------------------------------ from the user
 
-    /// Begin an acquisition under an id never used before. There is one at a time.
+    /// Begin an acquisition under an id never used before. There is one turn at a time, and of a lock one hold.
     pub fn start(&mut self, id: HolderId, wish: Wish, now: Moment) {
-        debug_assert!(matches!(self.phase, Phase::Idle), "one acquisition at a time");
+        debug_assert!(self.turn.is_none() && (wish.kind != Kind::Lock || !self.is_engaged()), "one at a time");
         (self.failures, self.refusals) = (0, 0);
-        self.phase = Phase::Seeking(Turn { id, wish, started: now, fresh: false });
+        self.turn = Some(Turn { id, wish, stage: Stage::Seeking, started: now, fresh: false });
     }
 
-    /// Give up whatever there is of the acquisition: cancel it, or release the hold.
-    pub fn leave(&mut self) {
-        let exit = match &self.phase {
-            Phase::Idle | Phase::Leaving(_) => return,
-            Phase::Seeking(turn) | Phase::Waiting(turn) | Phase::Confirming(turn) => {
-                Exit { id: turn.id.clone(), lost: false, ours: true }
-            }
-            Phase::Holding(hold) => Exit { id: hold.id.clone(), lost: hold.lost, ours: false },
-        };
-        self.phase = Phase::Leaving(exit);
+    /// Give up whatever there is of this acquisition: cancel it, or release the hold.
+    pub fn leave(&mut self, id: &HolderId) {
+        if let Some(turn) = self.turn.take_if(|turn| turn.id == *id) {
+            self.exits.push(Exit { id: turn.id, lost: false, ours: true });
+        }
+        for hold in self.holds.extract_if(.., |hold| hold.id == *id) {
+            self.exits.push(Exit { id: hold.id, lost: hold.lost, ours: false });
+        }
         self.refusals = 0;
     }
 
+    /// Give up everything.
+    pub fn leave_all(&mut self) {
+        let turn = self.turn.as_ref().map(|turn| turn.id.clone());
+        let ids: Vec<_> = turn.into_iter().chain(self.holds.iter().map(|hold| hold.id.clone())).collect();
+        for id in &ids {
+            self.leave(id);
+        }
+    }
+
     /// Renew a hold that lives by its own record now, whether it is due or not.
-    pub fn renew_now(&mut self, now: Moment) {
-        if let Phase::Holding(Hold { own: Some(own), .. }) = &mut self.phase {
+    pub fn renew_now(&mut self, id: &HolderId, now: Moment) {
+        let own = self.holds.iter_mut().filter(|hold| hold.id == *id).find_map(|hold| hold.own.as_mut());
+        if let Some(own) = own {
             own.renew_at = Some(now);
+        }
+    }
+
+    /// Make more or less of a hold: [`Notice::Changed`] tells when it is. The last wish counts.
+    pub fn change(&mut self, id: &HolderId, mode: Mode) {
+        if let Some(hold) = self.holds.iter_mut().find(|hold| hold.id == *id) {
+            hold.change = Some(mode);
         }
     }
 
@@ -325,17 +412,16 @@ impl Contender {
     /// Its ghosts are forgotten: what comes true of them belongs to a session that others end.
     pub fn session_lost(&mut self, session: &SessionId) {
         self.ghosts.retain(|ghost| ghost.id.session != *session);
-        match &mut self.phase {
-            Phase::Seeking(turn) | Phase::Waiting(turn) | Phase::Confirming(turn) if turn.id.session == *session => {
-                let id = turn.id.clone();
-                self.notices.push_back(Notice::Refused { id: id.clone(), why: Refusal::SessionLost });
-                self.phase = Phase::Leaving(Exit { id, lost: false, ours: true });
-            }
-            Phase::Holding(hold) if hold.id.session == *session && hold.own.is_none() && !hold.lost => {
+        if let Some(turn) = self.turn.take_if(|turn| turn.id.session == *session) {
+            let id = turn.id;
+            self.notices.push_back(Notice::Refused { id: id.clone(), why: Refusal::SessionLost });
+            self.exits.push(Exit { id, lost: false, ours: true });
+        }
+        for hold in &mut self.holds {
+            if hold.id.session == *session && hold.own.is_none() && !hold.lost {
                 hold.lost = true;
-                self.notices.push_back(Notice::Lost(Loss::Expired));
+                self.notices.push_back(Notice::Lost { id: hold.id.clone(), loss: Loss::Expired });
             }
-            _ => {}
         }
     }
 
@@ -379,13 +465,30 @@ impl Contender {
     /// Nothing is going on, and nothing can come true any more.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Idle) && self.ghosts.is_empty() && self.in_flight.is_none()
+        !self.is_engaged() && self.ghosts.is_empty() && self.in_flight.is_none()
     }
 
     /// An acquisition is going on, or held, or being given up.
     #[must_use]
     pub fn is_engaged(&self) -> bool {
-        !matches!(self.phase, Phase::Idle)
+        self.turn.is_some() || !self.holds.is_empty() || !self.exits.is_empty()
+    }
+
+    /// This acquisition is going on, or held, or being given up.
+    #[must_use]
+    pub fn has(&self, id: &HolderId) -> bool {
+        self.ids().any(|has| has == id)
+    }
+
+    /// The acquisition that is going on, or else one that is held, or else one that is being given up.
+    #[must_use]
+    pub fn current(&self) -> Option<&HolderId> {
+        self.ids().next()
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &HolderId> {
+        let (holds, exits) = (self.holds.iter().map(|hold| &hold.id), self.exits.iter().map(|exit| &exit.id));
+        self.turn.iter().map(|turn| &turn.id).chain(holds).chain(exits)
     }
 
     /// Something this client sent may still come true.
@@ -394,68 +497,76 @@ impl Contender {
         !self.ghosts.is_empty()
     }
 
-    /// From which version on the Lease is to be watched for this session's grant, while it waits.
+    /// From which version on the Lease is to be watched for this session's grant, while it waits, and whether all that
+    /// happens there has to be seen: it is for this client to go ahead, and nobody may have known.
     #[must_use]
-    pub fn watch_from(&self) -> Option<Version> {
-        match (&self.phase, &self.known) {
-            (Phase::Waiting(_), Known::Present(record)) => Some(record.version),
-            _ => None,
+    pub fn watch_from(&self) -> Option<(Version, bool)> {
+        let Known::Present(record) = &self.known else { return None };
+        if self.holds.iter().any(|hold| hold.change.is_some() && !hold.lost) {
+            return Some((record.version, false));
         }
+        let turn = self.turn.as_ref().filter(|turn| turn.stage == Stage::Waiting)?;
+        let first = record.kind != Kind::Lock && record.position(&turn.id) == Some(0);
+        Some((record.version, first && !is_told(record, &turn.id.session)))
     }
 
     /// From which version on the Lease is to be watched for the loss of what is held.
     #[must_use]
     pub fn watch_hold_from(&self) -> Option<Version> {
-        match (&self.phase, &self.known) {
-            (Phase::Holding(hold), Known::Present(record)) if !hold.lost => Some(record.version),
+        match &self.known {
+            Known::Present(record) if self.holds.iter().any(|hold| !hold.lost) => Some(record.version),
             _ => None,
         }
     }
 
     /// The sessions whose end would let this client go ahead. `None` while that is not known.
     #[must_use]
-    pub fn sessions_to_observe(&self) -> Option<BTreeSet<SessionId>> {
+    pub fn sessions_to_observe(&self, now: Moment) -> Option<BTreeSet<SessionId>> {
         let mut sessions = BTreeSet::new();
-        let Some(turn) = self.turn() else { return Some(sessions) };
+        let upgrading = self.holds.iter().any(|hold| hold.change == Some(Mode::Write) && !hold.lost);
+        if self.turn.is_none() && !upgrading {
+            return Some(sessions);
+        }
         let record = match &self.known {
             Known::Present(record) => record,
             Known::Absent => return Some(sessions),
             Known::Unknown => return None,
         };
-        let position = record.position(&turn.id).unwrap_or(record.waiters.len());
-        let joining = turn.wish.queue && matches!(self.phase, Phase::Seeking(_));
+        let turn = self.turn.as_ref();
+        let position = turn.and_then(|turn| record.position(&turn.id)).unwrap_or(record.waiters.len());
+        let queues = turn.is_some_and(|turn| turn.wish.queue);
+        let joining = queues && turn.is_some_and(|turn| turn.stage == Stage::Seeking);
+        // Where several share, the front of the queue moves on all the time, and who has died holds up nobody at first.
+        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
+        let halted = record.kind == Kind::Lock || now.since(since) >= renew_interval(self.session_duration) / 2;
         let near = position < NEAR;
-        if joining || !(near || self.stuck) {
+        if !upgrading && (joining || !(near || self.stuck)) {
             return Some(sessions);
         }
-        if let Some(Liveness::Session(session)) = record.holder.as_ref().map(|holder| &holder.liveness) {
-            sessions.insert(session.clone());
+        for holder in record.holders() {
+            // Many come and go where many share. Only who stays for long may have died.
+            let since = holder.id.as_ref().and_then(|id| self.held_since.get(id));
+            let long = since.is_none_or(|since| now >= *since + renew_interval(self.session_duration));
+            if let (Liveness::Session(session), true) = (&holder.liveness, long) {
+                sessions.insert(session.clone());
+            }
         }
         // Who is far back looks at those ahead only when the lock waits for one of them. Who does not queue, never.
-        if turn.wish.queue && (near || self.vacant) {
+        if queues && halted && (near || self.vacant) {
             sessions.extend(record.waiters[..position].iter().map(|waiter| waiter.id.session.clone()));
         }
-        sessions.remove(&turn.id.session);
-        Some(sessions)
-    }
-
-    /// The acquisition that is wanted or held at present.
-    #[must_use]
-    pub fn current(&self) -> Option<&HolderId> {
-        match &self.phase {
-            Phase::Seeking(turn) | Phase::Waiting(turn) | Phase::Confirming(turn) => Some(&turn.id),
-            Phase::Holding(hold) => Some(&hold.id),
-            Phase::Leaving(exit) => Some(&exit.id),
-            Phase::Idle => None,
+        if let Some(own) = self.current() {
+            sessions.remove(&own.session);
         }
+        Some(sessions)
     }
 
     /// Who is ahead, for people: the holder's identity, and how many wait before this client.
     #[must_use]
     pub fn ahead(&self) -> (String, usize) {
-        match (self.turn(), &self.known) {
+        match (&self.turn, &self.known) {
             (Some(turn), Known::Present(record)) => (
-                record.holder.as_ref().map(|holder| holder.identity.clone()).unwrap_or_default(),
+                record.holders().next().map(|holder| holder.identity.clone()).unwrap_or_default(),
                 record.position(&turn.id).unwrap_or(record.waiters.len()),
             ),
             _ => (String::new(), 0),
@@ -473,10 +584,7 @@ impl Contender {
             Some(_) => return Next::Wait(None),
             None => self.advance(now.moment),
         }
-        let (next, renews) = match self.next(now) {
-            Step::Plain(next) => (next, None),
-            Step::Renewing(write) => (Next::Write(write), self.own_duration()),
-        };
+        let Step { next, renews, leaving, shifts } = self.next(now);
         let is_read = match &next {
             Next::Wait(_) => return next,
             Next::Read | Next::Check => true,
@@ -484,20 +592,14 @@ impl Contender {
         };
         self.in_flight = Some(InFlight {
             sent: now.moment,
-            claim: self.turn().map(|turn| turn.id.clone()),
+            claim: self.turn.as_ref().filter(|_| leaving.is_none()).map(|turn| turn.id.clone()),
             renews,
             is_read,
             is_removal: matches!(next, Next::Write(Write::Delete { .. })),
-            leaving: matches!(self.phase, Phase::Leaving(_)),
+            leaving,
+            shifts,
             floor: self.floor,
         });
         next
-    }
-
-    fn turn(&self) -> Option<&Turn> {
-        match &self.phase {
-            Phase::Seeking(turn) | Phase::Waiting(turn) | Phase::Confirming(turn) => Some(turn),
-            Phase::Idle | Phase::Holding(_) | Phase::Leaving(_) => None,
-        }
     }
 }

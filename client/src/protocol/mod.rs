@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`record`] | what stands on a lock's Lease and on a session's Lease |
 //! | [`write`](mod@write) | every guarded command: one request, with its condition and its change |
+//! | [`want`] | what is shared, and how much of it somebody wants |
 //! | [`grant`] | who is next: "as many from the head as fit" |
 //! | [`contender`] | one client's part in one lock: acquire, wait, hold, leave |
 //! | [`session`] | this process's heartbeat |
@@ -21,11 +22,13 @@ mod moment;
 pub mod observer;
 pub mod record;
 pub mod session;
+pub mod want;
 pub mod write;
 
 pub use id::{BadId, HolderId, SessionId, Ticket, Version};
 pub use moment::{Moment, Now};
 pub use record::{Holder, Liveness, Malformed, Record, Waiter};
+pub use want::{Kind, Mode, Want};
 pub use write::Write;
 
 use std::time::Duration;

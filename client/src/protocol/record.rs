@@ -8,22 +8,30 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 
+use super::want::{ALL, Kind, Mode, Want};
 use super::{HolderId, LONGEST_SESSION, SessionId, Ticket, Version};
 
 /// Names of sessions' Leases begin with this, and names of locks may not.
 pub const SESSION_PREFIX: &str = "session-";
 /// Annotation of a waiter: `join.leasehold.dev/<id>`, its value is the [`Ticket`].
 pub const JOIN: &str = "join.leasehold.dev/";
-/// Annotation of a waiter that wants more than one permit: `want.leasehold.dev/<id>`.
+/// Annotation of whoever wants or has anything but one exclusive hold: `want.leasehold.dev/<id>`, its value is a [`Want`].
 pub const WANT: &str = "want.leasehold.dev/";
-/// Label of a holder's session: `holder.leasehold.dev/<session>`, its value is the version before the grant.
+/// Label of a session that is to be told of what happens here: `holder.leasehold.dev/<session>`. Of an exclusive holder
+/// its value is the version before the grant.
+///
+/// As an annotation, `holder.leasehold.dev/<id>`: a shared holder, its value is the version before the grant.
 pub const HOLDER: &str = "holder.leasehold.dev/";
-/// Label that tells what a Lease is for: [`KIND_LOCK`] or [`KIND_SESSION`].
+/// Annotation of a shared holder that wants to become the only one: `upgrade.leasehold.dev/<id>`.
+pub const UPGRADE: &str = "upgrade.leasehold.dev/";
+/// Label that tells what a Lease is for: a [`Kind`]'s name, or [`KIND_SESSION`].
 pub const KIND: &str = "leasehold.dev/kind";
 /// The Lease is a lock's.
 pub const KIND_LOCK: &str = "lock";
 /// The Lease is a session's heartbeat.
 pub const KIND_SESSION: &str = "session";
+/// Annotation of a semaphore: how many permits there are.
+pub const PERMITS: &str = "leasehold.dev/permits";
 /// Annotation: how the holder lives. Absent: by its session. [`OWN`]: by this Lease's own renewTime.
 pub const LIVENESS: &str = "leasehold.dev/liveness";
 /// Value of [`LIVENESS`]: alive for `leaseDurationSeconds` from the last `renewTime` on this Lease.
@@ -52,17 +60,25 @@ pub struct Malformed {
     pub why: &'static str,
 }
 
-/// What a lock's Lease says.
+/// What a lock's Lease says. (A semaphore or a read-write lock is a lock that several can hold.)
 #[derive(Clone, Debug)]
 pub struct Record {
+    /// What it is for.
+    pub kind: Kind,
+    /// How many permits there are in all. A lock has one.
+    pub capacity: u32,
     /// `metadata.uid`: with [`transitions`](Self::transitions) it names one tenancy.
     pub uid: String,
     /// `metadata.resourceVersion`.
     pub version: Version,
     /// `spec.leaseTransitions`, bumped whenever holders change. It wraps; compare it by equality only.
     pub transitions: i32,
-    /// The exclusive holder, if there is one.
+    /// The exclusive holder, if there is one. Only a lock has it.
     pub holder: Option<Holder>,
+    /// Who shares it, first come first. Not of a lock.
+    pub shared: Vec<Holder>,
+    /// Who of these wants to become the only one, if anybody does. Until it has, nobody else is let in.
+    pub upgrading: Option<HolderId>,
     /// The queue, first come first.
     pub waiters: Vec<Waiter>,
     /// The Lease goes when the lock is free.
@@ -76,8 +92,22 @@ pub struct Record {
 /// What has been parsed tells one record from another; the rest of the Lease is looked at by nobody.
 impl Hash for Record {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { uid, version, transitions, holder, waiters, ephemeral, default_duration, lease: _ } = self;
-        (uid, version, transitions, holder, waiters, ephemeral, default_duration).hash(state);
+        let Self {
+            kind,
+            capacity,
+            uid,
+            version,
+            transitions,
+            holder,
+            shared,
+            upgrading,
+            waiters,
+            ephemeral,
+            default_duration,
+            lease: _,
+        } = self;
+        (kind, capacity, uid, version, transitions, holder, shared, upgrading).hash(state);
+        (waiters, ephemeral, default_duration).hash(state);
     }
 }
 
@@ -88,6 +118,10 @@ pub struct Holder {
     pub identity: String,
     /// The identity, where it is one of this crate's.
     pub id: Option<HolderId>,
+    /// How much of it it holds.
+    pub mode: Mode,
+    /// The version before the grant, of a shared holder. It names its tenancy.
+    pub granted: Option<Version>,
     /// By what the holder lives.
     pub liveness: Liveness,
     /// The fencing token, where the Lease tells it.
@@ -116,8 +150,8 @@ pub struct Waiter {
     pub id: HolderId,
     /// Its place in the queue.
     pub ticket: Ticket,
-    /// How many permits it wants. A mutex has one.
-    pub permits: u32,
+    /// What it wants.
+    pub want: Want,
 }
 
 /// The name of one tenancy: one holder's stay.
@@ -127,6 +161,8 @@ pub struct Tenancy {
     pub uid: String,
     /// `spec.leaseTransitions`.
     pub transitions: i32,
+    /// Of a shared holder, instead.
+    pub granted: Option<Version>,
 }
 
 impl Record {
@@ -146,15 +182,22 @@ impl Record {
             .range(JOIN.to_owned()..)
             .map_while(|(key, value)| Some((key.strip_prefix(JOIN)?, value)))
             .filter_map(|(id, ticket)| {
-                let permits = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok()).unwrap_or(1);
-                Some(Waiter { id: id.parse().ok()?, ticket: ticket.parse().ok()?, permits })
+                let want = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
+                Some(Waiter { id: id.parse().ok()?, ticket: ticket.parse().ok()?, want: want.unwrap_or_default() })
             })
             .collect();
         waiters.sort_by(|a, b| (a.ticket, &a.id).cmp(&(b.ticket, &b.id)));
         let seconds =
             |text: &String| text.parse::<u32>().ok().filter(|&s| s > 0).map(|s| Duration::from_secs(s.into()));
         let spec = lease.spec.as_ref();
-        let holder = spec.and_then(|spec| {
+        let kind = labels.get(KIND).and_then(|kind| Kind::named(kind)).unwrap_or(Kind::Lock);
+        let shared = if kind == Kind::Lock { Vec::new() } else { shared_holders(annotations) };
+        let upgrading = annotations
+            .range(UPGRADE.to_owned()..)
+            .map_while(|(key, _)| key.strip_prefix(UPGRADE))
+            .filter_map(|id| id.parse().ok())
+            .find(|id| shared.iter().any(|holder| holder.id.as_ref() == Some(id)));
+        let holder = spec.filter(|_| kind == Kind::Lock).and_then(|spec| {
             let identity = spec.holder_identity.clone().filter(|identity| !identity.is_empty())?;
             let id: Option<HolderId> = identity.parse().ok();
             // client-go keeps our labels when it takes a Lease over, so a label counts only for its own session.
@@ -170,10 +213,20 @@ impl Record {
                 token: label.and_then(|before| before.parse::<Version>().ok()).map(|before| before.0 + 1),
                 acquired: spec.acquire_time.as_ref().map(|time| time.0),
                 renewed: spec.renew_time.as_ref().map(|time| time.0),
+                mode: Mode::default(),
+                granted: None,
                 id,
             })
         });
         Ok(Self {
+            kind,
+            capacity: match kind {
+                Kind::Lock => 1,
+                Kind::Semaphore => annotations.get(PERMITS).and_then(|permits| permits.parse().ok()).unwrap_or(0),
+                Kind::ReadWriteLock => ALL,
+            },
+            shared,
+            upgrading,
             uid,
             version,
             transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or(0),
@@ -188,26 +241,63 @@ impl Record {
     /// The name of the present tenancy.
     #[must_use]
     pub fn tenancy(&self) -> Tenancy {
-        Tenancy { uid: self.uid.clone(), transitions: self.transitions }
+        Tenancy { uid: self.uid.clone(), transitions: self.transitions, granted: None }
     }
 
-    /// Permits nobody holds. A mutex has one in all.
+    /// The name of this holder's tenancy.
+    #[must_use]
+    pub fn tenancy_of(&self, holder: &Holder) -> Tenancy {
+        match holder.granted {
+            Some(_) => Tenancy { uid: self.uid.clone(), transitions: 0, granted: holder.granted },
+            None => self.tenancy(),
+        }
+    }
+
+    /// All holders.
+    pub fn holders(&self) -> impl Iterator<Item = &Holder> {
+        self.holder.iter().chain(&self.shared)
+    }
+
+    /// Whether anybody holds any of it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.holders().next().is_some()
+    }
+
+    /// The hold of this acquisition.
+    #[must_use]
+    pub fn holding(&self, id: &HolderId) -> Option<&Holder> {
+        self.holders().find(|holder| holder.id.as_ref() == Some(id))
+    }
+
+    /// How many permits are held. It can be more than there are, while a semaphore shrinks.
+    #[must_use]
+    pub fn held_permits(&self) -> u32 {
+        let weights = self.holders().map(|holder| holder.mode.permits(self.capacity));
+        weights.fold(0, u32::saturating_add)
+    }
+
+    /// Permits that nobody holds. A lock has one in all.
     #[must_use]
     pub fn available_permits(&self) -> u32 {
-        u32::from(self.holder.is_none())
+        self.capacity.saturating_sub(self.held_permits())
     }
 
     /// Whether this acquisition holds the lock.
     #[must_use]
     pub fn is_held_by(&self, id: &HolderId) -> bool {
-        self.holder.as_ref().is_some_and(|holder| holder.id.as_ref() == Some(id))
+        self.holding(id).is_some()
+    }
+
+    /// The acquisitions that hold it or wait for it.
+    pub fn ids(&self) -> impl Iterator<Item = &HolderId> {
+        self.holders().filter_map(|holder| holder.id.as_ref()).chain(self.waiters.iter().map(|waiter| &waiter.id))
     }
 
     /// Whether this session holds the lock or waits for it.
     #[must_use]
     pub fn names(&self, session: &SessionId) -> bool {
-        let holder = self.holder.as_ref().and_then(|holder| holder.id.as_ref());
-        holder.into_iter().chain(self.waiters.iter().map(|waiter| &waiter.id)).any(|id| id.session == *session)
+        self.ids().any(|id| id.session == *session)
     }
 
     /// Where this acquisition stands in the queue: 0 is the head.
@@ -262,6 +352,33 @@ impl SessionRecord {
             lease: Arc::new(lease),
         })
     }
+}
+
+/// Shared holders, by the order of their grants.
+fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
+    let keys =
+        annotations.range(HOLDER.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(HOLDER)?, value)));
+    let mut holders: Vec<Holder> = keys
+        .filter_map(|(identity, granted)| {
+            let id: HolderId = identity.parse().ok()?;
+            let want: Option<Want> = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
+            let want = want.unwrap_or_default();
+            // Who made the Lease on the spot was granted it before there was a version.
+            let before = granted.parse::<Version>().ok();
+            Some(Holder {
+                identity: identity.to_owned(),
+                liveness: want.own.map_or_else(|| Liveness::Session(id.session.clone()), Liveness::Own),
+                token: before.map(|before| before.0 + 1),
+                acquired: want.since,
+                renewed: None,
+                mode: want.mode,
+                granted: Some(before.unwrap_or_default()),
+                id: Some(id),
+            })
+        })
+        .collect();
+    holders.sort_by(|a, b| (a.granted, &a.id).cmp(&(b.granted, &b.id)));
+    holders
 }
 
 fn identity(lease: &Lease) -> Result<(String, Version), Malformed> {

@@ -3,6 +3,8 @@
 //! A PUT or DELETE has the whole object as its condition (uid and resourceVersion). A JSON Patch has only what its
 //! `test`s name, so that waiters may join beside it. A refused PUT answers 409, a failed `test` 422.
 
+pub mod shared;
+
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
@@ -16,7 +18,7 @@ use super::record::{
     ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN, Record,
     SessionRecord, WANT, Waiter,
 };
-use super::{HolderId, SessionId, Version};
+use super::{HolderId, Kind, SessionId, Version, Want};
 
 /// One write to one Lease, with its condition.
 #[derive(Clone, Debug)]
@@ -174,24 +176,28 @@ pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Tim
     ops.write()
 }
 
-/// Join the queue. Condition: the same Lease, and this acquisition has not joined before.
+/// Join the queue. Condition: the same Lease, and this acquisition neither waits nor shares it yet.
 #[must_use]
-pub fn join(record: &Record, id: &HolderId) -> Write {
+pub fn join(record: &Record, id: &HolderId, want: &Want) -> Write {
     let mut ops = Ops::of(record);
     ops.test(["metadata", "uid"], json!(record.uid));
     let key = format!("{JOIN}{id}");
     ops.test(["metadata", "annotations", &key], Value::Null);
+    // One that is carried out again after its grant would write over what is held.
+    if record.kind != Kind::Lock {
+        ops.test(["metadata", "annotations", &format!("{HOLDER}{id}")], Value::Null);
+    }
     ops.copy_version(["metadata", "annotations", &key]);
+    if *want != Want::default() {
+        ops.add(["metadata", "annotations", &format!("{WANT}{id}")], json!(want.to_string()));
+    }
     ops.write()
 }
 
 /// Leave the queue. Condition: the `join` key as it was written.
 #[must_use]
 pub fn cancel(record: &Record, waiter: &Waiter) -> Write {
-    let mut ops = Ops::of(record);
-    ops.test(["metadata", "uid"], json!(record.uid));
-    ops.remove_waiter(record, waiter);
-    ops.write()
+    pass_over(record, &[waiter])
 }
 
 /// Remove waiters whose sessions have ended, and nothing else. Condition: their `join` keys as they were written.
@@ -201,6 +207,10 @@ pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
     ops.test(["metadata", "uid"], json!(record.uid));
     for waiter in waiters {
         ops.remove_waiter(record, waiter);
+    }
+    if record.kind != Kind::Lock {
+        let first = |waiter: &&Waiter| !waiters.iter().any(|gone| gone.id == waiter.id);
+        ops.tell(record.waiters.iter().find(first));
     }
     ops.write()
 }
@@ -279,8 +289,9 @@ impl Ops {
     fn of(record: &Record) -> Self {
         let mut ops = Self(Vec::with_capacity(12));
         let meta = &record.lease.metadata;
+        let kind = record.kind.name();
         for (field, map, key, value) in
-            [("annotations", &meta.annotations, FORMAT, FORMAT_1), ("labels", &meta.labels, KIND, KIND_LOCK)]
+            [("annotations", &meta.annotations, FORMAT, FORMAT_1), ("labels", &meta.labels, KIND, kind)]
         {
             let map = map.as_ref().filter(|map| !map.is_empty());
             if map.is_none() {
@@ -316,6 +327,13 @@ impl Ops {
         let want = format!("{WANT}{}", waiter.id);
         if self.has_annotation(record, &want) {
             self.remove(["metadata", "annotations", &want]);
+        }
+    }
+
+    /// Lets the first in the queue see all that happens from now on: it is for it to go ahead.
+    fn tell(&mut self, first: Option<&Waiter>) {
+        if let Some(first) = first {
+            self.add(["metadata", "labels", &format!("{HOLDER}{}", first.id.session)], json!(""));
         }
     }
 

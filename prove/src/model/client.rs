@@ -174,13 +174,13 @@ impl Client {
 
     pub(super) fn release(&mut self, now: Moment) {
         self.guard = None;
-        self.contender.leave();
+        self.contender.leave_all();
         self.wake = Some(now);
     }
 
     pub(super) fn cancel(&mut self, now: Moment) {
         if self.want == Want::Acquiring {
-            self.contender.leave();
+            self.contender.leave_all();
         }
         self.want = Want::Nothing;
         self.wake = Some(now);
@@ -359,7 +359,7 @@ impl Client {
         if !self.contender.is_engaged() && self.engaged.take().is_some() {
             settled = false;
         }
-        if let Some(wanted) = self.contender.sessions_to_observe() {
+        if let Some(wanted) = self.contender.sessions_to_observe(now.moment) {
             self.eyes.observe(&wanted);
         }
         for (session, ended) in self.eyes.look(now.moment, at.real, &self.name) {
@@ -400,7 +400,7 @@ impl Client {
         let now = at.now.moment;
         if let Some(heart) = self.hearts.iter_mut().find(|heart| heart.is_valid(now)) {
             let id = HolderId { session: heart.id().clone(), n: heart.next_acquisition() };
-            let wish = Wish { own_duration: at.habits.own, renewal: true, queue: true, patience: PATIENCE };
+            let wish = Wish { own_duration: at.habits.own, patience: PATIENCE, ..Wish::default() };
             self.engaged = Some(Engaged { session: id.session.clone(), uses_session: true, session_over: false });
             self.contender.start(id, wish, now);
             self.want = Want::Acquiring;
@@ -425,13 +425,13 @@ impl Client {
                     engaged.uses_session = false;
                 }
                 if self.want != Want::Acquiring {
-                    self.contender.leave();
+                    self.contender.leave_all();
                 } else if self.is_live(&guard, now) {
                     self.guard = Some(guard);
                     self.want = Want::Nothing;
                 } else {
                     // What took too long to arrive is not handed out: it is given back, and asked for again.
-                    self.contender.leave();
+                    self.contender.leave_all();
                     self.want = Want::Entering { since: now };
                 }
             }
@@ -441,17 +441,18 @@ impl Client {
                     _ => Want::Nothing,
                 };
             }
-            Notice::Renewed(until) => {
+            Notice::Renewed { deadline: until, .. } => {
                 if let Some(guard) = &mut self.guard {
                     guard.deadline = guard.deadline.map(|before| if now < before { before.max(until) } else { before });
                 }
             }
-            Notice::Lost(_) => {
+            Notice::Lost { .. } => {
                 if let Some(guard) = &mut self.guard {
                     guard.over = true;
                 }
             }
-            Notice::Refused { .. } | Notice::Left { .. } => {}
+            // Of a lock nothing can change.
+            Notice::Refused { .. } | Notice::Left { .. } | Notice::Changed { .. } => {}
         }
     }
 
@@ -460,7 +461,7 @@ impl Client {
         let now = at.now.moment;
         let session = self.engaged.as_ref().map(|engaged| engaged.session.clone());
         let held_from = if at.habits.watch_losses { self.contender.watch_hold_from() } else { None };
-        let wanted = self.contender.watch_from().or(held_from);
+        let wanted = self.contender.watch_from().map(|(from, _)| from).or(held_from);
         if session.is_some() && self.watch.as_ref().is_some_and(|watch| Some(&watch.session) != session.as_ref()) {
             self.watch = None;
         }

@@ -75,14 +75,14 @@ pub(super) struct Stored {
 
 #[derive(Debug)]
 pub(super) enum Parsed {
-    Lock(Record),
+    Lock(Box<Record>),
     Session(SessionRecord),
 }
 
 impl Stored {
     fn new(place: &Place, lease: Lease) -> Result<Self, String> {
         let parsed = match place {
-            Place::Lock => Parsed::Lock(Record::parse(lease.clone()).map_err(|error| error.to_string())?),
+            Place::Lock => Parsed::Lock(Box::new(Record::parse(lease.clone()).map_err(|error| error.to_string())?)),
             Place::Session(_) => {
                 Parsed::Session(SessionRecord::parse(lease.clone()).map_err(|error| error.to_string())?)
             }

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use leasehold::protocol::Record;
+use leasehold::Client;
 use leasehold::protocol::record::SESSION_PREFIX;
+use leasehold::protocol::{Kind, Record};
 use leasehold::testing::{Process, ProcessOptions};
 use tokio::time::{sleep, timeout};
 
+use super::guard::Handle;
 use super::nemesis;
 use super::network::Link;
-use super::plan::ClientPlan;
+use super::plan::{ClientPlan, What};
 use super::rules::Author;
-use super::world::{Member, World, name};
+use super::world::{Member, World};
 
 /// Long enough for whatever may still come true (90 s), an absent session to be given up (60 s), and everybody's turn.
 const SERVED: Duration = Duration::from_secs(300);
@@ -61,16 +63,20 @@ async fn a_live_waiter_is_served_in_the_end(world: &Arc<World>) {
 }
 
 async fn no_waiter_entry_outlives_its_waiter(world: &Arc<World>) {
-    if world.plan.operator {
-        // It sees to all that dead clients left.
-        sleep(SWEPT).await;
-        for (lease, text) in leftovers(world, true) {
-            world.log.violation(format!("{lease} is left over: {text}"));
-        }
-        return;
-    }
-    // Without an operator the next one who comes does, once nothing can come true any more.
+    // Once nothing can come true any more, the next one who comes sees to what dead clients left.
     sleep(LATE).await;
+    let operator = world.plan.operator;
+    // With an operator only to that of which it knows nothing.
+    let last = (0..world.plan.locks.len()).filter(|lock| !operator || world.plan.locks[*lock] != What::Lock);
+    the_last_one_is_served(world, last.collect()).await;
+    sleep(if operator { SWEPT } else { Duration::from_secs(1) }).await;
+    for (lease, text) in leftovers(world, operator) {
+        world.log.violation(format!("{lease} is left over: {text}"));
+    }
+}
+
+/// Somebody comes who wants all there is of each of these.
+async fn the_last_one_is_served(world: &Arc<World>, locks: Vec<usize>) {
     let plan = ClientPlan { session: Duration::from_secs(10), grace: Duration::ZERO, tasks: 0 };
     let author = Author::Process("last".to_owned());
     let link = Link::new(world.server.clone(), author, super::dice::Dice::new(world.plan.seed, 7));
@@ -78,9 +84,9 @@ async fn no_waiter_entry_outlives_its_waiter(world: &Arc<World>) {
     let last = Process::new(ProcessOptions::default()).spawn({
         let world = world.clone();
         async move {
-            for lock in 0..world.plan.locks {
-                let lock = client.lock(name(lock)).build().expect("the name is a name");
-                match timeout(SERVED, lock.acquire()).await {
+            for lock in locks {
+                let handle = all_of(&world, &client, lock);
+                match timeout(SERVED, handle.acquire()).await {
                     Ok(Ok(guard)) => drop(guard.release().await),
                     Ok(Err(error)) => world.log.violation(format!("the last one could not acquire: {error}")),
                     Err(_) => world.log.violation("the last one was not served"),
@@ -92,9 +98,18 @@ async fn no_waiter_entry_outlives_its_waiter(world: &Arc<World>) {
     if last.await.is_err() {
         world.log.violation("the last one panicked");
     }
-    sleep(Duration::from_secs(1)).await;
-    for (lease, text) in leftovers(world, false) {
-        world.log.violation(format!("{lease} is left over: {text}"));
+}
+
+fn all_of(world: &World, client: &Client, lock: usize) -> Handle {
+    let name = world.plan.name(lock);
+    match world.plan.locks[lock] {
+        What::Lock => Handle::Lock(client.lock(name).build().expect("the name is a name")),
+        What::Semaphore { permits, standing } => {
+            let builder = client.semaphore(name);
+            let builder = if standing { builder } else { builder.with_permits(permits) };
+            Handle::Permits(builder.build().expect("the options go together"), permits)
+        }
+        What::ReadWriteLock => Handle::Write(client.read_write_lock(name).expect("the name is a name")),
     }
 }
 
@@ -106,9 +121,10 @@ fn leftovers(world: &World, sessions: bool) -> Vec<(String, String)> {
             return sessions.then(|| (name, "a session".to_owned()));
         }
         let record = Record::parse(lease).ok()?;
-        let holder = record.holder.as_ref().map(|holder| holder.identity.clone());
+        let holders: Vec<_> = record.holders().map(|holder| holder.identity.clone()).collect();
         let waiters: Vec<_> = record.waiters.iter().map(|waiter| waiter.id.to_string()).collect();
-        (holder.is_some() || !waiters.is_empty()).then(|| (name, format!("held by {holder:?}, {waiters:?} wait")))
+        let left = !holders.is_empty() || !waiters.is_empty() || (record.kind != Kind::Lock && record.ephemeral);
+        left.then(|| (name, format!("held by {holders:?}, {waiters:?} wait")))
     });
     left.collect()
 }

@@ -16,6 +16,7 @@
 
 mod dice;
 mod ending;
+mod guard;
 mod log;
 mod nemesis;
 mod network;
@@ -183,7 +184,7 @@ fn explain(seed: u64) -> Result<String> {
     let end = outcome.lines.iter().position(|line| line.contains("VIOLATION")).map_or(outcome.lines.len(), |at| at + 1);
     let mut text = vec![
         format!("seed {seed}: {}", outcome.violations.join("\n  ")),
-        format!("{:?}, {} locks, operator: {}", plan.clients, plan.locks, plan.operator),
+        format!("{:?}, {:?}, operator: {}", plan.clients, plan.locks, plan.operator),
         "faults:".to_owned(),
     ];
     text.extend(plan.faults.iter().map(|fault| format!("  {fault}")));
@@ -217,6 +218,7 @@ impl Total {
         sum.acquired += counts.acquired;
         sum.released += counts.released;
         sum.lost += counts.lost;
+        sum.changed += counts.changed;
         sum.refused += counts.refused;
         sum.cancelled += counts.cancelled;
         sum.failed += counts.failed;
@@ -233,16 +235,17 @@ impl Total {
 
     fn report(self, options: &Options, spent: Duration) -> Report {
         let mut report = Report::default();
-        let Counts { acquired, released, lost, refused, cancelled, failed, faults, worst_wait } = self.counts;
+        let Counts { acquired, released, lost, changed, refused, cancelled, failed, faults, worst_wait } = self.counts;
         let befallen: u64 = faults.values().sum();
         let seeds = format!("{} from {}", self.runs, options.first);
         let hours = format!("{:.1} h in {:.0} s", self.time.as_secs_f64() / 3600.0, spent.as_secs_f64());
-        let figures: [(&str, String); 11] = [
+        let figures: [(&str, String); 12] = [
             ("seeds", seeds),
             ("time simulated", hours),
-            ("lock operations", (acquired + released + lost + refused + cancelled).to_string()),
+            ("lock operations", (acquired + released + lost + changed + refused + cancelled).to_string()),
             ("acquisitions", acquired.to_string()),
             ("released", released.to_string()),
+            ("made more or less", changed.to_string()),
             ("found lost by their holders", lost.to_string()),
             ("refused or cancelled", (refused + cancelled).to_string()),
             ("failed for want of an answer", failed.to_string()),

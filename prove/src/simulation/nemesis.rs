@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use leasehold::protocol::record::{JOIN, SESSION_PREFIX, SessionRecord};
+use leasehold::protocol::record::{HOLDER, JOIN, PERMITS, SESSION_PREFIX, SessionRecord, UPGRADE, WANT};
 use leasehold::protocol::{Record, Write, write};
 use tokio::time::sleep;
 
 use super::network::Weather;
-use super::plan::Fault;
+use super::plan::{Fault, What};
 use super::rules::Author;
-use super::world::{World, name};
+use super::world::World;
 
 /// Lets all the plan's faults befall, each at its time.
 pub(super) async fn run(world: &Arc<World>) {
@@ -43,6 +43,9 @@ pub(super) fn heal(world: &Arc<World>, life: usize) {
         if world.member(who).is_none() {
             world.start(who, life);
         }
+    }
+    for (lock, what) in world.plan.locks.iter().enumerate() {
+        set_permits(world, lock, what.permits());
     }
 }
 
@@ -79,36 +82,29 @@ fn inflict(world: &Arc<World>, fault: &Fault, life: usize) -> bool {
             later(world, *lasts, |world| world.server.start());
             true
         }
-        Fault::Break { lock, properly } => {
-            let Some((record, mut lease)) = lock_of(world, *lock) else { return false };
-            if record.holder.is_none() {
-                return false;
-            }
-            let spec = lease.spec.get_or_insert_default();
-            spec.holder_identity = Some(String::new());
-            if *properly {
-                spec.lease_transitions = Some(write::next_transition(record.transitions));
-            }
-            world.broken(*lock);
-            by_hand(world, &name(*lock), &Write::Replace(Box::new(lease)))
-        }
+        Fault::Break { lock, properly } => break_lock(world, *lock, *properly),
         Fault::DeleteLock { lock } => {
             let Some((record, _)) = lock_of(world, *lock) else { return false };
             world.broken(*lock);
-            by_hand(world, &name(*lock), &Write::Delete { uid: record.uid, version: record.version })
+            let deleted = Write::Delete { uid: record.uid, version: record.version };
+            by_hand(world, &world.plan.name(*lock), &deleted) && {
+                world.make_standing(*lock);
+                true
+            }
         }
         Fault::RemoveWaiter { lock } => {
             let Some((record, mut lease)) = lock_of(world, *lock) else { return false };
             let Some(waiter) = record.waiters.first() else { return false };
             lease.metadata.annotations.get_or_insert_default().remove(&format!("{JOIN}{}", waiter.id));
-            by_hand(world, &name(*lock), &Write::Replace(Box::new(lease)))
+            by_hand(world, &world.plan.name(*lock), &Write::Replace(Box::new(lease)))
         }
+        Fault::SetPermits { lock, permits, times, every } => fiddle(world, *lock, *permits, *times, *every),
         Fault::Scribble { lock } => {
             let Some((_, mut lease)) = lock_of(world, *lock) else { return false };
             let annotations = lease.metadata.annotations.get_or_insert_default();
             annotations.insert("example.com/note".to_owned(), format!("note {life}"));
             annotations.insert(format!("{JOIN}not-an-id"), "12".to_owned());
-            by_hand(world, &name(*lock), &Write::Replace(Box::new(lease)))
+            by_hand(world, &world.plan.name(*lock), &Write::Replace(Box::new(lease)))
         }
         Fault::DeleteSession { which } | Fault::EndSession { which } => {
             let sessions: Vec<Lease> = world
@@ -149,8 +145,64 @@ fn later(world: &Arc<World>, pause: Duration, act: impl FnOnce(&Arc<World>) + Se
     });
 }
 
+/// Clears the holder, or the first of several.
+fn break_lock(world: &World, lock: usize, properly: bool) -> bool {
+    let Some((record, mut lease)) = lock_of(world, lock) else { return false };
+    if let Some(holder) = record.shared.first() {
+        world.hold_broken(&holder.identity);
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        for prefix in [HOLDER, WANT, UPGRADE] {
+            annotations.remove(&format!("{prefix}{}", holder.identity));
+        }
+        return by_hand(world, &world.plan.name(lock), &Write::Replace(Box::new(lease)));
+    }
+    if record.holder.is_none() {
+        return false;
+    }
+    let spec = lease.spec.get_or_insert_default();
+    spec.holder_identity = Some(String::new());
+    if properly {
+        spec.lease_transitions = Some(write::next_transition(record.transitions));
+    }
+    world.broken(lock);
+    by_hand(world, &world.plan.name(lock), &Write::Replace(Box::new(lease)))
+}
+
+/// Changes a semaphore's permits there and back again.
+fn fiddle(world: &Arc<World>, lock: usize, permits: u32, times: u32, every: Duration) -> bool {
+    let semaphores: Vec<usize> = (0..world.plan.locks.len()).filter(|lock| is_standing(world, *lock)).collect();
+    let Some(&lock) = semaphores.get(lock % semaphores.len().max(1)) else { return false };
+    for time in 1..times {
+        let permits = if time % 2 == 0 { permits } else { world.plan.locks[lock].permits() };
+        later(world, every * time, move |world| {
+            set_permits(world, lock, permits);
+        });
+    }
+    set_permits(world, lock, permits)
+}
+
+/// Whether a semaphore's number of permits is somebody's to change: one that is made on the spot has as many again when
+/// it is made anew.
+fn is_standing(world: &World, lock: usize) -> bool {
+    matches!(world.plan.locks[lock], What::Semaphore { standing: true, .. })
+}
+
+/// Whether there is a semaphore that had another number of permits.
+fn set_permits(world: &World, lock: usize, permits: u32) -> bool {
+    let Some((record, mut lease)) = lock_of(world, lock) else { return false };
+    if !is_standing(world, lock) || record.capacity == permits {
+        return false;
+    }
+    lease.metadata.annotations.get_or_insert_default().insert(PERMITS.to_owned(), permits.to_string());
+    let written = by_hand(world, &world.plan.name(lock), &Write::Replace(Box::new(lease)));
+    if written {
+        world.permits_changed(lock, permits);
+    }
+    written
+}
+
 fn lock_of(world: &World, lock: usize) -> Option<(Record, Lease)> {
-    let lease = world.server.leases().get(&name(lock))?.clone();
+    let lease = world.server.leases().get(&world.plan.name(lock))?.clone();
     Some((Record::parse(lease.clone()).ok()?, lease))
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use leasehold::protocol::want::ALL;
+
 use super::dice::Dice;
 use super::network::{Cut, Weather};
 
@@ -12,11 +14,25 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     /// The clients' processes.
     pub(super) clients: Vec<ClientPlan>,
-    pub(super) locks: usize,
+    pub(super) locks: Vec<What>,
     pub(super) operator: bool,
+    /// Nothing goes wrong.
+    pub(super) calm: bool,
     /// Faults befall until then.
     pub(super) length: Duration,
     pub(super) faults: Vec<Planned>,
+}
+
+/// What is contended for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Lock,
+    /// `standing`: somebody has made it beforehand, and it stays. Otherwise clients say how many permits there are.
+    Semaphore {
+        permits: u32,
+        standing: bool,
+    },
+    ReadWriteLock,
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +72,7 @@ pub(super) enum Fault {
     Restart {
         lasts: Duration,
     },
-    /// Somebody clears the holder by hand, properly with a new tenancy or not.
+    /// Somebody clears the holder by hand, properly with a new tenancy or not, or the first of several holders.
     Break {
         lock: usize,
         properly: bool,
@@ -74,6 +90,13 @@ pub(super) enum Fault {
     /// Somebody removes a waiter's key.
     RemoveWaiter {
         lock: usize,
+    },
+    /// Somebody changes how many permits there are, there and back again, so often.
+    SetPermits {
+        lock: usize,
+        permits: u32,
+        times: u32,
+        every: Duration,
     },
     /// Somebody adds annotations that mean nothing, or what looks like a waiter.
     Scribble {
@@ -163,6 +186,7 @@ impl Fault {
             Self::DeleteSession { .. } => "session's Lease deleted",
             Self::EndSession { .. } => "session ended by hand",
             Self::RemoveWaiter { .. } => "waiter's key removed",
+            Self::SetPermits { .. } => "permits changed",
             Self::Scribble { .. } => "Lease scribbled on",
             Self::SetClock { .. } => "wall clock set",
         }
@@ -180,7 +204,8 @@ impl Plan {
     pub(super) fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 0);
         let clients = (0..2 + dice.below(3)).map(|_| ClientPlan::draw(&mut dice)).collect::<Vec<_>>();
-        let locks = 1 + dice.below(2);
+        let locks = (0..=dice.below(3)).map(|_| What::draw(&mut dice)).collect::<Vec<_>>();
+        let calm = dice.chance(0.1);
         let length = Duration::from_secs(30 + dice.below(60) as u64);
         // Not everything goes wrong in every run: with fewer kinds each goes further.
         let allowed: Vec<bool> = (0..KINDS).map(|_| dice.chance(0.4)).collect();
@@ -193,12 +218,43 @@ impl Plan {
                 break;
             }
             let kind = dice.below(KINDS);
-            let fault = Fault::draw(kind, clients.len(), locks, &mut dice);
-            if allowed[kind] {
+            let fault = Fault::draw(kind, clients.len(), locks.len(), &mut dice);
+            if allowed[kind] && !calm {
                 faults.push(Planned { at, fault });
             }
         }
-        Self { seed, clients, locks, operator: dice.chance(0.6), length, faults }
+        Self { seed, clients, locks, operator: dice.chance(0.6), calm, length, faults }
+    }
+
+    /// The name of a lock.
+    pub(super) fn name(&self, lock: usize) -> String {
+        match self.locks[lock] {
+            What::Lock => format!("lock-{lock}"),
+            What::Semaphore { .. } => format!("sem-{lock}"),
+            What::ReadWriteLock => format!("rw-{lock}"),
+        }
+    }
+}
+
+impl What {
+    fn draw(dice: &mut Dice) -> Self {
+        match dice.below(4) {
+            0 | 1 => Self::Lock,
+            2 => {
+                let permits = u32::try_from(2 + dice.below(5)).unwrap_or(2);
+                Self::Semaphore { permits, standing: dice.chance(0.5) }
+            }
+            _ => Self::ReadWriteLock,
+        }
+    }
+
+    /// How many permits there are at first.
+    pub(super) fn permits(self) -> u32 {
+        match self {
+            Self::Lock => 1,
+            Self::Semaphore { permits, .. } => permits,
+            Self::ReadWriteLock => ALL,
+        }
     }
 }
 
@@ -206,11 +262,11 @@ impl ClientPlan {
     fn draw(dice: &mut Dice) -> Self {
         let session = Duration::from_secs(dice.from(&[2, 3, 5, 10, 30]));
         let grace = if dice.chance(0.3) { session / 4 } else { Duration::ZERO };
-        Self { session, grace, tasks: 1 + dice.below(2) }
+        Self { session, grace, tasks: 1 + dice.below(3) }
     }
 }
 
-const KINDS: usize = 20;
+const KINDS: usize = 22;
 
 impl Fault {
     fn draw(kind: usize, clients: usize, locks: usize, dice: &mut Dice) -> Self {
@@ -243,6 +299,10 @@ impl Fault {
             18 => {
                 let which = dice.below(64);
                 if dice.chance(0.7) { Self::DeleteSession { which } } else { Self::EndSession { which } }
+            }
+            19 | 20 => {
+                let (permits, times) = (dice.from(&[1, 1, 2, 8]), dice.from(&[1, 40]));
+                Self::SetPermits { lock, permits, times, every: dice.millis(20..1_000) }
             }
             _ => {
                 let second = dice.from(&[-2_000_000_000, 0, 1, 1_700_000_000, 4_000_000_000, 200_000_000_000]);

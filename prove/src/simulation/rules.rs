@@ -1,9 +1,13 @@
 //! What may happen to a lock's Lease: rules that every single write is judged by.
 
+mod shared;
+
 use std::fmt;
 
 use leasehold::protocol::record::Waiter;
-use leasehold::protocol::{HolderId, Liveness, Record, SessionId, Write, write};
+use leasehold::protocol::{HolderId, Kind, Liveness, Record, SessionId, Write, write};
+
+pub(super) use self::shared::Heads;
 
 /// Who sent a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +50,9 @@ impl Change<'_> {
         if *self.author == Author::Person {
             return Ok(());
         }
+        if self.before.iter().chain(&self.after).any(|record| record.kind != Kind::Lock) {
+            return self.judge_shared();
+        }
         self.a_session_is_ended_before_its_locks_are_taken()?;
         self.waiters_are_served_in_the_order_of_their_joins()?;
         self.nobody_else_removes_a_living_waiter()?;
@@ -85,10 +92,9 @@ impl Change<'_> {
 
     fn nobody_else_removes_a_living_waiter(&self) -> Result<(), String> {
         let Some(before) = &self.before else { return Ok(()) };
-        let next = Self::holder(self.after.as_ref());
         let gone = |waiter: &&Waiter| {
-            let stays = self.after.as_ref().is_some_and(|after| after.waiters.contains(waiter));
-            !stays && next != Some(&waiter.id)
+            let after = self.after.as_ref();
+            !after.is_some_and(|after| after.waiters.contains(waiter) || after.is_held_by(&waiter.id))
         };
         let mut removed = before.waiters.iter().filter(gone);
         match removed.find(|waiter| !self.author.is(&waiter.id.session) && (self.alive)(&waiter.id.session)) {

@@ -1,8 +1,9 @@
 //! The API server of the simulation: carries requests out, one by one, and has each change judged by the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::stream::BoxStream;
@@ -14,9 +15,12 @@ use leasehold::{Failure, MemoryStore, Sight, Store as _};
 use tokio::sync::watch;
 
 use super::log::Log;
-use super::rules::{self, Author, Change};
+use super::rules::{self, Author, Change, Heads};
 
 pub(super) const NAMESPACE: &str = "simulated";
+
+/// Where nothing goes wrong, who can be let in is let in as soon as that.
+const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// The API server, the one there is.
 #[derive(Debug)]
@@ -29,18 +33,25 @@ pub(super) struct Server {
     writes: AtomicU64,
     /// How often it was restarted. Connections break when it is.
     restarts: watch::Sender<u64>,
+    /// The Leases of sessions that were removed. A session's name never lives twice: one of these that stands there again
+    /// was made by a request that was carried out a second time.
+    removed: Mutex<BTreeSet<String>>,
+    /// Nothing goes wrong.
+    calm: bool,
     /// One write at a time is carried out and judged.
-    judging: Mutex<()>,
+    judging: Mutex<Heads>,
 }
 
 impl Server {
-    pub(super) fn new(log: Arc<Log>) -> Arc<Self> {
+    pub(super) fn new(log: Arc<Log>, calm: bool) -> Arc<Self> {
         Arc::new(Self {
             store: ApiServer::new().store(NAMESPACE),
             log,
             down: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             restarts: watch::Sender::new(0),
+            removed: Mutex::default(),
+            calm,
             judging: Mutex::default(),
         })
     }
@@ -57,7 +68,7 @@ impl Server {
     /// Carries a write out, or refuses it.
     pub(super) fn write(&self, author: &Author, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
         self.up()?;
-        let _one = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heads = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
         let is_lock = !name.starts_with(SESSION_PREFIX);
         let before = if is_lock { self.read(name).ok() } else { None };
         let version = self.store.server().version();
@@ -68,18 +79,30 @@ impl Server {
             return Ok(after); // nothing has changed
         }
         self.writes.fetch_add(1, Ordering::Relaxed);
+        if !is_lock && after.is_none() {
+            self.removed.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        }
         if is_lock {
             let parse = |lease: Option<Lease>| lease.and_then(|lease| Record::parse(lease).ok());
-            let alive = |session: &SessionId| {
-                let lease = self.read(&session.lease_name()).ok();
-                lease.and_then(|lease| SessionRecord::parse(lease).ok()).is_some_and(|record| !record.ended)
-            };
+            let alive = |session: &SessionId| self.is_alive(session);
             let change = Change { before: parse(before), after: parse(after.clone()), author, alive: &alive };
             if let Err(broken) = change.judge() {
                 self.log.violation(format!("{broken}: {author} wrote to {name}"));
             }
+            let waited = heads.saw(name, change.after.as_ref(), self.log.time());
+            if let Some(waited) = waited.filter(|waited| self.calm && *waited > AT_ONCE) {
+                self.log.violation(format!("the first could have been let in {waited:?} before: {name}"));
+            }
         }
         Ok(after)
+    }
+
+    /// Whether the session's Lease stands there and has not been ended.
+    pub(super) fn is_alive(&self, session: &SessionId) -> bool {
+        let name = session.lease_name();
+        let lease = self.store.read(&name).now_or_never().and_then(Result::ok);
+        let stands = lease.and_then(|lease| SessionRecord::parse(lease).ok()).is_some_and(|record| !record.ended);
+        stands && !self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains(&name)
     }
 
     pub(super) fn watch(

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use leasehold::{AcquireError, Client, ExtendError, Lock, LockGuard, TryAcquireError, clock};
+use leasehold::{AcquireError, Client, ExtendError, LossReason, Lost, TryAcquireError, clock};
 use tokio::time::sleep;
 
 use super::dice::Dice;
+use super::guard::{Guard, Handle};
 use super::network::{Link, Remote};
-use super::plan::ClientPlan;
+use super::plan::{ClientPlan, What};
 use super::server::NAMESPACE;
-use super::world::{Member, World, name};
+use super::world::{Member, World};
 
 /// A client of the simulated API server.
 pub(super) fn client(plan: &ClientPlan, host: &str, link: &Arc<Link>) -> Client {
@@ -29,38 +30,81 @@ pub(super) fn client(plan: &ClientPlan, host: &str, link: &Arc<Link>) -> Client 
 pub(super) async fn run(world: &Arc<World>, member: &Arc<Member>, mut dice: Dice) {
     while !world.stopping.load(Ordering::SeqCst) {
         sleep(dice.millis(1..3000)).await;
-        let lock = dice.below(world.plan.locks);
-        let handle = lock_of(world, member, lock, &mut dice);
+        let lock = dice.below(world.plan.locks.len());
+        let own = own_term(world, member, lock, &mut dice);
+        let handle = handle_of(world, member, lock, own, &mut dice);
         let asked = world.log.time();
-        world.log.tell(|| format!("{} asks for {}", member.host, name(lock)));
+        world.log.tell(|| format!("{} asks for {}", member.host, world.plan.name(lock)));
         let guard = acquire(world, &handle, &mut dice).await;
         let waited = world.log.time().saturating_sub(asked);
         if world.stopping.load(Ordering::SeqCst) {
             world.count(|counts| counts.worst_wait = counts.worst_wait.max(waited));
         }
         if let Some(guard) = guard {
+            let stay = Stay { lock, asked, own: own.is_some() };
             let key = world.acquired(member, lock, guard, asked);
-            hold(world, member, key, &mut dice).await;
+            hold(world, member, key, &stay, &mut dice).await;
         }
     }
 }
 
-fn lock_of(world: &World, member: &Member, lock: usize, dice: &mut Dice) -> Lock {
-    let client = member.client.as_ref().expect("only clients have tasks");
-    let builder = client.lock(name(lock));
-    // The second lock is one that lives by its own Lease, more often than not.
-    let own = dice.chance(if lock == 1 { 0.8 } else { 0.02 });
-    let builder = if own {
-        let grace = world.plan.clients[member.who].grace.as_secs() + 1;
-        let seconds = dice.from(&[2, 4, 8]);
-        builder.lease_duration(Duration::from_secs(grace + seconds)).renewal(dice.chance(0.8))
-    } else {
-        builder
-    };
-    builder.build().expect("the options go together")
+/// What is known of a hold from its beginning on.
+struct Stay {
+    lock: usize,
+    asked: Duration,
+    /// It lives by its own record.
+    own: bool,
 }
 
-async fn acquire(world: &World, lock: &Lock, dice: &mut Dice) -> Option<LockGuard> {
+/// A duration of its own, and whether it is renewed.
+fn own_term(world: &World, member: &Member, lock: usize, dice: &mut Dice) -> Option<(Duration, bool)> {
+    let chance = match world.plan.locks[lock] {
+        // The second lock is one that lives by its own Lease, more often than not.
+        What::Lock if lock == 1 => 0.8,
+        What::Lock => 0.02,
+        What::Semaphore { .. } => 0.2,
+        What::ReadWriteLock => return None,
+    };
+    let grace = world.plan.clients[member.who].grace.as_secs() + 1;
+    let seconds = dice.from(&[2, 4, 8]);
+    let renewal = dice.chance(if world.plan.locks[lock] == What::Lock { 0.8 } else { 0.4 });
+    dice.chance(chance).then(|| (Duration::from_secs(grace + seconds), renewal))
+}
+
+fn handle_of(world: &World, member: &Member, lock: usize, own: Option<(Duration, bool)>, dice: &mut Dice) -> Handle {
+    let client = member.client.as_ref().expect("only clients have tasks");
+    let name = world.plan.name(lock);
+    match world.plan.locks[lock] {
+        What::Lock => {
+            let builder = client.lock(name);
+            let builder = match own {
+                Some((duration, renewal)) => builder.lease_duration(duration).renewal(renewal),
+                None => builder,
+            };
+            Handle::Lock(builder.build().expect("the options go together"))
+        }
+        What::Semaphore { permits, standing } => {
+            let builder = client.semaphore(name);
+            let builder = if standing { builder } else { builder.with_permits(permits) };
+            let builder = match own {
+                Some((duration, renewal)) => builder.lease_duration(duration).renewal(renewal),
+                None => builder,
+            };
+            let wanted = dice.from(&[1, 1, 1, 2, 3, 3]).min(permits);
+            Handle::Permits(builder.build().expect("the options go together"), wanted)
+        }
+        What::ReadWriteLock => {
+            let lock = client.read_write_lock(name).expect("the name is a name");
+            match dice.below(6) {
+                0..3 => Handle::Read(lock),
+                3 | 4 => Handle::Upgradeable(lock),
+                _ => Handle::Write(lock),
+            }
+        }
+    }
+}
+
+async fn acquire(world: &World, lock: &Handle, dice: &mut Dice) -> Option<Guard> {
     let patience = dice.millis(1..20_000);
     let acquired = match dice.below(10) {
         0..=5 => lock.acquire().await,
@@ -101,7 +145,14 @@ async fn acquire(world: &World, lock: &Lock, dice: &mut Dice) -> Option<LockGuar
     }
 }
 
-async fn hold(world: &Arc<World>, member: &Arc<Member>, key: u64, dice: &mut Dice) {
+/// Whoever is told that somebody took its hold away must have been evicted, or broken by hand.
+fn judge_loss(world: &World, stay: &Stay, id: &str, lost: &Lost) {
+    if lost.reason == LossReason::Broken && !stay.own && world.is_lost_for_nothing(stay.lock, id, stay.asked) {
+        world.log.violation(format!("{id} was lost, and nobody took it"));
+    }
+}
+
+async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Stay, dice: &mut Dice) {
     let longest = if dice.chance(0.05) { 40_000 } else { 500 };
     let until = clock::moment() + dice.millis(1..longest);
     let watched = dice.chance(0.3);
@@ -109,14 +160,30 @@ async fn hold(world: &Arc<World>, member: &Arc<Member>, key: u64, dice: &mut Dic
     while clock::moment() < until && !lost {
         sleep(dice.millis(1..2000).min(until.since(clock::moment()))).await;
         let Some(guard) = world.look(key) else { return };
-        lost = guard.check().is_err();
+        let checked = guard.check();
+        lost = checked.is_err();
+        if let Err(lost) = checked {
+            judge_loss(world, stay, &guard.holder_identity(), &lost);
+        }
         if watched && !lost {
             lost = guard.lost().is_cancelled();
         }
         if !lost && dice.chance(0.05) {
             lost = matches!(guard.extend().await, Err(ExtendError::Lost(_)));
         }
+        let changes = !lost && guard.can_change() && dice.chance(0.3);
         drop(guard);
+        if changes {
+            let Some(guard) = world.give_back(key) else { return };
+            let id = guard.holder_identity();
+            world.log.tell(|| format!("{} changes {id}", member.host));
+            let guard = match guard.change(dice).await {
+                Ok(Some(guard)) => guard,
+                Ok(None) => return,
+                Err(lost) => return judge_loss(world, stay, &id, &lost),
+            };
+            key = world.changed(member, stay.lock, guard, stay.asked);
+        }
         if lost {
             let Some(guard) = world.look(key) else { return };
             if guard.check().is_ok() {

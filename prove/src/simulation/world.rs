@@ -6,13 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use leasehold::LockGuard;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use leasehold::protocol::record::{KIND, PERMITS};
+use leasehold::protocol::{HolderId, Kind, Mode, Write};
 use leasehold::testing::{Process, ProcessOptions};
 
 use super::dice::Dice;
+use super::guard::Guard;
 use super::log::Log;
 use super::network::Link;
-use super::plan::Plan;
+use super::plan::{Plan, What};
 use super::rules::Author;
 use super::server::Server;
 use super::{operator, workload};
@@ -48,6 +52,7 @@ pub(super) struct Counts {
     pub(super) acquired: u64,
     pub(super) released: u64,
     pub(super) lost: u64,
+    pub(super) changed: u64,
     pub(super) refused: u64,
     pub(super) cancelled: u64,
     pub(super) failed: u64,
@@ -60,10 +65,12 @@ pub(super) struct Counts {
 #[derive(Debug, Default)]
 struct Beliefs {
     held: Vec<Held>,
-    /// The largest token of each lock, and when somebody broke it last.
-    tokens: BTreeMap<usize, u64>,
+    /// The tokens of each lock that were handed out, and when somebody broke it last.
+    tokens: BTreeMap<usize, Vec<(Duration, u64)>>,
     broken: BTreeMap<usize, Duration>,
-    /// Sessions that somebody ended by hand. What is acquired by one of them later is excused as well.
+    /// How many permits somebody made of a semaphore, and when.
+    permits: BTreeMap<usize, Vec<(Duration, u32)>>,
+    /// Sessions that somebody ended by hand, and single holds that somebody broke. What is acquired by one of them later is excused as well.
     ended: Vec<String>,
     next: u64,
 }
@@ -73,7 +80,8 @@ struct Held {
     key: u64,
     lock: usize,
     member: Arc<Member>,
-    guard: Arc<LockGuard>,
+    guard: Arc<Guard>,
+    asked: Duration,
     /// Somebody broke this hold by hand. Its holder may not know yet.
     excused: bool,
 }
@@ -81,15 +89,36 @@ struct Held {
 impl World {
     pub(super) fn new(plan: Plan, told: bool) -> Arc<Self> {
         let log = Arc::new(Log::new(told));
-        Arc::new(Self {
+        let world = Arc::new(Self {
+            server: Server::new(log.clone(), plan.calm),
             plan,
-            server: Server::new(log.clone()),
             log,
             stopping: AtomicBool::new(false),
             members: Mutex::default(),
             beliefs: Mutex::default(),
             counts: Mutex::default(),
-        })
+        });
+        (0..world.plan.locks.len()).for_each(|lock| world.make_standing(lock));
+        world
+    }
+
+    /// Makes the Lease of a semaphore that is to stand there, as somebody by hand.
+    pub(super) fn make_standing(&self, lock: usize) {
+        let What::Semaphore { permits, standing: true } = self.plan.locks[lock] else { return };
+        self.permits_changed(lock, permits);
+        let name = self.plan.name(lock);
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                labels: Some([(KIND.to_owned(), Kind::Semaphore.name().to_owned())].into()),
+                annotations: Some([(PERMITS.to_owned(), permits.to_string())].into()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec::default()),
+        };
+        if let Err(failure) = self.server.write(&Author::Person, &name, &Write::Create(Box::new(lease))) {
+            self.log.violation(format!("{name} could not be made: {failure}"));
+        }
     }
 
     pub(super) fn count(&self, count: impl FnOnce(&mut Counts)) {
@@ -150,43 +179,86 @@ impl World {
     }
 
     /// A guard was handed to a task of `member`, which asked for it at `asked`. Now is the time to look at all others.
-    pub(super) fn acquired(&self, member: &Arc<Member>, lock: usize, guard: LockGuard, asked: Duration) -> u64 {
-        let guard = Arc::new(guard);
+    pub(super) fn acquired(&self, member: &Arc<Member>, lock: usize, guard: Guard, asked: Duration) -> u64 {
         let (token, id) = (guard.token(), guard.holder_identity());
-        self.log.tell(|| format!("{} acquired {} as {id}, token {token}", member.host, name(lock)));
+        self.log.tell(|| {
+            let (name, mode) = (self.plan.name(lock), guard.mode());
+            format!("{} acquired {name} as {id}, {mode:?}, token {token}", member.host)
+        });
         self.log.trace(token);
         self.count(|counts| counts.acquired += 1);
         let mut beliefs = self.beliefs();
+        if !beliefs.is_excused(lock, &id, asked)
+            && let Err(told) = beliefs.judge_token(&self.plan, lock, token, asked)
+        {
+            self.log.violation(format!("{told}: {id} of {}", self.plan.name(lock)));
+        }
+        let now = self.log.time();
+        beliefs.tokens.entry(lock).or_default().push((now, token));
+        self.believe(
+            &mut beliefs,
+            Held { key: 0, lock, member: member.clone(), guard: guard.into(), asked, excused: false },
+        )
+    }
+
+    /// A guard has become more or less than it was.
+    pub(super) fn changed(&self, member: &Arc<Member>, lock: usize, guard: Guard, asked: Duration) -> u64 {
+        self.log.tell(|| {
+            let (id, mode, token) = (guard.holder_identity(), guard.mode(), guard.token());
+            format!("{} changed {id} to {mode:?}, token {token}", member.host)
+        });
+        self.count(|counts| counts.changed += 1);
+        let mut beliefs = self.beliefs();
+        self.believe(
+            &mut beliefs,
+            Held { key: 0, lock, member: member.clone(), guard: guard.into(), asked, excused: false },
+        )
+    }
+
+    /// Looks whether all that is held of a lock can be held together.
+    fn believe(&self, beliefs: &mut Beliefs, held: Held) -> u64 {
+        let (lock, id) = (held.lock, held.guard.holder_identity());
         // What was asked for before somebody broke the lock may be what was broken.
-        let ended = beliefs.ended.iter().any(|session| id.starts_with(session));
-        let excused = ended || beliefs.broken.get(&lock).is_some_and(|broken| *broken >= asked);
-        let live = |held: &Held| held.member.process.enter(|| held.guard.check().is_ok());
-        let others = beliefs.held.iter().filter(|held| held.lock == lock);
-        if let Some(other) = others.filter(|other| !other.excused && !excused).find(|other| live(other)) {
-            let other = other.guard.holder_identity();
-            self.log.violation(format!("two guards of {} are live: {other} and {id}", name(lock)));
-        }
-        let last = beliefs.tokens.entry(lock).or_default();
-        if token <= *last && !excused {
-            self.log.violation(format!("token {token} of {id} came after token {last}"));
-        }
-        *last = token.max(*last);
+        let excused = beliefs.is_excused(lock, &id, held.asked);
         beliefs.next += 1;
         let key = beliefs.next;
-        beliefs.held.push(Held { key, lock, member: member.clone(), guard, excused });
+        beliefs.held.push(Held { key, excused, ..held });
+        if !excused && let Err(told) = beliefs.judge(&self.plan, key) {
+            self.log.violation(format!("{} with {id}: {told}", self.plan.name(lock)));
+        }
         key
     }
 
+    /// Whether nobody can have taken away this hold: its session is alive, and no person has to do with it.
+    pub(super) fn is_lost_for_nothing(&self, lock: usize, id: &str, asked: Duration) -> bool {
+        let Ok(HolderId { session, .. }) = id.parse() else { return false };
+        self.server.is_alive(&session) && !self.beliefs().is_excused(lock, id, asked)
+    }
+
     /// The guard, to be looked at.
-    pub(super) fn look(&self, key: u64) -> Option<Arc<LockGuard>> {
+    pub(super) fn look(&self, key: u64) -> Option<Arc<Guard>> {
         self.beliefs().held.iter().find(|held| held.key == key).map(|held| held.guard.clone())
     }
 
-    /// The guard, for its holder to give back. It is believed in no more.
-    pub(super) fn give_back(&self, key: u64) -> Option<LockGuard> {
+    /// The guard, for its holder to give back or to change. It is believed in no more.
+    pub(super) fn give_back(&self, key: u64) -> Option<Guard> {
         let mut beliefs = self.beliefs();
         let place = beliefs.held.iter().position(|held| held.key == key)?;
         Arc::into_inner(beliefs.held.remove(place).guard)
+    }
+
+    /// Somebody broke one of several holds by hand.
+    pub(super) fn hold_broken(&self, identity: &str) {
+        let mut beliefs = self.beliefs();
+        beliefs.ended.push(identity.to_owned());
+        let broken = |held: &&mut Held| held.guard.holder_identity() == identity;
+        beliefs.held.iter_mut().filter(broken).for_each(|held| held.excused = true);
+    }
+
+    /// Somebody changed how many permits there are.
+    pub(super) fn permits_changed(&self, lock: usize, permits: u32) {
+        let now = self.log.time();
+        self.beliefs().permits.entry(lock).or_default().push((now, permits));
     }
 
     /// Somebody broke the lock by hand: who holds it is excused until it knows.
@@ -201,7 +273,7 @@ impl World {
     pub(super) fn session_broken(&self, session: &str) {
         let now = self.log.time();
         let mut beliefs = self.beliefs();
-        for lock in 0..self.plan.locks {
+        for lock in 0..self.plan.locks.len() {
             beliefs.broken.insert(lock, now);
         }
         beliefs.ended.push(session.to_owned());
@@ -220,7 +292,58 @@ impl World {
     }
 }
 
-/// The name of a lock.
-pub(super) fn name(lock: usize) -> String {
-    format!("lock-{lock}")
+impl Beliefs {
+    /// Whether somebody has broken this hold, or may have, by hand.
+    fn is_excused(&self, lock: usize, id: &str, asked: Duration) -> bool {
+        let ended = self.ended.iter().any(|ended| id.starts_with(ended));
+        ended || self.broken.get(&lock).is_some_and(|broken| *broken >= asked)
+    }
+
+    /// Whether a token is larger than those of all who were let in before.
+    fn judge_token(&self, plan: &Plan, lock: usize, token: u64, asked: Duration) -> Result<(), String> {
+        // Where several hold, one who was let in before may hear of that later.
+        let alone = plan.locks[lock] == What::Lock;
+        let known = self.tokens.get(&lock).into_iter().flatten();
+        let before = known.filter(|(handed, _)| alone || *handed < asked).map(|(_, token)| *token).max();
+        match before {
+            Some(last) if token <= last => Err(format!("token {token} came after token {last}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what was just handed out can be held beside all else that is.
+    fn judge(&self, plan: &Plan, key: u64) -> Result<(), String> {
+        let Some(new) = self.held.iter().find(|held| held.key == key) else { return Ok(()) };
+        let is_live = |held: &&Held| held.member.process.enter(|| held.guard.check().is_ok());
+        let others = self.held.iter().filter(|held| held.lock == new.lock && !held.excused && held.key != key);
+        let live: Vec<&Held> = others.chain([new]).filter(is_live).collect();
+        if !live.iter().any(|held| held.key == key) {
+            return Ok(()); // It was lost on its way.
+        }
+        let last = live.iter().max_by_key(|held| held.guard.token()).map_or(Duration::ZERO, |held| held.asked);
+        let capacity = self.capacity_since(plan, new.lock, last);
+        let modes = || live.iter().map(|held| held.guard.mode());
+        let permits = modes().map(|mode| mode.permits(capacity)).fold(0, u32::saturating_add);
+        let upgradeable = modes().filter(|mode| *mode == Mode::Upgradeable).count();
+        if permits > capacity || upgradeable > 1 {
+            let held: Vec<_> = live.iter().map(|held| (held.guard.holder_identity(), held.guard.mode())).collect();
+            return Err(format!("more is held than can be: {held:?}"));
+        }
+        let largest = self.tokens.get(&new.lock).into_iter().flatten().map(|(_, token)| *token).max();
+        if new.guard.mode() == Mode::Write && largest.is_some_and(|largest| new.guard.token() < largest) {
+            return Err(format!("the writer's token is {}, and {largest:?} was handed out", new.guard.token()));
+        }
+        Ok(())
+    }
+
+    /// The most permits that there were since then.
+    fn capacity_since(&self, plan: &Plan, lock: usize, then: Duration) -> u32 {
+        let changes = self.permits.get(&lock).map(Vec::as_slice).unwrap_or_default();
+        let before = changes
+            .iter()
+            .rev()
+            .find(|(at, _)| *at <= then)
+            .map_or(plan.locks[lock].permits(), |(_, permits)| *permits);
+        changes.iter().filter(|(at, _)| *at > then).map(|(_, permits)| *permits).fold(before, u32::max)
+    }
 }

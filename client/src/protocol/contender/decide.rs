@@ -2,167 +2,321 @@
 
 use std::time::Duration;
 
+use super::super::write::shared::{self, Round};
 use super::super::write::{self, Term};
-use super::super::{HolderId, Liveness, Moment, Now, Record, Waiter, grant};
-use super::{Contender, Hold, Known, Next, Phase, Step, Turn};
+use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant, renew_interval};
+use super::{Contender, Hold, Holder, Known, Next, Stage, Step, Turn};
 
 impl Contender {
     pub(super) fn next(&self, now: Now) -> Step {
         if now.moment < self.retry_at {
-            return Step::Plain(Next::Wait(Some(self.retry_at)));
+            return Next::Wait(Some(self.retry_at)).into();
         }
-        if let Some(cleaning) = self.clean_up(now) {
-            return Step::Plain(cleaning);
+        if let Some(step) = self.clean_up(now).or_else(|| self.see_to_the_next(now)) {
+            return step;
         }
-        match (&self.phase, &self.known) {
-            (Phase::Seeking(turn), Known::Absent) => {
-                Step::Renewing(write::create(&self.name, &turn.id, self.term(), now.stamp))
+        let exits = self.exits.iter().map(|exit| self.depart_from(&exit.id, now));
+        let holds = self.holds.iter().map(|hold| self.keep(hold, now));
+        let turn = self.turn.iter().map(|turn| self.go_on(turn, now));
+        let mut wake: Option<Moment> = None;
+        for step in exits.chain(holds).chain(turn) {
+            match step.next {
+                Next::Wait(at) => wake = wake.into_iter().chain(at).min(),
+                _ => return step,
             }
-            (Phase::Seeking(turn), Known::Present(record)) => self.seek(turn, record, now),
-            (Phase::Holding(hold), Known::Present(record)) => self.keep(hold, record, now),
-            (Phase::Confirming(_), Known::Present(record)) => {
-                Step::Renewing(write::renew(record, self.term(), now.stamp))
+        }
+        match (wake, self.is_engaged()) {
+            (None, false) if self.ghosts.is_empty() => self.tidy(),
+            (None, false) => self.read_when_due(now),
+            (wake, _) => Next::Wait(wake),
+        }
+        .into()
+    }
+
+    // ----------------------------------------------------------------------------------------------------- on the way in
+
+    fn go_on(&self, turn: &Turn, now: Now) -> Step {
+        match (turn.stage, &self.known) {
+            (Stage::Seeking, Known::Absent) => {
+                let (id, stamp) = (&turn.id, now.stamp);
+                let (kind, permits) = (turn.wish.kind, turn.wish.permits);
+                let write = match kind {
+                    Kind::Lock => write::create(&self.name, id, self.term(turn), stamp),
+                    _ => shared::create(&self.name, kind, permits, id, self.want(turn), stamp),
+                };
+                self.renewing(turn, write)
             }
-            (Phase::Waiting(turn), Known::Present(record)) => Step::Plain(self.wait(turn, record, now)),
-            (Phase::Leaving(exit), Known::Present(record)) => Step::Plain(self.depart(&exit.id, record, now)),
-            (Phase::Idle, _) if self.ghosts.is_empty() => Step::Plain(Next::Wait(None)),
-            (Phase::Idle, _) => Step::Plain(self.read_when_due(now)),
-            (Phase::Holding(hold), Known::Unknown | Known::Absent) if hold.lost => Step::Plain(Next::Wait(None)),
-            (_, Known::Unknown | Known::Absent) => Step::Plain(Next::Read),
+            (Stage::Seeking, Known::Present(record)) => self.seek(turn, record, now),
+            (Stage::Waiting, Known::Present(record)) => self.wait(turn, record, now),
+            (Stage::Confirming, Known::Present(record)) => match record.holding(&turn.id) {
+                Some(holder) if record.kind != Kind::Lock => self.renewing(turn, shared::renew(record, holder)),
+                _ => self.renewing(turn, write::renew(record, self.term(turn), now.stamp)),
+            },
+            (_, Known::Unknown | Known::Absent) => Next::Read.into(),
         }
     }
 
     fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Step {
-        Step::Plain(match self.takeable(record, &turn.id, now.moment) {
-            // Whoever has been outrun once makes sure of a place: a join cannot be outrun.
-            Some(_) if turn.wish.queue && self.refusals > 0 => Next::Write(write::join(record, &turn.id)),
-            Some(passed_over) => {
-                return Step::Renewing(write::acquire(record, &turn.id, &passed_over, self.term(), now.stamp));
+        let join = || Next::Write(write::join(record, &turn.id, &self.want(turn))).into();
+        // Whoever has been outrun once makes sure of a place: a join cannot be outrun.
+        let outrun = turn.wish.queue && (self.refusals > 0 || now.moment < self.outrun_until);
+        match self.takeable(record, turn, now.moment) {
+            Some(_) if outrun => join(),
+            Some(round) if record.kind == Kind::Lock => {
+                let (term, passed_over) = (self.term(turn), &round.passed_over);
+                self.renewing(turn, write::acquire(record, &turn.id, passed_over, term, now.stamp))
             }
-            None if turn.wish.queue => Next::Write(write::join(record, &turn.id)),
-            None if !turn.fresh => Next::Read,
+            Some(round) => self.renewing(turn, shared::acquire(record, &turn.id, self.want(turn), &round, now.stamp)),
+            None if turn.wish.queue => join(),
+            None if !turn.fresh => Next::Read.into(),
             // An observer's word on the holder's session is awaited.
-            None => Next::Wait(Some(turn.started + turn.wish.patience)),
-        })
+            None => Next::Wait(Some(turn.started + turn.wish.patience)).into(),
+        }
     }
 
-    fn wait(&self, turn: &Turn, record: &Record, now: Now) -> Next {
-        if let Some(passed_over) = self.takeable(record, &turn.id, now.moment) {
-            return Next::Write(write::grant(record, &turn.id, &passed_over, now.stamp));
+    fn wait(&self, turn: &Turn, record: &Record, now: Now) -> Step {
+        let round = self.round(record, now.moment);
+        if record.kind == Kind::Lock {
+            if round.served.first().is_some_and(|first| first.id == turn.id) {
+                let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != turn.id).collect();
+                return Next::Write(write::grant(record, &turn.id, &passed_over, now.stamp)).into();
+            }
+        } else if self.is_for_me(turn, &round, now.moment) {
+            // The first in the queue lets itself in, and with it whoever else fits.
+            if !round.served.is_empty() {
+                return shifting(shared::grant(record, &round, now.stamp));
+            }
+            if !round.dead.is_empty() || !round.passed_over.is_empty() {
+                return shifting(shared::remove_dead(record, &round));
+            }
         }
-        match (self.read_when_due(now), self.own_expiry()) {
-            // One that has passed is of no use while others are ahead.
-            (Next::Wait(Some(at)), Some(expiry)) if expiry > now.moment => Next::Wait(Some(at.min(expiry))),
+        // A term that has passed is of no use while others are ahead.
+        let expiry = record.holders().filter_map(|holder| self.own_expiry(holder)).filter(|at| *at > now.moment).min();
+        match (self.read_when_due(now), expiry) {
+            (Next::Wait(Some(at)), Some(expiry)) => Next::Wait(Some(at.min(expiry))),
             (next, _) => next,
         }
+        .into()
     }
 
-    fn keep(&self, hold: &Hold, record: &Record, now: Now) -> Step {
-        if hold.lost {
-            return Step::Plain(Next::Wait(None));
+    /// Whether it is for this waiter to let in who fits: it is the first, or nothing has happened there for too long.
+    fn is_for_me(&self, turn: &Turn, round: &Round<'_>, now: Moment) -> bool {
+        let first = round.served.first().or(round.next.as_ref()).is_some_and(|first| first.id == turn.id);
+        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
+        first || now.since(since) >= renew_interval(self.session_duration) / 2
+    }
+
+    /// Whether a newcomer can take the lock now: it is free or its holder dead, and so are all who are ahead.
+    pub(super) fn takeable<'a>(&self, record: &'a Record, turn: &Turn, now: Moment) -> Option<Round<'a>> {
+        let round = self.round(record, now);
+        let alone = round.served.is_empty() && round.next.is_none();
+        let mode = turn.wish.mode;
+        let room = mode.permits(record.capacity) <= round.free;
+        let upgradeable = |holder: &&Holder| {
+            holder.mode == Mode::Upgradeable && !round.dead.iter().any(|dead| dead.identity == holder.identity)
+        };
+        let taken = mode == Mode::Upgradeable && record.holders().any(|holder| upgradeable(&holder));
+        (alone && room && !taken).then_some(round)
+    }
+
+    /// Who can be let in, as far as this client can tell.
+    pub(super) fn round<'a>(&self, record: &'a Record, now: Moment) -> Round<'a> {
+        grant::round(record, |holder| self.is_dead(holder, now), |waiter| self.has_ended(&waiter.id.session))
+    }
+
+    // --------------------------------------------------------------------------------------------------- while it is held
+
+    fn keep(&self, hold: &Hold, now: Now) -> Step {
+        let record = match &self.known {
+            _ if hold.lost => return Next::Wait(None).into(),
+            Known::Present(record) => record,
+            Known::Unknown | Known::Absent => return Next::Read.into(),
+        };
+        let Some(holder) = record.holding(&hold.id) else { return Next::Wait(None).into() };
+        if let Some(own) = hold.own.filter(|own| own.renew_at.is_some_and(|at| now.moment >= at)) {
+            let term = Term { duration: own.duration, own: true };
+            let next = Next::Write(match record.kind {
+                Kind::Lock => write::renew(record, term, now.stamp),
+                _ => shared::renew(record, holder),
+            });
+            return Step { renews: Some((hold.id.clone(), own.duration)), ..next.into() };
         }
-        if hold.own.is_some_and(|own| own.renew_at.is_some_and(|at| now.moment >= at)) {
-            return Step::Renewing(write::renew(record, self.term(), now.stamp));
+        if let Some(write) = hold.change.and_then(|mode| self.become_(record, holder, mode, now)) {
+            return Next::Write(write).into();
         }
         let next = match self.read_when_due(now) {
-            Next::Read if self.ghosts.is_empty() => Next::Check,
+            Next::Read if self.ghosts.is_empty() && hold.change.is_none() && self.turn.is_none() => Next::Check,
             next => next,
         };
-        Step::Plain(match (next, hold.own) {
+        match (next, hold.own) {
             (Next::Wait(Some(at)), Some(own)) => {
                 Next::Wait(Some(own.renew_at.map_or(own.deadline, |renew| renew.min(own.deadline)).min(at)))
             }
             (next, _) => next,
-        })
+        }
+        .into()
+    }
+
+    /// The write by which a holder becomes more or less than it was. `None`: others are in the way still.
+    fn become_(&self, record: &Record, holder: &Holder, mode: Mode, now: Now) -> Option<write::Write> {
+        if mode.permits(record.capacity) <= holder.mode.permits(record.capacity) {
+            return Some(shared::downgrade(record, holder, mode));
+        }
+        let (dead, alive): (Vec<_>, Vec<_>) = record
+            .holders()
+            .filter(|other| other.identity != holder.identity)
+            .partition(|other| self.is_dead(other, now.moment));
+        if alive.is_empty() {
+            return Some(shared::upgrade(record, holder, &Round { dead, ..Round::default() }, now.stamp));
+        }
+        (record.upgrading != holder.id).then(|| shared::ask_upgrade(record, holder))
+    }
+
+    // ---------------------------------------------------------------------------------------------------- on the way out
+
+    fn depart_from(&self, id: &HolderId, now: Now) -> Step {
+        let step = match &self.known {
+            Known::Present(record) => self.depart(id, record, now),
+            Known::Unknown | Known::Absent => Next::Read.into(),
+        };
+        Step { leaving: Some(id.clone()), ..step }
     }
 
     /// Hands the lock on, or frees it, or leaves the queue: whichever there is of `id`.
-    fn depart(&self, id: &HolderId, record: &Record, now: Now) -> Next {
-        if record.is_held_by(id) {
-            let waiting = |waiter: &&Waiter| {
-                let ours = waiter.id.session == id.session;
-                (!ours || self.turn().is_some_and(|turn| turn.id == waiter.id)) && !self.has_ended(&waiter.id.session)
-            };
-            let head = record.waiters.iter().find(waiting);
-            // A mutex has one permit, whatever its waiter asked for.
-            let permits = head.map(|head| head.permits.min(1));
-            if let (Some(head), 1) = (head, grant::served(1, permits)) {
-                let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != head.id).collect();
-                return Next::Write(write::grant(record, &head.id, &passed_over, now.stamp));
-            }
-            let dropped: Vec<_> = record.waiters.iter().collect();
-            return Next::Write(write::release(record, &dropped, self.keep_lease));
+    fn depart(&self, id: &HolderId, record: &Record, now: Now) -> Step {
+        match (record.holding(id), record.waiters.iter().find(|waiter| waiter.id == *id)) {
+            (Some(_), _) if record.kind == Kind::Lock => Next::Write(self.hand_on(id, record, now)).into(),
+            (Some(holder), _) => Next::Write(shared::release(record, holder, self.keep_lease)).into(),
+            (None, Some(waiter)) => shifting(write::cancel(record, waiter)),
+            (None, None) => Next::Wait(None).into(),
         }
-        match record.waiters.iter().find(|waiter| waiter.id == *id) {
-            Some(waiter) => Next::Write(write::cancel(record, waiter)),
-            None => Next::Wait(None),
+    }
+
+    fn hand_on(&self, id: &HolderId, record: &Record, now: Now) -> write::Write {
+        let waits = |waiter: &&Waiter| {
+            let ours = waiter.id.session == id.session;
+            (!ours || self.turn.as_ref().is_some_and(|turn| turn.id == waiter.id))
+                && !self.has_ended(&waiter.id.session)
+        };
+        match record.waiters.iter().find(waits) {
+            Some(head) => {
+                let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != head.id).collect();
+                write::grant(record, &head.id, &passed_over, now.stamp)
+            }
+            None => write::release(record, &record.waiters.iter().collect::<Vec<_>>(), self.keep_lease),
         }
     }
 
     /// What this client finds of itself on the Lease and does not want: it came true after all, and is given back.
-    fn clean_up(&self, now: Now) -> Option<Next> {
+    fn clean_up(&self, now: Now) -> Option<Step> {
         let Known::Present(record) = &self.known else { return None };
-        if matches!(self.phase, Phase::Leaving(_)) {
+        let unwanted = |id: &&HolderId| {
+            !self.has(id)
+                && (self.ghosts.iter().any(|ghost| ghost.id == **id)
+                    || self.ids().any(|current| current.session == id.session))
+        };
+        if record.kind == Kind::Lock && !self.exits.is_empty() {
             return None;
         }
-        let current = self.current();
-        let unwanted = |id: &&HolderId| {
-            Some(*id) != current
-                && (self.ghosts.iter().any(|ghost| ghost.id == **id)
-                    || current.is_some_and(|current| current.session == id.session))
-        };
-        let held = record.holder.as_ref().and_then(|holder| holder.id.as_ref());
-        let id = held.into_iter().chain(record.waiters.iter().map(|waiter| &waiter.id)).find(unwanted)?;
+        let id = record.ids().find(unwanted)?;
         Some(self.depart(id, record, now))
     }
 
-    /// Whether `id` can take the lock now, and who is passed over: the lock is free or its holder dead, and so are all
-    /// who are ahead.
-    pub(super) fn takeable<'a>(&self, record: &'a Record, id: &HolderId, now: Moment) -> Option<Vec<&'a Waiter>> {
-        let free = self.is_vacant(record, now);
-        let ahead = record.waiters.iter().take_while(|waiter| waiter.id != *id);
-        let passed_over: Vec<_> = ahead.collect();
-        (free && passed_over.iter().all(|waiter| self.has_ended(&waiter.id.session))).then_some(passed_over)
+    /// Somebody joined while this client went ahead, and does not know that it has come to the head of the queue: it is
+    /// let in, or told.
+    fn see_to_the_next(&self, now: Now) -> Option<Step> {
+        let Known::Present(record) = &self.known else { return None };
+        // A lock's first waiter looks for itself.
+        let told = record.kind == Kind::Lock || !self.untold;
+        let first = record.waiters.first().filter(|first| !told && !self.has(&first.id))?;
+        if shared::is_told(record, &first.id.session) {
+            return None;
+        }
+        let round = self.round(record, now.moment);
+        Some(if round.served.is_empty() {
+            Next::Write(shared::tell(record, first)).into()
+        } else {
+            shifting(shared::grant(record, &round, now.stamp))
+        })
     }
 
-    /// Whether the lock is free, or its holder dead.
-    pub(super) fn is_vacant(&self, record: &Record, now: Moment) -> bool {
-        match record.holder.as_ref().map(|holder| &holder.liveness) {
-            None => true,
-            Some(Liveness::Session(session)) => self.has_ended(session),
-            Some(Liveness::Own(_)) => self.own_expiry().is_some_and(|expiry| now >= expiry),
+    /// A Lease made on the spot that nobody needs any more is removed.
+    fn tidy(&self) -> Next {
+        match &self.known {
+            Known::Present(record)
+                if record.kind != Kind::Lock
+                    && record.ephemeral
+                    && !self.keep_lease
+                    && !record.is_held()
+                    && record.waiters.is_empty() =>
+            {
+                Next::Write(shared::remove(record))
+            }
+            _ => Next::Wait(None),
         }
     }
 
-    /// When the holder expires, if it lives by its own record and does not renew it.
-    fn own_expiry(&self) -> Option<Moment> {
-        self.own_seen.as_ref().map(|(seen, since)| *since + seen.duration)
+    // --------------------------------------------------------------------------------------------------------- judgements
+
+    /// Whether there is something to be had: it is free, or its holder dead.
+    pub(super) fn is_vacant(&self, record: &Record, now: Moment) -> bool {
+        let round = self.round(record, now);
+        round.free > 0 || !round.served.is_empty()
+    }
+
+    /// Whether this holder may be evicted.
+    fn is_dead(&self, holder: &Holder, now: Moment) -> bool {
+        match &holder.liveness {
+            Liveness::Session(session) => self.has_ended(session),
+            Liveness::Own(_) => self.own_expiry(holder).is_some_and(|expiry| now >= expiry),
+        }
+    }
+
+    /// When a holder expires, if it lives by its own record and does not renew it.
+    fn own_expiry(&self, holder: &Holder) -> Option<Moment> {
+        self.own_seen.get(&holder.identity).map(|(seen, since)| *since + seen.duration)
     }
 
     fn read_when_due(&self, now: Now) -> Next {
         if now.moment >= self.read_at { Next::Read } else { Next::Wait(Some(self.read_at)) }
     }
 
+    // --------------------------------------------------------------------------------------------------- what is asked for
+
     /// The lock's own duration, where the hold is to live by the lock's own record.
     ///
     /// It is what the user asked for, or else what the custom resource says, unless that is just the session's.
-    pub(super) fn own_duration(&self) -> Option<Duration> {
-        let turn = match &self.phase {
-            Phase::Holding(hold) => return hold.own.map(|own| own.duration),
-            _ => self.turn()?,
-        };
+    pub(super) fn own_duration(&self, turn: &Turn) -> Option<Duration> {
         let Known::Present(record) = &self.known else { return turn.wish.own_duration };
         let default = record.default_duration.filter(|default| *default != self.session_duration);
         // What was taken by a request whose answer never came lives by what that request said.
-        let said = match record.holder.as_ref().map(|holder| &holder.liveness) {
-            Some(Liveness::Own(duration)) if record.is_held_by(&turn.id) => Some(*duration),
+        let said = match record.holding(&turn.id).map(|holder| &holder.liveness) {
+            Some(Liveness::Own(duration)) => Some(*duration),
             _ => None,
         };
         turn.wish.own_duration.or(default).or(said)
     }
 
-    fn term(&self) -> Term {
-        let own = self.own_duration();
+    fn term(&self, turn: &Turn) -> Term {
+        let own = self.own_duration(turn);
         Term { duration: own.unwrap_or(self.session_duration), own: own.is_some() }
     }
+
+    fn want(&self, turn: &Turn) -> Want {
+        match turn.wish.kind {
+            Kind::Lock => Want::default(),
+            _ => Want { mode: turn.wish.mode, own: self.own_duration(turn), since: None },
+        }
+    }
+
+    /// It starts a hold, which lives by its own record if that is wanted.
+    fn renewing(&self, turn: &Turn, write: write::Write) -> Step {
+        let renews = self.own_duration(turn).map(|duration| (turn.id.clone(), duration));
+        Step { renews, ..Next::Write(write).into() }
+    }
+}
+
+/// After this write somebody else may be at the head of the queue.
+fn shifting(write: write::Write) -> Step {
+    Step { shifts: true, ..Next::Write(write).into() }
 }

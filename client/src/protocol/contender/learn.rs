@@ -1,11 +1,16 @@
 //! What the answers and events teach.
 
-use super::super::{LATEST_COMMIT, Liveness, Moment, Record, SessionId, Version, deadline, renew_interval};
+use super::super::{
+    HolderId, LATEST_COMMIT, Liveness, Mode, Moment, Record, SessionId, Version, deadline, renew_interval,
+};
 use super::{
-    Answer, Contender, Denial, Exit, Ghost, Hold, InFlight, Known, Loss, NEAR, Notice, OwnRecord, OwnTerm, Phase,
-    Refusal, Turn,
+    Answer, Contender, Denial, Ghost, Hold, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord, OwnTerm, Refusal,
+    Stage, Turn,
 };
 use std::time::Duration;
+
+/// For so long after it was outrun a client takes a place in the queue at once, where several share.
+const CROWDED: Duration = Duration::from_secs(1);
 
 impl Contender {
     /// The answer to the request last polled, received at `now`.
@@ -23,9 +28,9 @@ impl Contender {
                     self.floor = Version::default();
                 }
                 self.settle_ghosts(Some(&record), request.sent);
-                let own = request.renews.map(|duration| self.own_term(&request, duration));
+                self.untold = request.shifts;
                 self.adopt(*record, now);
-                self.confirm(own, now);
+                self.confirm(&request, now);
                 self.look_again(now);
             }
             Answer::Absent | Answer::Removed => {
@@ -37,7 +42,8 @@ impl Contender {
                 self.settle_ghosts(None, request.sent);
                 // What a watch showed meanwhile may be the newer news.
                 self.known = if self.floor == request.floor { Known::Absent } else { Known::Unknown };
-                self.own_seen = None;
+                self.own_seen.clear();
+                self.held_since.clear();
                 self.look_again(now);
             }
             Answer::Refused => {
@@ -46,6 +52,10 @@ impl Contender {
                 let pause = if self.refusals == 0 { Duration::ZERO } else { self.backoff(self.refusals) };
                 self.refusals += 1;
                 self.retry_at = now + pause;
+                // Where several share, others come and go all the time: a while later it would be no better.
+                if self.turn.as_ref().is_some_and(|turn| turn.wish.kind != Kind::Lock && request.of_turn(turn)) {
+                    self.outrun_until = now + CROWDED;
+                }
             }
             Answer::Unclear(why) => {
                 if !request.is_read {
@@ -63,8 +73,10 @@ impl Contender {
                 self.keep_lease = true;
                 self.failed(why, now);
             }
-            Answer::Denied(denial, why) => match &self.phase {
-                Phase::Seeking(turn) if request.sent >= turn.started => self.refuse(Refusal::Denied(denial, why)),
+            Answer::Denied(denial, why) => match &self.turn {
+                Some(turn) if turn.stage == Stage::Seeking && request.of_turn(turn) => {
+                    self.refuse(Refusal::Denied(denial, why));
+                }
                 _ => self.failed(why, now),
             },
             Answer::Skipped => self.look_again(now),
@@ -73,17 +85,15 @@ impl Contender {
 
     /// A write of this client's may have ended what it is leaving.
     fn may_have_left(&mut self, request: &InFlight) {
-        if let (Phase::Leaving(exit), true) = (&mut self.phase, request.leaving) {
-            exit.ours = true;
-        }
+        let exits = self.exits.iter_mut().filter(|exit| Some(&exit.id) == request.leaving.as_ref());
+        exits.for_each(|exit| exit.ours = true);
     }
 
     /// A clear answer has come.
     fn reached(&mut self, request: &InFlight) {
         self.failures = 0;
-        match &mut self.phase {
-            Phase::Seeking(turn) if request.sent >= turn.started => turn.fresh = true,
-            _ => {}
+        if let Some(turn) = self.turn.as_mut().filter(|turn| request.of_turn(turn)) {
+            turn.fresh = true;
         }
     }
 
@@ -99,18 +109,18 @@ impl Contender {
             return;
         }
         self.floor = record.version;
-        let own = record.holder.as_ref().and_then(|holder| match holder.liveness {
-            Liveness::Session(_) => None,
-            Liveness::Own(duration) => Some(OwnRecord {
-                tenancy: record.tenancy(),
-                identity: holder.identity.clone(),
-                renewed: holder.renewed,
-                duration,
-            }),
-        });
-        if self.own_seen.as_ref().map(|(seen, _)| seen) != own.as_ref() {
-            self.own_seen = own.map(|own| (own, now));
+        let mut seen = std::mem::take(&mut self.own_seen);
+        for holder in record.holders() {
+            let Liveness::Own(duration) = holder.liveness else { continue };
+            let (tenancy, identity) = (record.tenancy_of(holder), holder.identity.clone());
+            let own = OwnRecord { tenancy, identity, renewed: holder.renewed, duration };
+            let since =
+                seen.remove(&holder.identity).filter(|(before, _)| *before == own).map_or(now, |(_, since)| since);
+            self.own_seen.insert(holder.identity.clone(), (own, since));
         }
+        let mut since = std::mem::take(&mut self.held_since);
+        let holders = record.shared.iter().filter_map(|holder| holder.id.clone());
+        self.held_since = holders.map(|id| (id.clone(), since.remove(&id).unwrap_or(now))).collect();
         let head = record.waiters.first().map(|waiter| waiter.id.clone());
         let same =
             self.front.as_ref().is_some_and(|(tenancy, first, _)| *tenancy == record.tenancy() && *first == head);
@@ -124,161 +134,205 @@ impl Contender {
     /// Forgets those of which nothing can come true any more: a read begun after the last time they could be carried
     /// out shows nothing of them.
     fn settle_ghosts(&mut self, record: Option<&Record>, read_begun: Moment) {
-        let current = self.current().cloned();
-        self.ghosts.retain(|ghost| {
+        let mut ghosts = std::mem::take(&mut self.ghosts);
+        ghosts.retain(|ghost| {
             let there = |record: &Record| record.is_held_by(&ghost.id) || record.position(&ghost.id).is_some();
             // What is wanted at present may stand there, and still nothing more can come of it.
-            (record.is_some_and(there) && current.as_ref() != Some(&ghost.id)) || read_begun < ghost.until
+            (record.is_some_and(there) && !self.has(&ghost.id)) || read_begun < ghost.until
         });
-    }
-
-    fn own_term(&self, request: &InFlight, duration: Duration) -> OwnTerm {
-        let renewal = match &self.phase {
-            Phase::Holding(hold) => hold.wish.renewal,
-            _ => self.turn().is_none_or(|turn| turn.wish.renewal),
-        };
-        OwnTerm {
-            duration,
-            deadline: deadline(request.sent, duration, self.grace),
-            renew_at: renewal.then(|| request.sent + renew_interval(duration)),
-        }
+        self.ghosts = ghosts;
     }
 
     /// A write of this client's has been carried out that started or renewed a hold living by its own record.
-    fn confirm(&mut self, own: Option<OwnTerm>, now: Moment) {
-        let (Some(own), Known::Present(record)) = (own, &self.known) else { return };
-        let lives_by_itself =
-            |record: &Record| record.holder.as_ref().is_some_and(|holder| matches!(holder.liveness, Liveness::Own(_)));
-        match &mut self.phase {
-            Phase::Seeking(turn) | Phase::Confirming(turn)
-                if record.is_held_by(&turn.id) && lives_by_itself(record) =>
-            {
-                let turn = turn.clone();
-                self.hold(turn, Some(own));
-            }
-            // An answer that comes after the deadline changes nothing: lost is for good.
-            Phase::Holding(hold) if hold.own.is_some_and(|before| now >= before.deadline) => {}
-            Phase::Holding(hold) if !hold.lost && record.is_held_by(&hold.id) && hold.own.is_some() => {
-                hold.own = Some(own);
-                self.notices.push_back(Notice::Renewed(own.deadline));
-            }
-            _ => {}
+    fn confirm(&mut self, request: &InFlight, now: Moment) {
+        let (Some((id, duration)), Known::Present(record)) = (&request.renews, &self.known) else { return };
+        let Some(holder) = record.holding(id).filter(|holder| matches!(holder.liveness, Liveness::Own(_))) else {
+            return;
+        };
+        let tenancy = record.tenancy_of(holder);
+        let own = |renewal: bool| OwnTerm {
+            duration: *duration,
+            deadline: deadline(request.sent, *duration, self.grace),
+            renew_at: renewal.then(|| request.sent + renew_interval(*duration)),
+        };
+        if let Some(turn) = self.turn.take_if(|turn| turn.id == *id && turn.stage != Stage::Waiting) {
+            let own = own(turn.wish.renewal);
+            self.hold(turn, Some(own));
+            return;
+        }
+        let hold = self.holds.iter_mut().find(|hold| hold.id == *id && !hold.lost);
+        let Some((hold, before)) = hold.and_then(|hold| hold.own.map(|own| (hold, own))) else { return };
+        // An answer that comes after the deadline changes nothing: lost is for good.
+        if now < before.deadline {
+            let own = own(hold.wish.renewal);
+            (hold.own, hold.tenancy) = (Some(own), tenancy);
+            self.notices.push_back(Notice::Renewed { id: id.clone(), deadline: own.deadline });
         }
     }
 
     /// The lock is held, and the user is told.
     fn hold(&mut self, turn: Turn, own: Option<OwnTerm>) {
         let Known::Present(record) = &self.known else { return };
+        let Some(holder) = record.holding(&turn.id) else { return };
         // Where the Lease tells no token, this client made it, and nobody can have had a larger one before.
-        let token = record.holder.as_ref().and_then(|holder| holder.token).unwrap_or(record.version.0);
-        let id = turn.id.clone();
-        let tenancy = record.tenancy();
+        let token = holder.token.unwrap_or(record.version.0);
+        let tenancy = record.tenancy_of(holder);
         self.refusals = 0;
-        self.notices.push_back(Notice::Acquired { id, token, deadline: own.map(|own| own.deadline) });
-        self.phase = Phase::Holding(Hold { id: turn.id, wish: turn.wish, tenancy, own, lost: false });
+        let deadline = own.map(|own| own.deadline);
+        self.notices.push_back(Notice::Acquired { id: turn.id.clone(), token, deadline });
+        self.holds.push(Hold { id: turn.id, wish: turn.wish, tenancy, own, change: None, lost: false });
     }
 
     fn refuse(&mut self, why: Refusal) {
-        if let Some(turn) = self.turn() {
-            self.notices.push_back(Notice::Refused { id: turn.id.clone(), why });
+        if let Some(turn) = self.turn.take() {
+            self.notices.push_back(Notice::Refused { id: turn.id, why });
         }
-        self.phase = Phase::Idle;
     }
 
-    /// Moves to the phase that what is known, and the time, say.
+    /// Moves on to where what is known, and the time, say.
     pub(super) fn advance(&mut self, now: Moment) {
         self.stuck = self.is_stuck(now);
         if let Known::Present(record) = &self.known {
             self.vacant = self.is_vacant(record, now);
         }
-        match self.phase.clone() {
-            Phase::Idle => {}
-            Phase::Seeking(turn) => self.advance_seeking(turn, now),
-            Phase::Waiting(turn) | Phase::Confirming(turn) => match &self.known {
-                Known::Unknown => {}
-                Known::Present(record) if record.is_held_by(&turn.id) => self.granted(turn),
-                Known::Present(record) if record.position(&turn.id).is_some() => self.phase = Phase::Waiting(turn),
-                // Its place is gone: the Lease was removed, or somebody removed its key. It queues up again.
-                Known::Present(_) | Known::Absent => {
-                    self.phase = Phase::Seeking(Turn { started: now, fresh: true, ..turn });
-                }
-            },
-            Phase::Holding(hold) => self.advance_holding(&hold, now),
-            Phase::Leaving(exit) => match &self.known {
-                Known::Unknown => {}
-                Known::Present(record) if record.is_held_by(&exit.id) || record.position(&exit.id).is_some() => {}
-                Known::Present(_) | Known::Absent => self.left(&exit),
-            },
+        if let Some(turn) = self.turn.take() {
+            self.turn = self.advance_turn(turn, now);
         }
+        self.advance_holds(now);
+        self.advance_exits();
+    }
+
+    /// What becomes of a turn. `None`: it is over, one way or another.
+    fn advance_turn(&mut self, mut turn: Turn, now: Moment) -> Option<Turn> {
+        let (held, queued) = match &self.known {
+            Known::Present(record) => (record.is_held_by(&turn.id), record.position(&turn.id).is_some()),
+            Known::Absent => (false, false),
+            Known::Unknown if turn.stage == Stage::Seeking => (false, false),
+            Known::Unknown => return Some(turn),
+        };
+        if held && self.own_duration(&turn).is_some() {
+            turn.stage = Stage::Confirming;
+        } else if held {
+            self.hold(turn, None);
+            return None;
+        } else if queued {
+            turn.stage = Stage::Waiting;
+        } else if turn.stage == Stage::Seeking {
+            if let Some(why) = self.is_refused(&turn, now) {
+                self.notices.push_back(Notice::Refused { id: turn.id, why });
+                return None;
+            }
+        } else {
+            // Its place is gone: the Lease was removed, or somebody removed its key. It queues up again.
+            turn = Turn { stage: Stage::Seeking, started: now, fresh: true, ..turn };
+        }
+        Some(turn)
     }
 
     /// Whether so little has happened for so long that this client, far back in the queue, sees itself to whether the
     /// holder lives: the further back, the longer, so that not all begin at once.
     fn is_stuck(&self, now: Moment) -> bool {
-        let (Some(turn), Known::Present(record)) = (self.turn(), &self.known) else { return self.stuck };
+        let (Some(turn), Known::Present(record)) = (&self.turn, &self.known) else { return self.stuck };
         let places = u32::try_from(record.position(&turn.id).unwrap_or(0) / NEAR).unwrap_or(u32::MAX);
         let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
         now.since(since) >= self.session_duration.saturating_mul(places)
     }
 
-    fn advance_seeking(&mut self, turn: Turn, now: Moment) {
-        match &self.known {
-            Known::Present(record) if record.is_held_by(&turn.id) => return self.granted(turn),
-            Known::Present(record) if record.position(&turn.id).is_some() => {
-                self.phase = Phase::Waiting(turn);
-                return;
-            }
-            _ => {}
-        }
-        if let Some(own) = self.own_duration().filter(|own| *own <= self.grace) {
+    /// Why an acquisition that has no place in the queue yet is not to go on.
+    fn is_refused(&self, turn: &Turn, now: Moment) -> Option<Refusal> {
+        let invalid = |why: String| Some(Refusal::Denied(Denial::Invalid, why));
+        if let Some(own) = self.own_duration(turn).filter(|own| *own <= self.grace) {
             let grace = self.grace;
-            let why = format!("its lease duration, {own:?}, is not longer than this client's grace, {grace:?}");
-            return self.refuse(Refusal::Denied(Denial::Invalid, why));
+            return invalid(format!("its lease duration, {own:?}, is not longer than this client's grace, {grace:?}"));
+        }
+        if let Some(why) = self.is_misfit(turn) {
+            return invalid(why);
         }
         let too_late = now >= turn.started + turn.wish.patience;
         if too_late && !turn.fresh {
-            return self.refuse(Refusal::Unavailable(self.last_failure.clone()));
+            return Some(Refusal::Unavailable(self.last_failure.clone()));
         }
         if turn.wish.queue || !turn.fresh {
-            return;
+            return None;
         }
-        let Known::Present(record) = &self.known else { return };
+        let Known::Present(record) = &self.known else { return None };
         let awaited = record.holder.as_ref().is_some_and(
             |holder| matches!(&holder.liveness, Liveness::Session(session) if !self.verdicts.contains_key(session)),
         );
-        if self.takeable(record, &turn.id, now).is_none() && (too_late || !awaited) {
-            let holder = record.holder.as_ref().map(|holder| holder.identity.clone()).unwrap_or_default();
-            self.refuse(Refusal::Held { holder });
+        if self.takeable(record, turn, now).is_some() || (awaited && !too_late) {
+            return None;
         }
+        let holder = record.holders().next().map(|holder| holder.identity.clone()).unwrap_or_default();
+        Some(Refusal::Held { holder })
     }
 
-    fn granted(&mut self, turn: Turn) {
-        if self.own_duration().is_some() {
-            self.phase = Phase::Confirming(turn);
-        } else {
-            self.hold(turn, None);
-        }
-    }
-
-    fn advance_holding(&mut self, hold: &Hold, now: Moment) {
-        let loss = match &self.known {
-            _ if hold.lost => None,
-            _ if hold.own.is_some_and(|own| now >= own.deadline) => Some(Loss::Expired),
-            Known::Absent => Some(Loss::Broken),
-            Known::Present(record) if !record.is_held_by(&hold.id) || record.tenancy() != hold.tenancy => {
-                Some(Loss::Broken)
+    /// Why what is wanted is not what the Lease is for.
+    fn is_misfit(&self, turn: &Turn) -> Option<String> {
+        let (name, wish) = (&self.name, &turn.wish);
+        match &self.known {
+            Known::Absent if wish.kind == Kind::Semaphore && wish.permits.is_none() => Some(format!(
+                "there is no semaphore {name:?}: create the custom resource, or say how many permits it has"
+            )),
+            Known::Unknown | Known::Absent => None,
+            Known::Present(record) if record.kind != wish.kind => {
+                Some(format!("{name:?} is a {}, not a {}", record.kind.name(), wish.kind.name()))
             }
-            Known::Unknown | Known::Present(_) => None,
-        };
-        if let (Some(loss), Phase::Holding(hold)) = (loss, &mut self.phase) {
-            hold.lost = true;
-            self.notices.push_back(Notice::Lost(loss));
+            Known::Present(record) => match (wish.permits, wish.mode) {
+                (Some(said), _) if said != record.capacity => Some(format!(
+                    "this client says that the semaphore {name:?} has {said} permits, but it has {}",
+                    record.capacity
+                )),
+                (_, Mode::Permits(wanted)) if wanted > record.capacity && record.capacity > 0 => {
+                    Some(format!("{wanted} permits of {name:?} are wanted, but there are {}", record.capacity))
+                }
+                _ => None,
+            },
         }
     }
 
-    fn left(&mut self, exit: &Exit) {
-        self.notices.push_back(Notice::Left { clean: exit.ours && !exit.lost });
-        self.phase = Phase::Idle;
+    fn advance_holds(&mut self, now: Moment) {
+        let known = &self.known;
+        for hold in self.holds.iter_mut().filter(|hold| !hold.lost) {
+            let record = match known {
+                Known::Present(record) => Some(record),
+                _ => None,
+            };
+            let holder = record.and_then(|record| record.holding(&hold.id).map(|holder| (record, holder)));
+            // Who shares it is told apart by its key: that is never written twice.
+            let ours = holder.is_some_and(|(record, holder)| {
+                let tenancy = record.tenancy_of(holder);
+                tenancy == hold.tenancy || (record.kind != Kind::Lock && tenancy.uid == hold.tenancy.uid)
+            });
+            let loss = match known {
+                _ if hold.own.is_some_and(|own| now >= own.deadline) => Some(Loss::Expired),
+                Known::Unknown => None,
+                Known::Absent | Known::Present(_) => (!ours).then_some(Loss::Broken),
+            };
+            if let Some(loss) = loss {
+                hold.lost = true;
+                self.notices.push_back(Notice::Lost { id: hold.id.clone(), loss });
+            } else if let (Some(mode), Some((record, holder))) = (hold.change, holder)
+                && holder.mode == mode
+                && record.upgrading.as_ref() != Some(&hold.id)
+            {
+                hold.change = None;
+                hold.wish.mode = mode;
+                let token = holder.token.unwrap_or(record.version.0);
+                self.notices.push_back(Notice::Changed { id: hold.id.clone(), mode, token });
+            }
+        }
+    }
+
+    fn advance_exits(&mut self) {
+        let record = match &self.known {
+            Known::Unknown => return,
+            Known::Absent => None,
+            Known::Present(record) => Some(record),
+        };
+        let gone = |id: &HolderId| record.is_none_or(|record| !record.is_held_by(id) && record.position(id).is_none());
+        for exit in self.exits.extract_if(.., |exit| gone(&exit.id)) {
+            self.notices.push_back(Notice::Left { clean: exit.ours && !exit.lost, id: exit.id });
+        }
     }
 
     pub(super) fn has_ended(&self, session: &SessionId) -> bool {
@@ -289,19 +343,20 @@ impl Contender {
     fn look_again(&mut self, now: Moment) {
         self.retry_at = now;
         let every = renew_interval(self.session_duration);
-        let every = match (&self.phase, &self.known) {
-            (Phase::Waiting(turn), Known::Present(record)) => {
-                let every = match record.holder.as_ref().map(|holder| &holder.liveness) {
-                    Some(Liveness::Own(duration)) => every.min(renew_interval(*duration)),
-                    _ => every,
-                };
+        let waiting = self.turn.as_ref().filter(|turn| turn.stage == Stage::Waiting);
+        let every = match (waiting, &self.known) {
+            (Some(turn), Known::Present(record)) => {
+                let every = record.holders().fold(every, |every, holder| match holder.liveness {
+                    Liveness::Own(duration) => every.min(renew_interval(duration)),
+                    Liveness::Session(_) => every,
+                });
                 match record.position(&turn.id).unwrap_or(0) {
                     0..4 => every,
                     4..16 => every * 2,
                     _ => every * 4,
                 }
             }
-            (Phase::Holding(_), _) if self.watched => every * 6,
+            _ if self.watched && self.turn.is_none() && self.exits.is_empty() && !self.holds.is_empty() => every * 6,
             _ => every,
         };
         self.read_at = now + every.mul_f64(0.9 + 0.1 * self.random());
@@ -321,5 +376,12 @@ impl Contender {
         self.jitter ^= self.jitter >> 7;
         self.jitter ^= self.jitter << 17;
         (self.jitter >> 32) as f64 / f64::from(u32::MAX)
+    }
+}
+
+impl InFlight {
+    /// It was sent since this turn began, and not to give up something.
+    fn of_turn(&self, turn: &Turn) -> bool {
+        self.sent >= turn.started && self.leaving.is_none()
     }
 }

@@ -45,7 +45,7 @@ async fn the_api_server_in_memory_answers_as_the_real_one() -> Result<()> {
             let cluster = Cluster::shared().await?;
             let (one, two) = (cluster.namespace("api-one").await?, cluster.namespace("api-two").await?);
             let pair =
-                Pair { client: side::client(&cluster)?, namespaces: [one.name().to_owned(), two.name().to_owned()] };
+                Pair { client: side::client(cluster)?, namespaces: [one.name().to_owned(), two.name().to_owned()] };
             loop {
                 let number = next.fetch_add(1, Ordering::SeqCst);
                 if number >= end {

@@ -59,7 +59,7 @@ impl Side {
             Body::Json(value) => self.filled(value, &target).to_string().into_bytes(),
             Body::Last(changes) => self.as_last_seen(&target, changes).to_string().into_bytes(),
         };
-        if query.contains(&("resourceVersion", "0".to_owned())) {
+        if query.iter().any(|(key, version)| *key == "resourceVersion" && !version.is_empty()) {
             self.catch_up().await?;
         }
         let http = http::Request::builder()
@@ -105,7 +105,7 @@ impl Side {
         }
     }
 
-    /// A server may answer version 0 with what it knew a moment ago. It knows all after a list without version.
+    /// Who asks for a version may be answered with what the server knew a moment ago. It knows all after a list without.
     async fn catch_up(&self) -> Result<()> {
         let query = [("limit", "1".to_owned())];
         self.client.request_text(http::Request::get(uri(None, None, &query)).body(Vec::new())?).await?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use leasehold::protocol::write::{self, Term};
-use leasehold::protocol::{HolderId, Record, SessionId, Write};
+use leasehold::protocol::{HolderId, Record, SessionId, Want, Write};
 use leasehold::{Failure, KubeStore, Store as _, clock};
 use std::time::Duration;
 
@@ -39,7 +39,11 @@ async fn a_write_whose_condition_does_not_hold_changes_nothing() -> Result<()> {
     ensure!(lease.metadata.resource_version == Some(now.version.to_string()), "something was written");
     // Where there is none, nothing brings it back.
     store.write("a", &write::release(&now, &[], false)).await?;
-    for write in [write::release(&now, &[], true), write::grant(&now, &id(3), &[], stamp), write::join(&now, &id(3))] {
+    for write in [
+        write::release(&now, &[], true),
+        write::grant(&now, &id(3), &[], stamp),
+        write::join(&now, &id(3), &Want::default()),
+    ] {
         let absent = store.write("a", &write).await;
         ensure!(matches!(absent, Err(Failure::Absent | Failure::Refused)), "{write:?}: {absent:?}");
     }

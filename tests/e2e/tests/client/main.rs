@@ -16,4 +16,5 @@ mod foreign;
 mod loss;
 mod outage;
 mod queue;
+mod shared;
 mod support;

@@ -54,7 +54,7 @@ async fn a_dead_holder_without_waiters_leaves_the_lock_free() -> Result<()> {
     let free = scene.record("build", |record| holder(record).is_empty() && record.transitions == 2).await?;
     assert!(!free.ephemeral);
     scene.status("build", |status| status.holder.is_none()).await?;
-    ensure!(scene.event("build", "Evicted").await?.contains("the lock is free"));
+    ensure!(scene.event("build", "Evicted").await?.contains("what it held is free"));
     ensure!(client.renew().await.is_err(), "what is ended cannot be renewed");
     Ok(())
 }

@@ -4,4 +4,6 @@ mod clients;
 mod deaths;
 mod lifecycle;
 mod process;
+mod rwlocks;
+mod semaphores;
 mod support;

@@ -1,20 +1,25 @@
 //! An operator in a namespace of its own, and clients played by hand.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use kube::Api;
+use kube::core::object::HasStatus;
+use kube::{Api, Resource};
 use leasehold::protocol::record::SessionRecord;
 use leasehold::protocol::write::Term;
-use leasehold::protocol::{HolderId, Record, SessionId, Write, write};
+use leasehold::protocol::write::shared::{self, Round};
+use leasehold::protocol::{HolderId, Mode, Record, SessionId, Want, Write, write};
 use leasehold::{Failure, KubeStore, Store as _, clock};
 use leasehold_operator::crd::{DistributedLock, DistributedLockStatus};
 use leasehold_testkit::{Cluster, DumpOnFailure, Namespace, Process, Program, bin, eventually};
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -66,7 +71,9 @@ impl Scene {
             cluster.kubectl(&["apply", "-k", &format!("{ROOT}/crds")]).await
         })
         .await?;
-        cluster.kubectl(&["wait", "--for=condition=Established", "crd", "distributedlocks.leasehold.dev"]).await?;
+        let crds =
+            ["distributedlocks", "semaphores", "readwritelocks"].map(|plural| format!("crd/{plural}.leasehold.dev"));
+        cluster.kubectl(&["wait", "--for=condition=Established", &crds[0], &crds[1], &crds[2]]).await?;
         cluster.namespace("operator").await
     }
 
@@ -101,9 +108,18 @@ impl Scene {
         name: &str,
         wanted: impl Fn(&DistributedLockStatus) -> bool,
     ) -> Result<DistributedLockStatus> {
-        let locks: Api<DistributedLock> = self.namespace.api();
+        self.status_of::<DistributedLock>(name, wanted).await
+    }
+
+    /// Waits until the status of a resource of any kind is as wanted.
+    pub(crate) async fn status_of<K>(&self, name: &str, wanted: impl Fn(&K::Status) -> bool) -> Result<K::Status>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + HasStatus + Clone + Debug + DeserializeOwned,
+        K::Status: Clone + Debug,
+    {
+        let resources: Api<K> = self.namespace.api();
         eventually(SOON, "the status", async || {
-            let status = locks.get(name).await?.status.context("there is no status")?;
+            let status = resources.get(name).await?.status().cloned().context("there is no status")?;
             ensure!(wanted(&status), "the status is {status:#?}");
             Ok(status)
         })
@@ -153,6 +169,12 @@ impl Scene {
             found.and_then(|event| event.note).with_context(|| format!("there is no {reason}"))
         })
         .await
+    }
+
+    /// A client as users have it.
+    pub(crate) fn user(&self, host: &str) -> Result<leasehold::Client> {
+        let builder = leasehold::Client::builder().kube_config(self.namespace.config());
+        Ok(builder.namespace(self.namespace.name()).host(host).build()?)
     }
 
     /// A client with a session that is open and not renewed.
@@ -254,6 +276,14 @@ impl Client {
         join(&self.store, &self.id(n), lock).await
     }
 
+    /// Takes a part of what several can hold.
+    pub(crate) async fn share(&self, lock: &str, n: u32, mode: Mode) -> Result<Record> {
+        let record = Record::parse(self.store.read(lock).await?)?;
+        let want = Want { mode, ..Want::default() };
+        let write = shared::acquire(&record, &self.id(n), want, &Round::default(), clock::now().stamp);
+        self.send(lock, &write).await?.context("acquired")
+    }
+
     pub(crate) async fn send(&self, lock: &str, write: &Write) -> Result<Option<Record>> {
         send(&self.store, lock, write).await
     }
@@ -308,7 +338,7 @@ async fn acquire(store: &KubeStore, id: &HolderId, lock: &str) -> Result<Record>
 
 async fn join(store: &KubeStore, id: &HolderId, lock: &str) -> Result<Record> {
     let record = Record::parse(store.read(lock).await?)?;
-    send(store, lock, &write::join(&record, id)).await?.context("joined")
+    send(store, lock, &write::join(&record, id, &Want::default())).await?.context("joined")
 }
 
 async fn send(store: &KubeStore, lock: &str, write: &Write) -> Result<Option<Record>> {

@@ -1,22 +1,13 @@
-//! The custom resources, as users write and read them.
-//!
-//! `crds/*.yaml` are generated from these types (`leasehold-operator crds`), so this file is also what
-//! `kubectl explain` says.
+//! A lock that one holds.
 
 #![expect(unreachable_pub, reason = "the derived schema repeats the type in a private place")]
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Holds a deleted `DistributedLock` until its Lease is taken care of.
-///
-/// Deleting a `DistributedLock` never interrupts whoever holds the lock. Is the lock free and nobody waits, its Lease
-/// is deleted. Otherwise the Lease is handed over to those who use it: it no longer belongs to the `DistributedLock`,
-/// is marked as made on the spot, holder and waiters go on as before, and the last release removes it.
-pub const FINALIZER: &str = "leasehold.dev/hand-over";
+use super::HolderStatus;
 
 /// What is wanted of the lock.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,59 +100,4 @@ pub enum State {
     Held,
     /// It cannot be used as it is wanted: the condition Ready tells why.
     Blocked,
-}
-
-/// Who holds a lock.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HolderStatus {
-    /// The holder's identity, as it stands on the Lease.
-    pub id: String,
-    /// The pod or host of the holder, possibly cut, where the identity tells it.
-    #[serde(default)]
-    pub pod: Option<String>,
-    /// The client session by which the holder lives. None where it lives by the Lease's own renewTime.
-    #[serde(default)]
-    pub session: Option<String>,
-    /// Since when it holds the lock, by its granter's clock.
-    #[serde(default)]
-    pub since: Option<Time>,
-    /// Its fencing token. None for holders that made the Lease on the spot: only they were told.
-    #[serde(default)]
-    pub token: Option<i64>,
-}
-
-/// The definition of [`DistributedLock`], as it is applied to a cluster.
-#[must_use]
-pub fn distributed_lock() -> CustomResourceDefinition {
-    let mut crd = DistributedLock::crd();
-    // A lock needs no spec: what is left out is taken for empty.
-    for version in &mut crd.spec.versions {
-        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
-        let spec = schema.and_then(|schema| schema.properties.as_mut()).and_then(|fields| fields.get_mut("spec"));
-        if let Some(spec) = spec {
-            spec.default =
-                Some(k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSON(serde_json::json!({})));
-        }
-    }
-    crd
-}
-
-/// Every definition, as YAML documents.
-///
-/// # Errors
-/// None that can happen: all of it can be written as YAML.
-pub fn all_as_yaml() -> Result<String, serde_yaml_ng::Error> {
-    let head = "# Generated from src/crd.rs by `leasehold-operator crds`. Do not edit.\n";
-    Ok(format!("{head}{}", serde_yaml_ng::to_string(&distributed_lock())?))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_checked_in_definitions_are_those_of_the_types() {
-        let wanted = super::all_as_yaml().unwrap();
-        let found = include_str!("../crds/distributedlock.yaml");
-        assert!(wanted == found, "crds/distributedlock.yaml is out of date: run `make crds`");
-    }
 }

@@ -1,4 +1,4 @@
-//! A hold.
+//! What is held, whatever it is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,29 +6,29 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::error::{ExtendError, LossReason, Lost, ReleaseError};
-use crate::lock::Lock;
+use crate::protocol::Mode;
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
 use crate::validity::Validity;
 
-/// The lock is held as long as this guard is, and as long as it is not [lost](Self::lost).
+/// Something that is held: what the guards of all kinds have in common.
 ///
-/// Dropping it releases the lock in the background. [`release`](Self::release) does so and says how it went.
-#[must_use = "the lock is released as soon as the guard is dropped"]
+/// A guard is one of these and can be used as such ([`Deref`](std::ops::Deref)).
 #[derive(Debug)]
-pub struct LockGuard {
-    lock: Lock,
+pub struct Hold {
+    access: Access,
     session: SessionUse,
     grant: Grant,
 }
 
-impl LockGuard {
-    pub(crate) fn new(lock: Lock, session: SessionUse, grant: Grant) -> Self {
-        Self { lock, session, grant }
+impl Hold {
+    pub(crate) fn new(access: Access, session: SessionUse, grant: Grant) -> Self {
+        Self { access, session, grant }
     }
 
-    /// The fencing token: larger than that of every earlier holder of a lock of this name.
+    /// The fencing token: larger than that of everybody who was let in earlier, under this name.
     ///
     /// Send it with every write to what the lock protects, and let that refuse a token smaller than the largest it has
     /// seen. Then even a holder that ignores its loss does no harm.
@@ -46,7 +46,7 @@ impl LockGuard {
     /// The lock's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.lock.name
+        &self.access.name
     }
 
     /// Whether the lock is still held, by this machine's clock and at this very moment. It costs no request.
@@ -93,47 +93,54 @@ impl LockGuard {
         } else {
             self.session.renew()
         };
-        let limit = self.lock.client.inner().shared.request_timeout * 2;
+        let limit = self.access.client.inner().shared.request_timeout * 2;
         tokio::select! {
             biased;
             Ok(()) = renewed => {}
             () = lost.cancelled() => {}
             () = crate::clock::sleep(limit) => {
                 self.check()?;
-                return Err(ExtendError::Unavailable { name: self.lock.name.to_string() });
+                return Err(ExtendError::Unavailable { name: self.access.name.to_string() });
             }
         }
         self.check()?;
         Ok(self.remaining())
     }
 
-    /// Releases the lock, straight to the next waiter if there is one.
-    ///
-    /// # Cancel safety
-    /// Cancelled, the release goes on in the background.
-    ///
-    /// # Errors
-    /// [`ReleaseError::Lost`] where the lock had been lost before; [`ReleaseError::Unsettled`] where no clear answer came
-    /// in time. Either way the guard is gone, and nothing is to be repeated.
-    pub async fn release(mut self) -> Result<(), ReleaseError> {
+    /// Gives it back, and says how that went.
+    pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
         let before = self.check();
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);
         let (reply, done) = oneshot::channel();
         self.grant.released = true;
         let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), Some(reply)));
-        let limit = self.lock.client.inner().shared.request_timeout * 3;
+        let limit = self.access.client.inner().shared.request_timeout * 3;
         let outcome = tokio::time::timeout(limit, done).await;
         before?;
         match outcome {
             Ok(Ok(true)) => Ok(()),
             Ok(_) => Err(self.loss(LossReason::Broken).into()),
-            Err(_) => Err(ReleaseError::Unsettled { name: self.lock.name.to_string() }),
+            Err(_) => Err(ReleaseError::Unsettled { name: self.access.name.to_string() }),
         }
     }
 
+    /// Makes more or less of it. Its token is another one from then on.
+    pub(crate) async fn change(&mut self, mode: Mode) -> Result<(), Lost> {
+        self.check()?;
+        let (done, changed) = oneshot::channel();
+        let _ = self.grant.slot.commands.send(Command::Change(self.grant.id.clone(), mode, done));
+        let lost = self.validity().lost().clone();
+        tokio::select! {
+            biased;
+            Ok(token) = changed => self.grant.token = token,
+            () = lost.cancelled() => {}
+        }
+        self.check()
+    }
+
     pub(crate) fn loss(&self, reason: LossReason) -> Lost {
-        Lost { name: self.lock.name.to_string(), reason }
+        Lost { name: self.access.name.to_string(), reason }
     }
 
     fn validity(&self) -> &Arc<Validity> {

@@ -1,76 +1,72 @@
-//! What a lock's resource says of it.
+//! What a resource says of its Lease.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use leasehold::protocol::{Holder, Liveness, Record};
+use leasehold::protocol::{Holder, Liveness};
 
 use super::apply::{Applied, Outcome};
-use crate::crd::{DistributedLockStatus, HolderStatus, State};
+use super::decide::Blocked;
+use super::resource::{LeaseBacked, Told};
+use crate::crd::HolderStatus;
 
 /// The status that follows from what was applied. `None`: the resource goes, and needs none.
 ///
 /// A condition that has not changed keeps the time of its last transition.
-pub(super) fn status_of(
-    applied: &Applied,
-    before: Option<&DistributedLockStatus>,
+pub(super) fn status_of<R: LeaseBacked>(
+    applied: &Applied<R>,
+    before: Option<&R::Status>,
     stamp: Timestamp,
-) -> Option<DistributedLockStatus> {
-    let generation = applied.cr.metadata.generation;
+) -> Option<R::Status> {
+    let generation = applied.cr.meta().generation;
+    let before = before.map_or(&[][..], R::conditions);
     let condition = |type_: &str, status: bool, reason: &str, message: String| {
         let status = if status { "True" } else { "False" };
-        let known = before.and_then(|before| before.conditions.iter().find(|known| known.type_ == type_));
-        let since = known.filter(|known| known.status == status).map(|known| known.last_transition_time.clone());
+        let known = before.iter().find(|known| known.type_ == type_ && known.status == status);
         Condition {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: reason.to_owned(),
             message,
             observed_generation: generation,
-            last_transition_time: since.unwrap_or_else(|| seconds(stamp)),
+            last_transition_time: known.map_or_else(|| seconds(stamp), |known| known.last_transition_time.clone()),
         }
     };
-    let (state, conditions, record) = match applied.outcome() {
+    let noun = R::NOUN;
+    let (conditions, record) = match applied.outcome() {
         Outcome::Gone { .. } => return None,
         Outcome::Blocked(blocked) => {
-            let message = format!(
-                "the Lease of this name belongs to {}: remove that Lease, or give this lock another name",
-                blocked.owner
-            );
-            let ready = condition("Ready", false, "LeaseOwnedByOther", message.clone());
-            (State::Blocked, vec![ready, condition("Held", false, "LeaseOwnedByOther", message)], None)
+            let (reason, message) = obstacle(blocked, noun);
+            (vec![condition("Ready", false, reason, message.clone()), condition("Held", false, reason, message)], None)
         }
         Outcome::Stands(record) => {
-            let ready = condition("Ready", true, "LeaseReady", "the lock can be acquired through its Lease".to_owned());
-            let held = match &record.holder {
-                Some(holder) => condition("Held", true, "Held", format!("{} holds the lock", holder.identity)),
-                None => condition("Held", false, "Free", "nobody holds the lock".to_owned()),
+            let message = format!("the {noun} can be acquired through its Lease");
+            let ready = condition("Ready", true, "LeaseReady", message);
+            let held = match (&record.holder, record.shared.len()) {
+                (Some(holder), _) => condition("Held", true, "Held", format!("{} holds the {noun}", holder.identity)),
+                (None, 0) => condition("Held", false, "Free", format!("nobody holds the {noun}")),
+                (None, count) => condition("Held", true, "Held", format!("{count} hold the {noun}")),
             };
-            let state = if record.holder.is_some() { State::Held } else { State::Free };
-            (state, vec![ready, held], Some(record))
+            (vec![ready, held], Some(&**record))
         }
     };
-    Some(DistributedLockStatus {
-        observed_generation: generation,
-        conditions,
-        state: Some(state),
-        holder: record.and_then(|record| record.holder.as_ref()).map(holder_status),
-        waiters: record.map_or(0, |record| i32::try_from(record.waiters.len()).unwrap_or(i32::MAX)),
-        lease_name: record.and_then(|record| lease_name(record)),
-        lease_uid: record.map(|record| record.uid.clone()),
-    })
+    Some(applied.cr.tell(Told { generation, conditions, record }))
 }
 
-/// Whether another has come to hold the lock, and who.
-pub(super) fn new_holder<'a>(
-    before: Option<&DistributedLockStatus>,
-    after: &'a DistributedLockStatus,
-) -> Option<&'a HolderStatus> {
-    let key = |holder: &HolderStatus| (holder.id.clone(), holder.since.clone());
-    let before = before.and_then(|before| before.holder.as_ref()).map(key);
-    after.holder.as_ref().filter(|now| before != Some(key(now)))
+/// Why it is blocked, and what to do about it.
+fn obstacle(blocked: &Blocked, noun: &str) -> (&'static str, String) {
+    let way_out = format!("remove that Lease, or give this {noun} another name");
+    match blocked {
+        Blocked::OwnedByOther(owner) => {
+            ("LeaseOwnedByOther", format!("the Lease of this name belongs to {owner}: {way_out}"))
+        }
+        Blocked::UsedAs(kind) => {
+            let used_as = kind.name();
+            ("LeaseOfOtherKind", format!("the Lease of this name is in use as a {used_as}: {way_out}"))
+        }
+    }
 }
 
-fn holder_status(holder: &Holder) -> HolderStatus {
+pub(super) fn holder_status(holder: &Holder) -> HolderStatus {
     HolderStatus {
         id: holder.identity.clone(),
         pod: holder.id.as_ref().map(|id| id.session.host().to_owned()),
@@ -83,32 +79,38 @@ fn holder_status(holder: &Holder) -> HolderStatus {
     }
 }
 
-fn lease_name(record: &Record) -> Option<String> {
-    record.lease.metadata.name.clone()
-}
-
 /// Times of resources have whole seconds: a fraction would differ from what is read back.
 fn seconds(stamp: Timestamp) -> Time {
     Time(Timestamp::from_second(stamp.as_second()).unwrap_or(stamp))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use serde_json::json;
 
-    use super::super::decide::Blocked;
     use super::super::decide::tests::{lock, record};
     use super::*;
+    use crate::crd::{DistributedLock, DistributedLockStatus, State};
+    use leasehold::protocol::Record;
 
     fn stamp(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
 
     fn status(record: Record, before: Option<&DistributedLockStatus>, at: &str) -> DistributedLockStatus {
-        let applied = Applied::for_test(lock(None), Outcome::Stands(Arc::new(record)));
-        status_of(&applied, before, stamp(at)).unwrap()
+        stands(lock(None), record, before, stamp(at))
+    }
+
+    pub(in super::super) fn stands<R: LeaseBacked>(
+        cr: R,
+        record: Record,
+        before: Option<&R::Status>,
+        stamp: Timestamp,
+    ) -> R::Status {
+        let applied = Applied::for_test(cr, Outcome::Stands(Arc::new(record)));
+        status_of(&applied, before, stamp).unwrap()
     }
 
     fn held(identity: &str) -> Record {
@@ -143,8 +145,14 @@ mod tests {
             status.conditions.iter().map(|condition| condition.last_transition_time.0.as_second() % 60).collect()
         };
         assert_eq!((times(&first), times(&second), times(&third)), (vec![1, 1], vec![1, 1], vec![1, 9]));
-        assert_eq!(new_holder(Some(&first), &second).map(|holder| holder.id.as_str()), Some("pod-1_abc.4"));
-        assert!(new_holder(Some(&second), &second).is_none() && new_holder(Some(&second), &third).is_none());
+        assert_eq!(
+            DistributedLock::acquired(Some(&first), &second).map(|holder| holder.id.as_str()),
+            Some("pod-1_abc.4")
+        );
+        assert!(
+            DistributedLock::acquired(Some(&second), &second).is_none()
+                && DistributedLock::acquired(Some(&second), &third).is_none()
+        );
     }
 
     #[test]
@@ -160,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_blocked_lock_tells_what_to_do() {
-        let blocked = Outcome::Blocked(Blocked { owner: "Deployment web".to_owned() });
+        let blocked = Outcome::Blocked(Blocked::OwnedByOther("Deployment web".to_owned()));
         let status = status_of(&Applied::for_test(lock(None), blocked), None, Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!((status.state, &*status.conditions[0].status), (Some(State::Blocked), "False"));
         assert!(status.conditions[0].message.contains("Deployment web: remove that Lease"));

@@ -1,9 +1,11 @@
-//! What is to be done for one `DistributedLock`: pure.
+//! What is to be done for one resource: pure.
 
-use leasehold::protocol::Write;
+use kube::ResourceExt as _;
+use leasehold::protocol::{Kind, Record, Write};
 
 use super::observe::Observed;
 use super::owner::{Owner, owner};
+use super::resource::LeaseBacked;
 use super::write;
 use crate::crd::FINALIZER;
 
@@ -26,53 +28,60 @@ pub(super) enum Action {
     RemoveFinalizer,
 }
 
-/// Why a lock cannot be what it is wanted to be.
+/// Why a resource cannot be what it is wanted to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Blocked {
-    /// Who owns the Lease.
-    pub(super) owner: String,
+pub(super) enum Blocked {
+    /// The Lease belongs to somebody else, told for people.
+    OwnedByOther(String),
+    /// The Lease is in use as something else.
+    UsedAs(Kind),
 }
 
 /// What is to be done, in this order.
-pub(super) fn decide(seen: &Observed) -> Vec<Action> {
-    if seen.cr.metadata.deletion_timestamp.is_some() { let_go(seen) } else { keep(seen) }
+pub(super) fn decide<R: LeaseBacked>(seen: &Observed<R>) -> Vec<Action> {
+    if seen.cr.meta().deletion_timestamp.is_some() { let_go(seen) } else { keep(seen) }
 }
 
-fn keep(seen: &Observed) -> Vec<Action> {
+fn keep<R: LeaseBacked>(seen: &Observed<R>) -> Vec<Action> {
     let mut actions = Vec::new();
     if !has_finalizer(seen) {
         actions.push(Action::AddFinalizer);
     }
     match &seen.record {
-        None => actions.push(Action::Create(write::create(&seen.cr))),
-        Some(record) => match owner(&record.lease, &seen.cr) {
-            Owner::Other(owner) => actions.push(Action::Block(Blocked { owner })),
+        None => actions.push(Action::Create(write::create(&*seen.cr))),
+        Some(record) => match owner(&record.lease, &*seen.cr) {
+            Owner::Other(owner) => actions.push(Action::Block(Blocked::OwnedByOther(owner))),
+            Owner::This | Owner::Nobody if record.kind != R::KIND && is_used(record) => {
+                actions.push(Action::Block(Blocked::UsedAs(record.kind)));
+            }
             Owner::This | Owner::Nobody => {
-                actions.extend(write::align(record, &seen.cr).map(Action::Align));
+                actions.extend(write::align(record, &*seen.cr).map(Action::Align));
             }
         },
     }
     actions
 }
 
-fn let_go(seen: &Observed) -> Vec<Action> {
+fn let_go<R: LeaseBacked>(seen: &Observed<R>) -> Vec<Action> {
     if !has_finalizer(seen) {
         return Vec::new();
     }
-    let mine = seen.record.as_ref().filter(|record| owner(&record.lease, &seen.cr) == Owner::This);
+    let mine = seen.record.as_ref().filter(|record| owner(&record.lease, &*seen.cr) == Owner::This);
     let mut actions = match mine {
         None => Vec::new(),
-        Some(record) if record.holder.is_none() && record.waiters.is_empty() => {
-            vec![Action::Delete(write::delete(record))]
-        }
-        Some(record) => write::hand_over(record, &seen.cr).map(Action::HandOver).into_iter().collect(),
+        Some(record) if !is_used(record) => vec![Action::Delete(write::delete(record))],
+        Some(record) => write::hand_over(record, &*seen.cr).map(Action::HandOver).into_iter().collect(),
     };
     actions.push(Action::RemoveFinalizer);
     actions
 }
 
-fn has_finalizer(seen: &Observed) -> bool {
-    seen.cr.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+fn is_used(record: &Record) -> bool {
+    record.is_held() || !record.waiters.is_empty()
+}
+
+fn has_finalizer<R: LeaseBacked>(seen: &Observed<R>) -> bool {
+    seen.cr.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
 #[cfg(test)]
@@ -80,12 +89,11 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use leasehold::protocol::Record;
     use serde_json::{Value, json};
 
     use super::super::owner::owner_reference;
     use super::*;
-    use crate::crd::{DistributedLock, DistributedLockSpec};
+    use crate::crd::{DistributedLock, DistributedLockSpec, Semaphore, SemaphoreSpec};
 
     pub(in super::super) fn lock(seconds: Option<i32>) -> DistributedLock {
         let mut lock = DistributedLock::new("build", DistributedLockSpec { lease_duration_seconds: seconds });
@@ -108,7 +116,7 @@ pub(super) mod tests {
         Record::parse(serde_json::from_value(lease).unwrap()).unwrap()
     }
 
-    fn names(cr: DistributedLock, record: Option<Record>) -> Vec<&'static str> {
+    fn names(cr: impl LeaseBacked, record: Option<Record>) -> Vec<&'static str> {
         let actions = decide(&Observed::new(Arc::new(cr), record.map(Arc::new)));
         actions
             .iter()
@@ -172,5 +180,39 @@ pub(super) mod tests {
         ] {
             assert_eq!(names(cr, record), wanted, "{what}");
         }
+    }
+
+    #[test]
+    fn a_lease_of_another_kind_is_taken_only_when_nobody_uses_it() {
+        let semaphore = || {
+            let mut semaphore = Semaphore::new("build", SemaphoreSpec { permits: 3, lease_duration_seconds: None });
+            semaphore.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+            semaphore
+        };
+        let of = |kind: &str, annotations: Value, holder: &str| {
+            record(json!({ "metadata": { "labels": { "leasehold.dev/kind": kind }, "annotations": annotations },
+                "spec": { "holderIdentity": holder } }))
+        };
+        let waited = json!({ "join.leasehold.dev/pod_x.1": "4" });
+        let held = json!({ "holder.leasehold.dev/pod_x.1": "4" });
+        for (what, record, wanted) in [
+            ("a free lock", of("lock", json!({}), ""), "align"),
+            ("a held lock", of("lock", json!({}), "pod_x.1"), "block"),
+            ("a lock that is waited for", of("lock", waited.clone(), ""), "block"),
+            ("a semaphore in use", of("semaphore", held.clone(), "semaphore"), "align"),
+            ("a read-write lock in use", of("rwlock", held, "rwlock"), "block"),
+        ] {
+            assert_eq!(names(semaphore(), Some(record)), [wanted], "{what}");
+        }
+        let mut deleted = semaphore();
+        deleted.metadata.uid = Some("uid".to_owned());
+        deleted.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+        let owned = |annotations: Value| {
+            record(json!({ "metadata": { "labels": { "leasehold.dev/kind": "semaphore" }, "annotations": annotations,
+                "ownerReferences": [owner_reference(&deleted)] } }))
+        };
+        let (free, waited) = (owned(json!({})), owned(waited));
+        assert_eq!(names(deleted.clone(), Some(free)), ["delete", "remove finalizer"]);
+        assert_eq!(names(deleted, Some(waited)), ["hand over", "remove finalizer"]);
     }
 }

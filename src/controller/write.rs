@@ -4,57 +4,64 @@
 use json_patch::{Patch, jsonptr::PointerBuf};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::Resource as _;
-use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, FORMAT, FORMAT_1, KIND, KIND_LOCK};
-use leasehold::protocol::{Record, Write};
+use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, FORMAT, FORMAT_1, KIND, PERMITS};
+use leasehold::protocol::{Kind, Record, Write};
 use serde_json::{Value, json};
 
 use super::owner::{Owner, owner, owner_reference};
-use crate::crd::DistributedLock;
+use super::resource::LeaseBacked;
 
-/// The Lease of a lock that nobody holds. Condition: there is none.
-pub(super) fn create(cr: &DistributedLock) -> Write {
+/// The Lease of a resource that nobody holds. Condition: there is none.
+pub(super) fn create<R: LeaseBacked>(cr: &R) -> Write {
     let mut annotations = vec![(FORMAT.to_owned(), FORMAT_1.to_owned())];
-    annotations.extend(default_duration(cr).map(|seconds| (DEFAULT_DURATION.to_owned(), seconds)));
+    annotations.extend(wanted(cr).into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
     Write::Create(Box::new(Lease {
         metadata: ObjectMeta {
             name: cr.meta().name.clone(),
-            labels: Some([(KIND.to_owned(), KIND_LOCK.to_owned())].into()),
+            labels: Some([(KIND.to_owned(), R::KIND.name().to_owned())].into()),
             annotations: Some(annotations.into_iter().collect()),
             owner_references: Some(vec![owner_reference(cr)]),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
-            holder_identity: Some(String::new()),
+            holder_identity: Some(nobody(R::KIND).to_owned()),
             lease_transitions: Some(0),
             ..LeaseSpec::default()
         }),
     }))
 }
 
-/// Makes a Lease the one of this lock: owner, kind, default duration, and no longer made on the spot.
+/// Makes a Lease the one of this resource: owner, kind, what the spec wants, and no longer made on the spot.
 ///
-/// Condition: the same Lease with the same owners. `None`: it is so already.
-pub(super) fn align(record: &Record, cr: &DistributedLock) -> Option<Write> {
+/// Where the permits become more, nobody is let in with it: the first in the queue sees it by its watch and goes ahead,
+/// and should it not, the warden does that. So there is one way in for all, and this write touches neither holders nor
+/// queue. Where they become less, nothing is taken away, and no command that still counts on more can succeed: whatever
+/// lets somebody in tests the number of permits.
+///
+/// Condition: the same Lease with the same owners, and what is changed as it was seen. A Lease that was of another kind:
+/// as seen, that is used by nobody. `None`: it is so already.
+pub(super) fn align<R: LeaseBacked>(record: &Record, cr: &R) -> Option<Write> {
     let mut ops = Ops::on(record);
     if owner(&record.lease, cr) == Owner::Nobody {
         let mut owners = others(&record.lease, cr);
         owners.push(owner_reference(cr));
         ops.set_owners(&owners);
     }
-    if ops.label(KIND) != Some(KIND_LOCK) {
-        ops.set("labels", KIND, KIND_LOCK);
+    if ops.label(KIND) != Some(R::KIND.name()) {
+        ops.set("labels", KIND, R::KIND.name());
+    }
+    if record.kind != R::KIND {
+        ops.turn_into(R::KIND);
     }
     if let Some(value) = ops.annotation(EPHEMERAL).map(str::to_owned) {
         ops.remove_annotation(EPHEMERAL, &value);
     }
-    let (have, want) = (ops.annotation(DEFAULT_DURATION).map(str::to_owned), default_duration(cr));
-    match (have, want) {
-        (have, Some(want)) if have.as_ref() != Some(&want) => {
-            ops.set("annotations", DEFAULT_DURATION, &want);
+    for (key, want) in wanted(cr) {
+        match (ops.annotation(key).map(str::to_owned), want) {
+            (have, Some(want)) if have.as_ref() != Some(&want) => ops.set("annotations", key, &want),
+            (Some(have), None) => ops.remove_annotation(key, &have),
+            _ => {}
         }
-        (Some(have), None) => ops.remove_annotation(DEFAULT_DURATION, &have),
-        _ => {}
     }
     ops.finish()
 }
@@ -62,7 +69,7 @@ pub(super) fn align(record: &Record, cr: &DistributedLock) -> Option<Write> {
 /// Hands the Lease over to those who use it: nobody owns it any more, and the last release removes it.
 ///
 /// Condition: the same Lease with the same owners.
-pub(super) fn hand_over(record: &Record, cr: &DistributedLock) -> Option<Write> {
+pub(super) fn hand_over(record: &Record, cr: &impl LeaseBacked) -> Option<Write> {
     let mut ops = Ops::on(record);
     ops.set_owners(&others(&record.lease, cr));
     ops.set("annotations", EPHEMERAL, "true");
@@ -77,12 +84,22 @@ pub(super) fn delete(record: &Record) -> Write {
     Write::Delete { uid: record.uid.clone(), version: record.version }
 }
 
-fn default_duration(cr: &DistributedLock) -> Option<String> {
-    cr.spec.lease_duration_seconds.map(|seconds| seconds.to_string())
+/// The annotations that follow from a spec.
+fn wanted(cr: &impl LeaseBacked) -> [(&'static str, Option<String>); 2] {
+    let text = |number: i32| number.to_string();
+    [(DEFAULT_DURATION, cr.default_duration().map(text)), (PERMITS, cr.permits().map(text))]
+}
+
+/// What stands for the holder where there is none.
+fn nobody(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Lock => "",
+        _ => kind.name(),
+    }
 }
 
 /// The owners that stay: all but this resource and those that had its name before.
-fn others(lease: &Lease, cr: &DistributedLock) -> Vec<OwnerReference> {
+fn others(lease: &Lease, cr: &impl LeaseBacked) -> Vec<OwnerReference> {
     let mine = owner_reference(cr);
     let owners = lease.metadata.owner_references.iter().flatten();
     owners.filter(|owner| (&owner.kind, &owner.name) != (&mine.kind, &mine.name)).cloned().collect()
@@ -122,17 +139,30 @@ impl<'a> Ops<'a> {
         }
     }
 
-    /// Sets a label or an annotation. A Lease of foreign make may lack the map.
+    /// Sets a label or an annotation that is as it was seen. A Lease of foreign make may lack the map.
     fn set(&mut self, map: &'static str, key: &str, value: &str) {
         let meta = &self.lease.metadata;
         let there = if map == "labels" { &meta.labels } else { &meta.annotations };
-        if there.as_ref().is_none_or(std::collections::BTreeMap::is_empty) && !self.made.contains(&map) {
+        if let Some(there) = there.as_ref().filter(|there| !there.is_empty()) {
+            let path = pointer(["metadata", map, key]);
+            self.tests.push(json!({ "op": "test", "path": path, "value": there.get(key) }));
+        } else if !self.made.contains(&map) {
             self.made.push(map);
             let path = pointer(["metadata", map]);
             self.tests.push(json!({ "op": "test", "path": path, "value": null }));
             self.changes.push(json!({ "op": "add", "path": path, "value": {} }));
         }
         self.changes.push(json!({ "op": "add", "path": pointer(["metadata", map, key]), "value": value }));
+    }
+
+    /// Makes it one of this kind that nobody holds. Condition: the Lease as seen.
+    fn turn_into(&mut self, kind: Kind) {
+        let version = &self.lease.metadata.resource_version;
+        self.tests.push(json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
+        if self.lease.spec.is_none() {
+            self.changes.push(json!({ "op": "add", "path": "/spec", "value": {} }));
+        }
+        self.changes.push(json!({ "op": "add", "path": "/spec/holderIdentity", "value": nobody(kind) }));
     }
 
     fn remove_annotation(&mut self, key: &str, value: &str) {
@@ -168,6 +198,7 @@ fn pointer<const N: usize>(path: [&str; N]) -> String {
 mod tests {
     use super::super::decide::tests::{lock, record};
     use super::*;
+    use crate::crd::{Semaphore, SemaphoreSpec};
 
     /// What a patch makes of a Lease, as the API server would: all or nothing.
     fn patched(lease: &Lease, write: &Write) -> Result<Lease, json_patch::PatchError> {
@@ -218,5 +249,49 @@ mod tests {
         let after = Record::parse(patched(&held.lease, &hand_over(&held, &lock(Some(20))).unwrap()).unwrap()).unwrap();
         assert!(after.ephemeral && after.default_duration.is_none() && after.lease.metadata.owner_references.is_none());
         assert_eq!((&after.holder, &after.waiters), (&held.holder, &held.waiters));
+    }
+
+    fn semaphore(permits: i32) -> Semaphore {
+        let mut semaphore = Semaphore::new("build", SemaphoreSpec { permits, lease_duration_seconds: None });
+        semaphore.metadata.uid = Some("semaphore-uid".to_owned());
+        semaphore
+    }
+
+    #[test]
+    fn permits_are_changed_only_from_what_was_seen_and_nobody_is_touched() {
+        let Write::Create(lease) = create(&semaphore(2)) else { panic!() };
+        let mut json = serde_json::to_value(&lease).unwrap();
+        json["metadata"]["annotations"]["holder.leasehold.dev/pod_x.1"] = json!("4");
+        json["metadata"]["annotations"]["join.leasehold.dev/pod_y.1"] = json!("7");
+        let held = record(json);
+        assert_eq!((held.kind, held.capacity), (Kind::Semaphore, 2));
+        assert!(align(&held, &semaphore(2)).is_none());
+        let write = align(&held, &semaphore(0)).unwrap();
+        let after = Record::parse(patched(&held.lease, &write).unwrap()).unwrap();
+        assert_eq!((after.capacity, after.transitions), (0, held.transitions));
+        assert_eq!((&after.shared, &after.waiters), (&held.shared, &held.waiters));
+        let other = patched(&held.lease, &align(&held, &semaphore(5)).unwrap()).unwrap();
+        patched(&other, &write).expect_err("somebody else has written them since");
+    }
+
+    #[test]
+    fn an_unused_lease_of_another_kind_is_turned_into_what_is_wanted_as_it_was_seen() {
+        let Write::Create(lease) = create(&lock(None)) else { panic!() };
+        let mut json = serde_json::to_value(&lease).unwrap();
+        json["metadata"]["ownerReferences"] = Value::Null;
+        let free = record(json);
+        let write = align(&free, &semaphore(3)).unwrap();
+        let after = Record::parse(patched(&free.lease, &write).unwrap()).unwrap();
+        assert_eq!((after.kind, after.capacity, after.is_held()), (Kind::Semaphore, 3, false));
+        let mut joined = (*free.lease).clone();
+        joined.metadata.resource_version = Some("10".to_owned());
+        patched(&joined, &write).expect_err("somebody has joined since");
+
+        let mut back = (*after.lease).clone();
+        back.metadata.owner_references = None;
+        let back = Record::parse(back).unwrap();
+        let again = Record::parse(patched(&back.lease, &align(&back, &lock(None)).unwrap()).unwrap()).unwrap();
+        assert_eq!((again.kind, again.is_held(), again.capacity), (Kind::Lock, false, 1));
+        assert!(!again.lease.metadata.annotations.as_ref().unwrap().contains_key(PERMITS));
     }
 }

@@ -1,4 +1,4 @@
-//! The controller of `DistributedLock`: observe → decide → apply → publish.
+//! The controller of the custom resources, one and the same for each kind: observe → decide → apply → publish.
 //!
 //! | step | what it may do |
 //! | --- | --- |
@@ -7,17 +7,22 @@
 //! | [`apply`] | write to the Lease and to the finalizers; it alone makes an [`Applied`](apply::Applied) |
 //! | [`publish`] | write status and Events, made of an `Applied` by [`status`] |
 //!
+//! What tells one kind from another is in [`kinds`].
+//!
 //! It never evicts, grants or passes over: that is the [`warden`](crate::warden)'s.
 
 mod apply;
 mod decide;
+mod kinds;
 mod observe;
 mod owner;
 mod publish;
+mod resource;
 mod status;
 mod write;
 
 pub(crate) use owner::is_owned;
+pub(crate) use resource::LeaseBacked;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +37,6 @@ use leasehold::clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Announcer;
-use crate::crd::DistributedLock;
 use crate::leases::{Failure, Leases};
 use crate::metrics::Metrics;
 use crate::scope::Scope;
@@ -53,14 +57,24 @@ const BLOCKED: Duration = Duration::from_secs(30);
 /// How often each lock is looked at though nothing was heard of it.
 const NOW_AND_THEN: Duration = Duration::from_mins(5);
 
-/// What the controller works with.
-pub(crate) struct Context {
+/// What all controllers work with.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    pub(crate) client: Client,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) post: Arc<Post>,
+    pub(crate) announcer: Announcer,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What the controller of one kind works with.
+pub(crate) struct Context<R: LeaseBacked> {
     client: Client,
     leases: Arc<Leases>,
     post: Arc<Post>,
     announcer: Announcer,
     metrics: Arc<Metrics>,
-    published: publish::Published,
+    published: publish::Published<R::Status>,
     /// How often in a row each lock could not be reconciled.
     failures: Mutex<HashMap<Place, u32>>,
 }
@@ -79,43 +93,31 @@ pub(crate) enum Error {
     Changed,
 }
 
-impl Context {
-    pub(crate) fn new(
-        client: Client,
-        leases: Arc<Leases>,
-        post: Arc<Post>,
-        announcer: Announcer,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            client,
-            leases,
-            post,
-            announcer,
-            metrics,
-            published: publish::Published::default(),
-            failures: Mutex::default(),
-        }
+impl<R: LeaseBacked> Context<R> {
+    pub(crate) fn new(tools: Tools) -> Self {
+        let Tools { client, leases, post, announcer, metrics } = tools;
+        let (published, failures) = (publish::Published::default(), Mutex::default());
+        Self { client, leases, post, announcer, metrics, published, failures }
     }
 }
 
 /// Runs the controller for one scope until told to stop. `ready` is cancelled once it has seen all resources.
-pub(crate) async fn run(
+pub(crate) async fn run<R: LeaseBacked>(
     scope: Scope,
     changed: impl Stream<Item = Place> + Send + 'static,
-    context: Arc<Context>,
+    context: Arc<Context<R>>,
     ready: CancellationToken,
     stop: CancellationToken,
 ) {
     let changed = changed.map(|place| ObjectRef::new(&place.name).within(&place.namespace));
-    let controller = Controller::new(scope.api::<DistributedLock>(context.client.clone()), watcher::Config::default())
+    let controller = Controller::new(scope.api::<R>(context.client.clone()), watcher::Config::default())
         .with_config(Config::default().concurrency(AT_ONCE))
         .reconcile_on(changed)
         .graceful_shutdown_on(stop.cancelled_owned());
     let store = controller.store();
     let wait_ready = async {
         if store.wait_until_ready().await.is_ok() {
-            tracing::info!(%scope, locks = store.len(), "watching DistributedLocks");
+            tracing::info!(%scope, count = store.len(), "watching {}", R::plural(&()));
             ready.cancel();
         }
     };
@@ -124,8 +126,9 @@ pub(crate) async fn run(
             Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
             Err(ControllerError::ObjectNotFound(gone)) => context.forget(&gone),
             Err(error) => {
-                context.metrics.watch_failed("distributedlocks");
-                tracing::warn!(%scope, %error, "watching DistributedLocks failed and is begun anew; are the CRDs installed?");
+                let plural = R::plural(&());
+                context.metrics.watch_failed(&plural);
+                tracing::warn!(%scope, %error, "watching {plural} failed and is begun anew; are the CRDs installed?");
             }
         }
         std::future::ready(())
@@ -133,10 +136,10 @@ pub(crate) async fn run(
     tokio::join!(reconciles, wait_ready);
 }
 
-impl Context {
+impl<R: LeaseBacked> Context<R> {
     fn forget(&self, gone: &ObjectRef<kube::api::DynamicObject>) {
         let place = Place::new(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
-        self.post.with(|warden| warden.unfollow(&place));
+        self.post.with(|warden| warden.unfollow(&place, R::KIND));
         self.published.forget(&place);
         self.succeeded(&place);
     }
@@ -158,7 +161,7 @@ impl Context {
     }
 }
 
-async fn reconcile(cr: Arc<DistributedLock>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile<R: LeaseBacked>(cr: Arc<R>, context: Arc<Context<R>>) -> Result<Action, Error> {
     let begin = clock::now().moment;
     let result = steps(cr, &context).await;
     let changed = matches!(result, Err(Error::Changed));
@@ -167,7 +170,7 @@ async fn reconcile(cr: Arc<DistributedLock>, context: Arc<Context>) -> Result<Ac
     Ok(Action::requeue(pause.unwrap_or(NOW_AND_THEN)))
 }
 
-async fn steps(cr: Arc<DistributedLock>, context: &Context) -> Result<Option<Duration>, Error> {
+async fn steps<R: LeaseBacked>(cr: Arc<R>, context: &Context<R>) -> Result<Option<Duration>, Error> {
     let seen = observe::observe(cr, context).await?;
     let place = seen.place.clone();
     let actions = decide::decide(&seen);
@@ -176,7 +179,7 @@ async fn steps(cr: Arc<DistributedLock>, context: &Context) -> Result<Option<Dur
     }
     // What was seen of the resource may be old: no Lease is given to an owner that is going, since it would go with it.
     let gives = |action: &decide::Action| matches!(action, decide::Action::Create(_) | decide::Action::Align(_));
-    if actions.iter().any(gives) && !stays(&seen.cr, context).await? {
+    if actions.iter().any(gives) && !stays(&*seen.cr, context).await? {
         return Ok(None);
     }
     let applied = apply::apply(seen, actions, context).await?;
@@ -187,19 +190,19 @@ async fn steps(cr: Arc<DistributedLock>, context: &Context) -> Result<Option<Dur
 }
 
 /// Whether the resource is still there, and is not being deleted. If not, its own events tell what comes next.
-async fn stays(cr: &DistributedLock, context: &Context) -> Result<bool, Error> {
-    let api = kube::Api::<DistributedLock>::namespaced(context.client.clone(), &cr.namespace().unwrap_or_default());
+async fn stays<R: LeaseBacked>(cr: &R, context: &Context<R>) -> Result<bool, Error> {
+    let api = kube::Api::<R>::namespaced(context.client.clone(), &cr.namespace().unwrap_or_default());
     let now = limited(api.get_opt(&cr.name_any())).await?;
-    Ok(now.is_some_and(|now| now.metadata.uid == cr.metadata.uid && now.metadata.deletion_timestamp.is_none()))
+    Ok(now.is_some_and(|now| now.uid() == cr.uid() && now.meta().deletion_timestamp.is_none()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the controller wants it so")]
-fn try_again(cr: Arc<DistributedLock>, error: &Error, context: Arc<Context>) -> Action {
+fn try_again<R: LeaseBacked>(cr: Arc<R>, error: &Error, context: Arc<Context<R>>) -> Action {
     let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
     if let Error::Changed = error {
         return Action::requeue(context.failed(&place, AGAIN));
     }
-    tracing::warn!(%place, %error, "a lock could not be reconciled and is tried again");
+    tracing::warn!(%place, %error, "a {} could not be reconciled and is tried again", R::NOUN);
     Action::requeue(context.failed(&place, PAUSE))
 }
 

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use leasehold::protocol::Record;
 
+use super::resource::LeaseBacked;
 use crate::crd::DistributedLock;
 
 /// To whom a Lease belongs, as seen from one resource.
@@ -18,7 +19,7 @@ pub(crate) enum Owner {
     Other(String),
 }
 
-pub(super) fn owner(lease: &Lease, cr: &DistributedLock) -> Owner {
+pub(super) fn owner(lease: &Lease, cr: &impl LeaseBacked) -> Owner {
     let mine = owner_reference(cr);
     let owners = lease.metadata.owner_references.iter().flatten();
     let mut controllers = owners.filter(|owner| owner.controller == Some(true));
@@ -34,7 +35,7 @@ pub(super) fn owner(lease: &Lease, cr: &DistributedLock) -> Owner {
 /// The reference from a Lease to its resource.
 ///
 /// It does not block the owner's deletion: a foreground deletion would remove the Lease at once, under its holder.
-pub(super) fn owner_reference(cr: &DistributedLock) -> OwnerReference {
+pub(super) fn owner_reference(cr: &impl LeaseBacked) -> OwnerReference {
     cr.controller_owner_ref(&()).unwrap_or_default()
 }
 

@@ -10,15 +10,16 @@ use serde_json::json;
 
 use super::decide::{Action, Blocked};
 use super::observe::Observed;
+use super::resource::LeaseBacked;
 use super::{Context, Error, limited};
-use crate::crd::{DistributedLock, FINALIZER};
+use crate::crd::FINALIZER;
 use crate::leases::Failure;
 
 /// How things stand after everything that was decided has been done. Only [`apply`] makes one, and status is made of
 /// nothing else.
 #[derive(Debug)]
-pub(super) struct Applied {
-    pub(super) cr: Arc<DistributedLock>,
+pub(super) struct Applied<R> {
+    pub(super) cr: Arc<R>,
     outcome: Outcome,
 }
 
@@ -32,27 +33,31 @@ pub(super) enum Outcome {
     Gone { handed_over: bool },
 }
 
-impl Applied {
+impl<R> Applied<R> {
     pub(super) fn outcome(&self) -> &Outcome {
         &self.outcome
     }
 
     #[cfg(test)]
-    pub(super) fn for_test(cr: DistributedLock, outcome: Outcome) -> Self {
+    pub(super) fn for_test(cr: R, outcome: Outcome) -> Self {
         Self { cr: Arc::new(cr), outcome }
     }
 }
 
 /// Does what was decided, one after the other, and stops at the first that fails.
-pub(super) async fn apply(seen: Observed, actions: Vec<Action>, context: &Context) -> Result<Applied, Error> {
+pub(super) async fn apply<R: LeaseBacked>(
+    seen: Observed<R>,
+    actions: Vec<Action>,
+    context: &Context<R>,
+) -> Result<Applied<R>, Error> {
     let mut cr = Arc::clone(&seen.cr);
     let mut record = seen.record.clone();
     let mut blocked = None;
     let mut handed_over = false;
     for action in actions {
         match action {
-            Action::AddFinalizer => cr = set_finalizer(&cr, true, context).await?,
-            Action::RemoveFinalizer => cr = set_finalizer(&cr, false, context).await?,
+            Action::AddFinalizer => cr = set_finalizer(&*cr, true, context).await?,
+            Action::RemoveFinalizer => cr = set_finalizer(&*cr, false, context).await?,
             Action::Create(write) | Action::Align(write) => {
                 record = write_lease(&seen, &write, context).await?;
             }
@@ -65,7 +70,7 @@ pub(super) async fn apply(seen: Observed, actions: Vec<Action>, context: &Contex
         }
     }
     let outcome = match (blocked, record) {
-        _ if cr.metadata.deletion_timestamp.is_some() => Outcome::Gone { handed_over },
+        _ if cr.meta().deletion_timestamp.is_some() => Outcome::Gone { handed_over },
         (Some(why), _) => Outcome::Blocked(why),
         (None, Some(record)) => Outcome::Stands(record),
         (None, None) => return Err(Error::Changed),
@@ -73,7 +78,11 @@ pub(super) async fn apply(seen: Observed, actions: Vec<Action>, context: &Contex
     Ok(Applied { cr, outcome })
 }
 
-async fn write_lease(seen: &Observed, write: &Write, context: &Context) -> Result<Option<Arc<Record>>, Error> {
+async fn write_lease<R: LeaseBacked>(
+    seen: &Observed<R>,
+    write: &Write,
+    context: &Context<R>,
+) -> Result<Option<Arc<Record>>, Error> {
     let place = &seen.place;
     let answer = context.leases.write(place, write).await;
     let now = clock::now().moment;
@@ -96,14 +105,14 @@ async fn write_lease(seen: &Observed, write: &Write, context: &Context) -> Resul
 }
 
 /// Adds or removes the finalizer. Condition: the resource as it was seen.
-async fn set_finalizer(cr: &DistributedLock, wanted: bool, context: &Context) -> Result<Arc<DistributedLock>, Error> {
+async fn set_finalizer<R: LeaseBacked>(cr: &R, wanted: bool, context: &Context<R>) -> Result<Arc<R>, Error> {
     let mut finalizers = cr.finalizers().to_vec();
     finalizers.retain(|finalizer| finalizer != FINALIZER);
     if wanted {
         finalizers.push(FINALIZER.to_owned());
     }
-    let patch = json!({ "metadata": { "resourceVersion": cr.metadata.resource_version, "finalizers": finalizers } });
-    let api: Api<DistributedLock> = Api::namespaced(context.client.clone(), &cr.namespace().unwrap_or_default());
+    let patch = json!({ "metadata": { "resourceVersion": cr.resource_version(), "finalizers": finalizers } });
+    let api: Api<R> = Api::namespaced(context.client.clone(), &cr.namespace().unwrap_or_default());
     let patched = limited(api.patch(&cr.name_any(), &PatchParams::default(), &Patch::Merge(patch))).await;
     match patched {
         Ok(cr) => Ok(Arc::new(cr)),

@@ -7,36 +7,36 @@ use leasehold::clock;
 use leasehold::protocol::Record;
 
 use super::Context;
-use crate::crd::DistributedLock;
+use super::resource::LeaseBacked;
 use crate::leases::Failure;
-use crate::warden::{Place, is_lock};
+use crate::warden::{Place, is_known};
 
-/// One `DistributedLock` and its Lease, as they were seen.
+/// One resource and its Lease, as they were seen.
 #[derive(Debug)]
-pub(super) struct Observed {
-    pub(super) cr: Arc<DistributedLock>,
+pub(super) struct Observed<R> {
+    pub(super) cr: Arc<R>,
     pub(super) place: Place,
     pub(super) record: Option<Arc<Record>>,
 }
 
-impl Observed {
-    pub(super) fn new(cr: Arc<DistributedLock>, record: Option<Arc<Record>>) -> Self {
+impl<R: LeaseBacked> Observed<R> {
+    pub(super) fn new(cr: Arc<R>, record: Option<Arc<Record>>) -> Self {
         let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
         Self { cr, place, record }
     }
 }
 
 /// Takes the Lease from the warden's watch, or reads it: the watch shows only Leases that are labelled as ours.
-pub(super) async fn observe(cr: Arc<DistributedLock>, context: &Context) -> Result<Observed, Failure> {
+pub(super) async fn observe<R: LeaseBacked>(cr: Arc<R>, context: &Context<R>) -> Result<Observed<R>, Failure> {
     let mut seen = Observed::new(cr, None);
     let place = &seen.place;
     let (known, record) = context.post.with(|warden| {
-        warden.follow(place);
+        warden.follow(place, R::KIND);
         (warden.version(place), warden.record(place))
     });
     // What is being deleted is looked at once more: a Lease that is ours by now, though the watch has not shown it yet,
     // would go with its owner.
-    if record.is_some() && seen.cr.metadata.deletion_timestamp.is_none() {
+    if record.is_some() && seen.cr.meta().deletion_timestamp.is_none() {
         seen.record = record;
         return Ok(seen);
     }
@@ -46,7 +46,7 @@ pub(super) async fn observe(cr: Arc<DistributedLock>, context: &Context) -> Resu
         Err(malformed) => return Err(Failure::Invalid(malformed.to_string())),
     };
     // What is not labelled so is not for the warden yet: its watch would not tell of changes.
-    let labelled = lease.as_ref().is_none_or(is_lock);
+    let labelled = lease.as_ref().is_none_or(is_known);
     if labelled {
         let now = clock::now().moment;
         context.post.with(|warden| warden.told(place, known, lease, now));

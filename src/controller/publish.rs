@@ -11,62 +11,72 @@ use leasehold::protocol::{Moment, Version};
 use serde_json::json;
 
 use super::apply::{Applied, Outcome};
-use super::status::{new_holder, status_of};
+use super::resource::LeaseBacked;
+use super::status::status_of;
 use super::{Context, Error, limited};
 use crate::announce::Announcement;
-use crate::crd::{DistributedLock, DistributedLockStatus};
 use crate::warden::Place;
 
 /// The least time between two status writes of one lock.
 const PACE: Duration = Duration::from_secs(1);
 
 /// What was published last of each lock.
-#[derive(Debug, Default)]
-pub(super) struct Published(Mutex<HashMap<Place, Last>>);
+#[derive(Debug)]
+pub(super) struct Published<S>(Mutex<HashMap<Place, Last<S>>>);
 
 #[derive(Clone, Debug)]
-struct Last {
+struct Last<S> {
     /// Of the resource: another one of the same name begins anew.
     uid: Option<String>,
     at: Moment,
     /// The status as it was written, and the resource's version then.
-    written: Option<(Version, DistributedLockStatus)>,
+    written: Option<(Version, S)>,
 }
 
-impl Published {
+impl<S> Default for Published<S> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<S: Clone> Published<S> {
     pub(super) fn forget(&self, place: &Place) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(place);
     }
 
-    fn last(&self, place: &Place, cr: &DistributedLock) -> Option<Last> {
+    fn last<R: LeaseBacked<Status = S>>(&self, place: &Place, cr: &R) -> Option<Last<S>> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(place).filter(|last| last.uid == cr.metadata.uid).cloned()
+        all.get(place).filter(|last| last.uid == cr.uid()).cloned()
     }
 
-    fn note(&self, place: &Place, last: Last) {
+    fn note(&self, place: &Place, last: Last<S>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone(), last);
     }
 }
 
 /// Publishes what has changed. `Some`: it has to wait this long.
-pub(super) async fn publish(place: &Place, applied: &Applied, context: &Context) -> Result<Option<Duration>, Error> {
+pub(super) async fn publish<R: LeaseBacked>(
+    place: &Place,
+    applied: &Applied<R>,
+    context: &Context<R>,
+) -> Result<Option<Duration>, Error> {
     let cr = &applied.cr;
     if let Outcome::Gone { handed_over } = applied.outcome() {
         if *handed_over {
-            context.announcer.announce(cr, Announcement::HandedOver);
+            context.announcer.announce(&**cr, Announcement::HandedOver);
         }
         context.published.forget(place);
-        context.post.with(|warden| warden.unfollow(place));
+        context.post.with(|warden| warden.unfollow(place, R::KIND));
         return Ok(None);
     }
     let now = clock::now();
-    let last = context.published.last(place, cr);
-    let (version, before) = newest(cr, last.as_ref());
+    let last = context.published.last(place, &**cr);
+    let (version, before) = newest(&**cr, last.as_ref());
     let Some(status) = status_of(applied, before.as_ref(), now.stamp) else {
         return Ok(None);
     };
     let differs = before.as_ref() != Some(&status);
-    if !differs && !context.post.with(|warden| warden.has_incidents(place)) {
+    if !differs && !context.post.with(|warden| warden.has_incidents(place, R::KIND)) {
         return Ok(None);
     }
     let pause = last.as_ref().map_or(Duration::ZERO, |last| (last.at + PACE).since(now.moment));
@@ -74,41 +84,41 @@ pub(super) async fn publish(place: &Place, applied: &Applied, context: &Context)
         return Ok(Some(pause));
     }
     let kept = last.as_ref().and_then(|last| last.written.clone());
-    context.published.note(place, Last { uid: cr.metadata.uid.clone(), at: now.moment, written: kept });
-    for incident in context.post.with(|warden| warden.take_incidents(place)) {
-        context.announcer.announce(cr, Announcement::Incident(incident));
+    context.published.note(place, Last { uid: cr.uid(), at: now.moment, written: kept });
+    for incident in context.post.with(|warden| warden.take_incidents(place, R::KIND)) {
+        context.announcer.announce(&**cr, Announcement::Incident(incident));
     }
     if differs {
-        let written = write(cr, version, &status, context).await?;
-        let written = written.metadata.resource_version.as_ref().and_then(|version| version.parse().ok());
+        let written = write(&**cr, version, &status, context).await?;
+        let written = written.resource_version().and_then(|version| version.parse().ok());
         let written = written.map(|version| (version, status.clone()));
-        context.published.note(place, Last { uid: cr.metadata.uid.clone(), at: now.moment, written });
-        if let Some(holder) = new_holder(before.as_ref(), &status) {
-            context.announcer.announce(cr, Announcement::Acquired(Box::new(holder.clone())));
+        context.published.note(place, Last { uid: cr.uid(), at: now.moment, written });
+        if let Some(holder) = R::acquired(before.as_ref(), &status) {
+            context.announcer.announce(&**cr, Announcement::Acquired(Box::new(holder.clone())));
         }
     }
     Ok(None)
 }
 
 /// The newest status known, and its version: the watch may not have shown yet what was written.
-fn newest(cr: &DistributedLock, last: Option<&Last>) -> (Option<Version>, Option<DistributedLockStatus>) {
-    let seen: Option<Version> = cr.metadata.resource_version.as_ref().and_then(|version| version.parse().ok());
+fn newest<R: LeaseBacked>(cr: &R, last: Option<&Last<R::Status>>) -> (Option<Version>, Option<R::Status>) {
+    let seen: Option<Version> = cr.resource_version().and_then(|version| version.parse().ok());
     match last.and_then(|last| last.written.clone()) {
         Some((version, status)) if seen.is_none_or(|seen| version > seen) => (Some(version), Some(status)),
-        _ => (seen, cr.status.clone()),
+        _ => (seen, cr.status().cloned()),
     }
 }
 
 /// Condition: nothing newer than `version` stands there.
-async fn write(
-    cr: &DistributedLock,
+async fn write<R: LeaseBacked>(
+    cr: &R,
     version: Option<Version>,
-    status: &DistributedLockStatus,
-    context: &Context,
-) -> Result<DistributedLock, Error> {
+    status: &R::Status,
+    context: &Context<R>,
+) -> Result<R, Error> {
     let version = version.map(|version| version.to_string());
     let patch = json!({ "metadata": { "resourceVersion": version }, "status": status });
-    let api: Api<DistributedLock> = Api::namespaced(context.client.clone(), &cr.namespace().unwrap_or_default());
+    let api: Api<R> = Api::namespaced(context.client.clone(), &cr.namespace().unwrap_or_default());
     let answer = limited(api.patch_status(&cr.name_any(), &PatchParams::default(), &Patch::Merge(patch))).await;
     context.metrics.wrote_status(answer.is_ok());
     match answer {

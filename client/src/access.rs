@@ -1,0 +1,197 @@
+//! Acquiring something, whatever it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+
+use crate::client::Client;
+use crate::clock;
+use crate::error::{AcquireError, ApiError, OptionsError, ReadError, TryAcquireError};
+use crate::hold::Hold;
+use crate::protocol::Record;
+use crate::protocol::contender::{Denial, Refusal, Wish};
+use crate::protocol::record::SESSION_PREFIX;
+use crate::slot::{Command, Order, Slot};
+use crate::store::{Failure, within};
+
+/// The way to one lock, semaphore or read-write lock.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    pub(crate) client: Client,
+    pub(crate) name: Arc<str>,
+}
+
+/// How a wait is going.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The holder's identity, as far as known; the first of them where there are several. Empty where nobody holds it, or
+    /// nothing is known yet.
+    pub holder: String,
+    /// How many wait ahead.
+    pub ahead: usize,
+}
+
+impl Access {
+    pub(crate) fn new(client: Client, name: String) -> Result<Self, OptionsError> {
+        check_name(&name)?;
+        Ok(Self { client, name: name.into() })
+    }
+
+    pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
+        let taken = |holder| TryAcquireError::Held { name: self.name.to_string(), holder };
+        let slot = self.client.inner().slot(&self.name).ok_or(TryAcquireError::ShutDown)?;
+        let Ok(turn) = slot.turn.clone().try_lock_owned() else {
+            return Err(taken("another task of this process".to_owned()));
+        };
+        let wish = Wish { queue: false, ..wish.clone() };
+        match self.take(slot, turn, wish, &watch::Sender::default()).await {
+            Ok(hold) => Ok(hold),
+            Err(Refusal::Held { holder }) => Err(taken(holder)),
+            Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
+            Err(refusal) => Err(TryAcquireError::Api { name: self.name.to_string(), source: api_error(refusal) }),
+        }
+    }
+
+    pub(crate) async fn acquire(
+        &self,
+        wish: &Wish,
+        limit: Option<Duration>,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Hold, AcquireError> {
+        let (ahead, mut seen) = watch::channel((String::new(), 0));
+        let begun = clock::moment();
+        let acquiring = async {
+            let mut pause = Duration::ZERO;
+            loop {
+                let slot = self.client.inner().slot(&self.name).ok_or(AcquireError::ShutDown)?;
+                let turn = slot.turn.clone().lock_owned().await;
+                match self.take(slot, turn, wish.clone(), &ahead).await {
+                    Ok(hold) => return Ok(hold),
+                    Err(_) if self.client.inner().is_shut_down() => return Err(AcquireError::ShutDown),
+                    // It queues up again, by a new session.
+                    Err(Refusal::SessionLost) => {
+                        clock::sleep(pause).await;
+                        pause = (pause * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
+                    }
+                    Err(refusal) => {
+                        return Err(AcquireError::Api { name: self.name.to_string(), source: api_error(refusal) });
+                    }
+                }
+            }
+        };
+        let too_late = async {
+            match limit {
+                Some(limit) => clock::sleep_until_deadline(begun + limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(acquiring, too_late);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut acquiring => return outcome,
+                () = &mut too_late => break,
+                Ok(()) = seen.changed() => {
+                    let (holder, ahead) = seen.borrow_and_update().clone();
+                    progress(Progress { holder, ahead });
+                }
+            }
+        }
+        let (holder, _) = seen.borrow().clone();
+        Err(AcquireError::TimedOut { name: self.name.to_string(), holder, waited: clock::moment().since(begun) })
+    }
+
+    pub(crate) async fn read(&self) -> Result<Option<Record>, ReadError> {
+        let shared = &self.client.inner().shared;
+        match within(shared.request_timeout, shared.store.read(&self.name)).await {
+            Ok(lease) => Ok(Some(Record::parse(lease)?)),
+            Err(Failure::Absent) => Ok(None),
+            Err(failure) => Err(self.unread(failure)),
+        }
+    }
+
+    pub(crate) fn unread(&self, failure: Failure) -> ReadError {
+        let source = match failure {
+            Failure::Forbidden(message) => ApiError::Forbidden { message },
+            Failure::Invalid(message) => ApiError::Invalid { message },
+            failure => ApiError::Unavailable { message: failure.to_string() },
+        };
+        ReadError::Api { name: self.name.to_string(), source }
+    }
+
+    /// Whether something can live by itself for so long.
+    pub(crate) fn check_duration(&self, duration: Option<Duration>) -> Result<(), OptionsError> {
+        let problem = match duration {
+            Some(duration) if duration.is_zero() || duration.subsec_nanos() != 0 => {
+                format!("{duration:?} will not do: a whole number of seconds is needed, at least 1")
+            }
+            Some(duration) if duration <= self.client.inner().shared.grace => {
+                format!("{duration:?} is not more than the client's grace")
+            }
+            Some(duration) if i32::try_from(duration.as_secs()).is_err() => {
+                format!("{duration:?} is more than a Lease can say (2147483647 s)")
+            }
+            _ => return Ok(()),
+        };
+        Err(OptionsError::new("lease_duration", problem))
+    }
+
+    async fn take(
+        &self,
+        slot: Arc<Slot>,
+        turn: OwnedMutexGuard<()>,
+        wish: Wish,
+        ahead: &watch::Sender<(String, usize)>,
+    ) -> Result<Hold, Refusal> {
+        let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
+        let (reply, outcome) = oneshot::channel();
+        let wish = Wish { patience: self.client.inner().contact_timeout, ..wish };
+        let commands = slot.commands.clone();
+        let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
+        let _ = commands.send(Command::Acquire(Box::new(order)));
+        let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
+        let hold = Hold::new(self.clone(), session, grant);
+        // What took too long to arrive is not handed out. Dropping the hold gives it back.
+        hold.check().map_err(|_| Refusal::SessionLost)?;
+        Ok(hold)
+    }
+}
+
+/// A lock's Lease has the lock's name, so the rules are those of an object's name.
+fn check_name(name: &str) -> Result<(), OptionsError> {
+    let bad = |problem: &str| Err(OptionsError::new("name", format!("{name:?} will not do: {problem}")));
+    let part_ok = |part: &str| {
+        let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-')
+    };
+    if name.starts_with(SESSION_PREFIX) {
+        return bad("names that begin with `session-` are those of sessions' Leases");
+    }
+    if name.len() > 253 || !name.split('.').all(part_ok) {
+        return bad(
+            "up to 253 lower-case letters, digits, `-` and `.` are possible, beginning and ending with a letter or digit",
+        );
+    }
+    Ok(())
+}
+
+fn refusal(error: ApiError) -> Refusal {
+    match error {
+        ApiError::Unavailable { message } => Refusal::Unavailable(message),
+        ApiError::Forbidden { message } => Refusal::Denied(Denial::Forbidden, message),
+        ApiError::Invalid { message } => Refusal::Denied(Denial::Invalid, message),
+    }
+}
+
+fn api_error(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::Unavailable(message) => ApiError::Unavailable { message },
+        Refusal::Denied(Denial::Forbidden, message) => ApiError::Forbidden { message },
+        Refusal::Denied(Denial::Invalid, message) => ApiError::Invalid { message },
+        Refusal::Held { holder } => ApiError::Unavailable { message: format!("it is held by {holder}") },
+        Refusal::SessionLost => {
+            ApiError::Unavailable { message: "this process's session was lost meanwhile".to_owned() }
+        }
+    }
+}

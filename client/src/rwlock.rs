@@ -1,0 +1,349 @@
+//! A read-write lock.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use crate::access::{Access, Progress};
+use crate::client::Client;
+use crate::clock;
+use crate::error::{AcquireError, Lost, OptionsError, ReadError, ReleaseError, TryAcquireError, UpgradeError};
+use crate::hold::Hold;
+use crate::protocol::contender::Wish;
+use crate::protocol::{Kind, Mode};
+use crate::status::ReadWriteLockStatus;
+
+/// A lock that many readers hold together, or one writer alone, by its name, in all processes of a cluster.
+///
+/// Everybody gets it in the order in which the API server took the joins (FIFO), readers that stand next to each other
+/// together. So neither readers nor writers starve: a writer waits for the readers before it, and readers that come later
+/// wait for the writer. Tasks of one process queue up locally and stand as one waiter in the cluster's queue.
+///
+/// One reader at a time can be *upgradeable*: it can become the writer without letting anybody in between. A plain reader
+/// cannot, so two readers that wait for each other to go cannot happen.
+///
+/// Not reentrant: a task that reads and wants to write waits for itself. It is the upgradeable reader that is meant there.
+///
+/// # When to use something else
+/// Where everybody writes, a [`Lock`](crate::Lock) passes on in one write less. Readers that only have to see something
+/// whole need no lock: a Kubernetes object is read whole.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use leasehold::{Client, MemoryStore};
+///
+/// // In production: Client::try_default().await?
+/// let client = Client::builder().store(Arc::new(MemoryStore::new())).build()?;
+/// let catalog = client.read_write_lock("catalog")?;
+/// let (one, two) = (catalog.read().await?, catalog.upgradeable_read().await?);
+/// assert!(catalog.try_write().await.is_err());
+/// one.release().await?;
+/// let writer = two.upgrade().await?;
+/// assert!(catalog.try_read().await.is_err());
+/// writer.downgrade().await?.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ReadWriteLock {
+    pub(crate) access: Access,
+}
+
+impl ReadWriteLock {
+    pub(crate) fn new(client: Client, name: String) -> Result<Self, OptionsError> {
+        Ok(Self { access: Access::new(client, name)? })
+    }
+
+    /// The lock's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.access.name
+    }
+
+    /// Waits to read, as long as it takes.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it leaves the queue, or gives back what it was just granted, in the background: no waiter stays.
+    ///
+    /// # Errors
+    /// [`AcquireError::Api`] where the API server forbids it, or was never reached within the contact timeout.
+    pub async fn read(&self) -> Result<ReadGuard, AcquireError> {
+        self.acquire(Mode::Read, None, |_| {}).await.map(ReadGuard)
+    }
+
+    /// Waits to read, at most so long.
+    ///
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    ///
+    /// # Errors
+    /// [`AcquireError::TimedOut`] after the limit; otherwise as [`read`](Self::read).
+    pub async fn read_timeout(&self, limit: Duration) -> Result<ReadGuard, AcquireError> {
+        self.acquire(Mode::Read, Some(limit), |_| {}).await.map(ReadGuard)
+    }
+
+    /// Reads if that can be done now: nobody writes, and nobody waits.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it holds nothing: what may have been acquired is given back in the background.
+    ///
+    /// # Errors
+    /// [`TryAcquireError::Held`] where somebody is in the way; otherwise what the API server had against it.
+    pub async fn try_read(&self) -> Result<ReadGuard, TryAcquireError> {
+        self.try_acquire(Mode::Read).await.map(ReadGuard)
+    }
+
+    /// Waits to write, as long as it takes.
+    ///
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn write(&self) -> Result<WriteGuard, AcquireError> {
+        self.acquire(Mode::Write, None, |_| {}).await.map(WriteGuard)
+    }
+
+    /// Waits to write, at most so long.
+    ///
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As [`read_timeout`](Self::read_timeout).
+    pub async fn write_timeout(&self, limit: Duration) -> Result<WriteGuard, AcquireError> {
+        self.acquire(Mode::Write, Some(limit), |_| {}).await.map(WriteGuard)
+    }
+
+    /// Writes if that can be done now: nobody reads or writes, and nobody waits.
+    ///
+    /// # Cancel safety
+    /// As [`try_read`](Self::try_read).
+    ///
+    /// # Errors
+    /// As [`try_read`](Self::try_read).
+    pub async fn try_write(&self) -> Result<WriteGuard, TryAcquireError> {
+        self.try_acquire(Mode::Write).await.map(WriteGuard)
+    }
+
+    /// Waits to read, as long as it takes, as the one reader that can become the writer.
+    ///
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn upgradeable_read(&self) -> Result<UpgradeableGuard, AcquireError> {
+        self.acquire(Mode::Upgradeable, None, |_| {}).await.map(UpgradeableGuard)
+    }
+
+    /// Waits to read as the one reader that can become the writer, at most so long.
+    ///
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As [`read_timeout`](Self::read_timeout).
+    pub async fn upgradeable_read_timeout(&self, limit: Duration) -> Result<UpgradeableGuard, AcquireError> {
+        self.acquire(Mode::Upgradeable, Some(limit), |_| {}).await.map(UpgradeableGuard)
+    }
+
+    /// Reads as the one reader that can become the writer, if that can be done now.
+    ///
+    /// # Cancel safety
+    /// As [`try_read`](Self::try_read).
+    ///
+    /// # Errors
+    /// As [`try_read`](Self::try_read); another upgradeable reader is in the way as well.
+    pub async fn try_upgradeable_read(&self) -> Result<UpgradeableGuard, TryAcquireError> {
+        self.try_acquire(Mode::Upgradeable).await.map(UpgradeableGuard)
+    }
+
+    /// Who holds it and who waits. It costs one read.
+    ///
+    /// # Cancel safety
+    /// It only reads.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the Lease could not be read.
+    pub async fn status(&self) -> Result<ReadWriteLockStatus, ReadError> {
+        let record = self.access.read().await?;
+        Ok(ReadWriteLockStatus::of(self.name(), record.as_ref()))
+    }
+
+    async fn try_acquire(&self, mode: Mode) -> Result<Hold, TryAcquireError> {
+        self.access.try_acquire(&wish(mode)).await
+    }
+
+    async fn acquire(
+        &self,
+        mode: Mode,
+        limit: Option<Duration>,
+        progress: impl FnMut(Progress),
+    ) -> Result<Hold, AcquireError> {
+        self.access.acquire(&wish(mode), limit, progress).await
+    }
+}
+
+fn wish(mode: Mode) -> Wish {
+    Wish { kind: Kind::ReadWriteLock, mode, ..Wish::default() }
+}
+
+/// It is read as long as this is held, and as long as it is not [lost](Hold::lost). Dropping it gives it back.
+#[must_use = "it is given back as soon as this is dropped"]
+#[derive(Debug)]
+pub struct ReadGuard(Hold);
+
+/// It is read as long as this is held, and as long as it is not [lost](Hold::lost), and may be written later. Dropping it
+/// gives it back.
+#[must_use = "it is given back as soon as this is dropped"]
+#[derive(Debug)]
+pub struct UpgradeableGuard(Hold);
+
+/// It is written as long as this is held, and as long as it is not [lost](Hold::lost). Dropping it gives it back.
+#[must_use = "it is given back as soon as this is dropped"]
+#[derive(Debug)]
+pub struct WriteGuard(Hold);
+
+impl Deref for ReadGuard {
+    type Target = Hold;
+
+    fn deref(&self) -> &Hold {
+        &self.0
+    }
+}
+
+impl Deref for UpgradeableGuard {
+    type Target = Hold;
+
+    fn deref(&self) -> &Hold {
+        &self.0
+    }
+}
+
+impl Deref for WriteGuard {
+    type Target = Hold;
+
+    fn deref(&self) -> &Hold {
+        &self.0
+    }
+}
+
+impl ReadGuard {
+    /// Gives it back, and says how that went.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the release goes on in the background.
+    ///
+    /// # Errors
+    /// [`ReleaseError::Lost`] where it had been lost before; [`ReleaseError::Unsettled`] where no clear answer came in
+    /// time. Either way it is gone, and nothing is to be repeated.
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        self.0.release().await
+    }
+}
+
+impl UpgradeableGuard {
+    /// Becomes the writer, when the other readers have gone. Nobody is let in until then, and nobody writes in between.
+    ///
+    /// Its [token](Hold::token) is a new one, larger than all before.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it is given back.
+    ///
+    /// # Errors
+    /// [`Lost`] where it was lost meanwhile.
+    pub async fn upgrade(mut self) -> Result<WriteGuard, Lost> {
+        self.0.change(Mode::Write).await?;
+        Ok(WriteGuard(self.0))
+    }
+
+    /// Becomes the writer as [`upgrade`](Self::upgrade) does, and waits for that at most so long.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it is given back.
+    ///
+    /// # Errors
+    /// [`UpgradeError::TimedOut`] after the limit, with this guard: it still reads, and others are let in again.
+    /// [`UpgradeError::Lost`] where it was lost meanwhile.
+    pub async fn upgrade_timeout(mut self, limit: Duration) -> Result<WriteGuard, UpgradeError> {
+        let begun = clock::moment();
+        let upgraded = tokio::select! {
+            biased;
+            upgraded = self.0.change(Mode::Write) => Some(upgraded),
+            () = clock::sleep_until_deadline(begun + limit) => None,
+        };
+        match upgraded {
+            Some(Ok(())) => Ok(WriteGuard(self.0)),
+            Some(Err(lost)) => Err(UpgradeError::Lost(lost)),
+            None => {
+                // It may have become the writer at this moment: then it goes back to what it was.
+                self.0.change(Mode::Upgradeable).await?;
+                Err(UpgradeError::TimedOut { guard: self, waited: clock::moment().since(begun) })
+            }
+        }
+    }
+
+    /// Becomes a plain reader, so that another can be the upgradeable one.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it is given back.
+    ///
+    /// # Errors
+    /// [`Lost`] where it was lost meanwhile.
+    pub async fn downgrade(mut self) -> Result<ReadGuard, Lost> {
+        self.0.change(Mode::Read).await?;
+        Ok(ReadGuard(self.0))
+    }
+
+    /// Gives it back, and says how that went.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the release goes on in the background.
+    ///
+    /// # Errors
+    /// As [`ReadGuard::release`].
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        self.0.release().await
+    }
+}
+
+impl WriteGuard {
+    /// Becomes a reader, and lets in those who wait to read. Nobody writes in between.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it is given back.
+    ///
+    /// # Errors
+    /// [`Lost`] where it was lost meanwhile.
+    pub async fn downgrade(mut self) -> Result<ReadGuard, Lost> {
+        self.0.change(Mode::Read).await?;
+        Ok(ReadGuard(self.0))
+    }
+
+    /// Becomes the upgradeable reader, and lets in those who wait to read. Nobody writes in between.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it is given back.
+    ///
+    /// # Errors
+    /// [`Lost`] where it was lost meanwhile.
+    pub async fn downgrade_to_upgradeable(mut self) -> Result<UpgradeableGuard, Lost> {
+        self.0.change(Mode::Upgradeable).await?;
+        Ok(UpgradeableGuard(self.0))
+    }
+
+    /// Gives it back, and says how that went.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the release goes on in the background.
+    ///
+    /// # Errors
+    /// As [`ReadGuard::release`].
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        self.0.release().await
+    }
+}
