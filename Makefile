@@ -21,7 +21,7 @@ test: binaries controlplane ## Run all tests against a real control plane
 	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
 
 .PHONY: check
-check: check-format check-lints check-docs check-crds check-deps ## Check format, lints, docs, generated files, dependencies
+check: check-format check-lints check-docs check-crds check-bugs check-deps ## Check format, lints, docs, generated files, dependencies
 
 .PHONY: check-format
 check-format:
@@ -41,6 +41,13 @@ check-crds:
 	@for crd in $(CRDS); do \
 		$(BINARIES)/leasehold-operator crds $$(basename $$crd .yaml) | diff -u $$crd - \
 			|| { echo "$$crd is not what the code says; run: make crds" >&2; exit 1; }; \
+	done
+
+# The bugs that are planted to see them caught must fit the tree.
+.PHONY: check-bugs
+check-bugs:
+	@for patch in prove/bugs/*.patch; do \
+		git apply --check "$$patch" || { echo "$$patch does not apply any more: plant it anew" >&2; exit 1; }; \
 	done
 
 # Advisories are left out: they need a clone of a git repository.
