@@ -61,6 +61,7 @@ mod driver;
 mod error;
 mod hold;
 mod lock;
+mod multi;
 mod observers;
 pub mod protocol;
 mod rwlock;
@@ -82,6 +83,7 @@ pub use error::{
 };
 pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
+pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
 pub use semaphore::{Permits, Semaphore, SemaphoreBuilder};
 pub use status::{HolderStatus, LockStatus, ReadWriteLockStatus, SemaphoreStatus, ShareStatus, WaiterStatus};

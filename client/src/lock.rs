@@ -85,7 +85,7 @@ impl LockBuilder {
 #[derive(Clone, Debug)]
 pub struct Lock {
     pub(crate) access: Access,
-    wish: Wish,
+    pub(crate) wish: Wish,
 }
 
 /// A lock is held as long as this guard is, and as long as it is not [lost](Hold::lost).

@@ -188,7 +188,7 @@ impl ReadWriteLock {
     }
 }
 
-fn wish(mode: Mode) -> Wish {
+pub(crate) fn wish(mode: Mode) -> Wish {
     Wish { kind: Kind::ReadWriteLock, mode, ..Wish::default() }
 }
 

@@ -115,7 +115,7 @@ impl SemaphoreBuilder {
 #[derive(Clone, Debug)]
 pub struct Semaphore {
     pub(crate) access: Access,
-    wish: Wish,
+    pub(crate) wish: Wish,
 }
 
 impl Semaphore {

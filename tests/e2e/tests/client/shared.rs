@@ -9,7 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use leasehold::protocol::Kind;
 use leasehold::protocol::record::{KIND, PERMITS};
-use leasehold::{ReadWriteLock, Semaphore, TryAcquireError};
+use leasehold::{MultiLock, ReadWriteLock, Semaphore, TryAcquireError};
 use leasehold_testkit::{Namespace, eventually};
 use serde_json::json;
 
@@ -227,5 +227,36 @@ async fn an_upgrade_and_a_downgrade_let_nobody_write_in_between() -> Result<()> 
     reader.release().await?;
     let later = tokio::time::timeout(SOON, writing).await.context("the writer starves")???;
     assert!(later > token);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_at_once_are_acquired_in_one_order_whatever_order_they_are_named_in() -> Result<()> {
+    let (namespace, _dump) = namespace("multi").await?;
+    let inside = Arc::new(AtomicI64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..4 {
+        let (client, inside) = (client(&namespace, 6)?, inside.clone());
+        tasks.spawn(async move {
+            let [a, b] = if task % 2 == 0 { ["a", "b"] } else { ["b", "a"] };
+            let (one, two) = (client.lock(a).build()?, client.lock(b).build()?);
+            let permits = client.semaphore("db").with_permits(3).build()?;
+            let all = MultiLock::new().lock(&one).permits(&permits, 2).lock(&two).build()?;
+            for _ in 0..5 {
+                let guard = all.acquire_timeout(SOON).await?;
+                ensure!(inside.fetch_add(1, Ordering::SeqCst) == 0, "two at once");
+                guard.check()?;
+                inside.fetch_sub(1, Ordering::SeqCst);
+                guard.release().await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task??;
+    }
+    for name in ["a", "b", "db"] {
+        assert!(record(&namespace, name).await?.is_none(), "{name} is left over");
+    }
     Ok(())
 }

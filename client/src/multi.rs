@@ -1,0 +1,262 @@
+//! Several locks at once, all or nothing.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::access::Access;
+use crate::clock;
+use crate::error::{AcquireError, Lost, OptionsError, ReleaseError};
+use crate::hold::Hold;
+use crate::lock::Lock;
+use crate::protocol::contender::Wish;
+use crate::protocol::{Kind, Mode};
+use crate::rwlock::{self, ReadWriteLock};
+use crate::semaphore::Semaphore;
+
+/// A set of locks, permits of semaphores, and read-write locks to be read or written: acquired all or not at all.
+///
+/// They are acquired one after the other in the order of their namespaces and names, whatever the order in which they were
+/// named. So any number of processes that acquire what they need in this way cannot wait for each other in a circle. Who
+/// is waiting for the next one holds those before it; where that hurts, name a wait limit, after which all are released.
+///
+/// What is named twice is acquired once: permits are added up, and to read and to write the same is to write it.
+///
+/// # When to use something else
+/// One lock that stands for all is simpler and faster. Where some are acquired apart from others, and more while they are
+/// held, no order helps: use a limit there.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use leasehold::{Client, MemoryStore, MultiLock};
+///
+/// // In production: Client::try_default().await?
+/// let client = Client::builder().store(Arc::new(MemoryStore::new())).build()?;
+/// let (from, to) = (client.lock("account-4711").build()?, client.lock("account-0815").build()?);
+/// let transfers = client.semaphore("transfers").with_permits(10).build()?;
+/// let all = MultiLock::new().lock(&from).lock(&to).permits(&transfers, 1).build()?;
+/// let guard = all.acquire().await?;
+/// assert!(from.is_locked().await? && to.is_locked().await?);
+/// guard.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct MultiLock {
+    /// By namespace and name: the order in which they are acquired.
+    parts: BTreeMap<(String, String), (Access, Wish)>,
+}
+
+/// A [`MultiLock`] in the making.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct MultiLockBuilder {
+    parts: Vec<(Access, Wish)>,
+}
+
+impl MultiLockBuilder {
+    /// This lock.
+    pub fn lock(self, lock: &Lock) -> Self {
+        self.part(&lock.access, lock.wish.clone())
+    }
+
+    /// So many permits of this semaphore.
+    pub fn permits(self, semaphore: &Semaphore, permits: u32) -> Self {
+        let wish = Wish { mode: Mode::Permits(permits), ..semaphore.wish.clone() };
+        self.part(&semaphore.access, wish)
+    }
+
+    /// This read-write lock, to read.
+    pub fn read(self, lock: &ReadWriteLock) -> Self {
+        self.part(&lock.access, rwlock::wish(Mode::Read))
+    }
+
+    /// This read-write lock, to write.
+    pub fn write(self, lock: &ReadWriteLock) -> Self {
+        self.part(&lock.access, rwlock::wish(Mode::Write))
+    }
+
+    fn part(mut self, access: &Access, wish: Wish) -> Self {
+        self.parts.push((access.clone(), wish));
+        self
+    }
+
+    /// Makes the set. No request is sent.
+    ///
+    /// # Errors
+    /// [`OptionsError`] where nothing was named, one name was named as two kinds, or a number of permits is impossible.
+    pub fn build(self) -> Result<MultiLock, OptionsError> {
+        let mut parts = BTreeMap::new();
+        for (access, wish) in self.parts {
+            let place = (access.client.namespace().to_owned(), access.name.to_string());
+            let wish = match parts.remove(&place) {
+                None => wish,
+                Some((_, before)) => both(&place.1, &before, &wish)?,
+            };
+            match wish.mode {
+                Mode::Permits(permits) if permits == 0 || i32::try_from(permits).is_err() => {
+                    let problem = format!("{permits} of {:?} cannot be acquired: from 1 to 2147483647 can", place.1);
+                    return Err(OptionsError::new("permits", problem));
+                }
+                _ => parts.insert(place, (access, wish)),
+            };
+        }
+        if parts.is_empty() {
+            return Err(OptionsError::new("lock", "nothing was named that could be acquired"));
+        }
+        Ok(MultiLock { parts })
+    }
+}
+
+/// What is named twice.
+fn both(name: &str, one: &Wish, other: &Wish) -> Result<Wish, OptionsError> {
+    if one.kind != other.kind {
+        let problem = format!("{name:?} was named as a {} and as a {}", one.kind.name(), other.kind.name());
+        return Err(OptionsError::new("name", problem));
+    }
+    let mode = match (one.mode, other.mode) {
+        (Mode::Permits(one), Mode::Permits(more)) if other.kind == Kind::Semaphore => {
+            Mode::Permits(one.saturating_add(more))
+        }
+        (Mode::Write, _) | (_, Mode::Write) => Mode::Write,
+        (mode, _) => mode,
+    };
+    Ok(Wish { mode, ..one.clone() })
+}
+
+impl MultiLock {
+    /// Nothing yet: name what is to be acquired, then [`build`](MultiLockBuilder::build).
+    #[expect(clippy::new_ret_no_self, reason = "as with the other builders")]
+    pub fn new() -> MultiLockBuilder {
+        MultiLockBuilder::default()
+    }
+
+    /// Acquires all, and waits as long as it takes.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it releases what it has in the background.
+    ///
+    /// # Errors
+    /// [`AcquireError`] of the first that was not acquired. None is held then.
+    pub async fn acquire(&self) -> Result<MultiGuard, AcquireError> {
+        self.within(None).await
+    }
+
+    /// Acquires all, and waits at most so long for all together.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// [`AcquireError::TimedOut`] after the limit, with the name of the one that was waited for; otherwise as
+    /// [`acquire`](Self::acquire). None is held then.
+    pub async fn acquire_timeout(&self, limit: Duration) -> Result<MultiGuard, AcquireError> {
+        self.within(Some(limit)).await
+    }
+
+    async fn within(&self, limit: Option<Duration>) -> Result<MultiGuard, AcquireError> {
+        let end = limit.map(|limit| clock::moment() + limit);
+        let mut holds = Vec::with_capacity(self.parts.len());
+        for (access, wish) in self.parts.values() {
+            let left = end.map(|end| end.since(clock::moment()));
+            match access.acquire(wish, left, |_| {}).await {
+                Ok(hold) => holds.push(hold),
+                Err(error) => {
+                    // What was held until then is given back before anybody hears of it.
+                    let _ = release_all(holds).await;
+                    return Err(error);
+                }
+            }
+        }
+        let guard = MultiGuard { holds, lost: OnceLock::new() };
+        match guard.check() {
+            Ok(()) => Ok(guard),
+            // The first was lost while the last was waited for.
+            Err(lost) => {
+                let (name, message) = (lost.name.clone(), lost.to_string());
+                let _ = guard.release().await;
+                Err(AcquireError::Api { name, source: crate::error::ApiError::Unavailable { message } })
+            }
+        }
+    }
+}
+
+async fn release_all(holds: Vec<Hold>) -> Result<(), ReleaseError> {
+    let outcomes = futures::future::join_all(holds.into_iter().map(Hold::release)).await;
+    outcomes.into_iter().collect()
+}
+
+/// All of a [`MultiLock`] is held as long as this is, and as long as none of it is lost. Dropping it releases all.
+#[must_use = "all is released as soon as the guard is dropped"]
+#[derive(Debug)]
+pub struct MultiGuard {
+    holds: Vec<Hold>,
+    lost: OnceLock<(CancellationToken, DropGuard)>,
+}
+
+impl MultiGuard {
+    /// What is held, by namespace and name.
+    #[must_use]
+    pub fn holds(&self) -> &[Hold] {
+        &self.holds
+    }
+
+    /// What is held under this name: for its [token](Hold::token).
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Hold> {
+        self.holds.iter().find(|hold| hold.name() == name)
+    }
+
+    /// Whether all is still held, by this machine's clock and at this very moment. It costs no request.
+    ///
+    /// # Errors
+    /// [`Lost`] of the first that is not.
+    pub fn check(&self) -> Result<(), Lost> {
+        self.holds.iter().try_for_each(Hold::check)
+    }
+
+    /// For how long all is held from now on if no renewal succeeds; zero when any is lost.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.holds.iter().map(Hold::remaining).min().unwrap_or_default()
+    }
+
+    /// A token that is cancelled when any of it is lost (or released).
+    ///
+    /// As with one lock, asking for it makes the client watch them all.
+    #[must_use]
+    pub fn lost(&self) -> CancellationToken {
+        let begin = || {
+            let (lost, over) = (CancellationToken::new(), CancellationToken::new());
+            let each: Vec<_> = self.holds.iter().map(|hold| hold.lost().cancelled_owned()).map(Box::pin).collect();
+            let (told, ended) = (lost.clone(), over.clone());
+            crate::task::spawn(async move {
+                tokio::select! {
+                    biased;
+                    _ = futures::future::select_all(each) => {}
+                    () = ended.cancelled() => {}
+                }
+                told.cancel();
+            });
+            (lost, over.drop_guard())
+        };
+        self.lost.get_or_init(begin).0.clone()
+    }
+
+    /// Releases all, at the same time.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the releases go on in the background.
+    ///
+    /// # Errors
+    /// [`ReleaseError`] of the first that was not released cleanly; the others were released all the same.
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        release_all(self.holds).await
+    }
+}
