@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use futures::StreamExt;
+use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use crate::driver::{Driver, Shared};
@@ -18,6 +19,9 @@ use crate::semaphore::SemaphoreBuilder;
 use crate::session::{SessionOptions, Sessions};
 use crate::slot::{Command, Slot};
 use crate::store::{KubeStore, Store};
+
+/// How many locks are released at a time when a client shuts down.
+const AT_ONCE: usize = 64;
 
 /// Locks in one namespace of a cluster, taken by one process.
 ///
@@ -102,7 +106,8 @@ impl Client {
     /// Releases all that is held, leaves all queues, and closes the session.
     ///
     /// Guards that are still held fire [`lost`](crate::Hold::lost). Afterwards acquisitions fail with `ShutDown`.
-    /// It takes at most a few request timeouts; what could not be told to the API server by then expires by itself.
+    /// Up to 64 locks are released at a time. When none could be released for three request timeouts, the rest is given
+    /// up: what could not be told to the API server by then expires by itself.
     ///
     /// Dropping a client without this is safe as well: guards and waiters end with their own drops, and the session is
     /// closed some seconds after the last of them, or expires.
@@ -110,20 +115,42 @@ impl Client {
     /// # Cancel safety
     /// Cancelled, it has done some of it. It can be called again.
     pub async fn shutdown(&self) {
-        let slots: Vec<_> = {
+        self.shutdown_with_progress(|_, _| {}).await;
+    }
+
+    /// [`shutdown`](Self::shutdown) that tells how far it is, after each lock: how many have been seen to, of how many.
+    ///
+    /// # Cancel safety
+    /// As there.
+    pub async fn shutdown_with_progress(&self, mut progress: impl FnMut(usize, usize)) {
+        let slots: Vec<mpsc::UnboundedSender<Command>> = {
             let mut slots = self.inner.slots();
             slots.shut_down = true;
-            slots.by_name.iter().map(|(name, slot)| (name.clone(), slot.clone())).collect()
+            slots.by_name.values().map(|slot| slot.commands.clone()).collect()
         };
-        let releases = slots.iter().map(|(_, slot)| {
-            // Whatever is going on is given up. The turn comes round when it is over.
-            let _ = slot.commands.send(Command::ShutDown);
-            slot.turn.lock()
-        });
+        let (mut done, all) = (0, slots.len());
+        let mut releases = futures::stream::iter(slots)
+            .map(async |commands| {
+                // Whatever is going on is given up. A driver whose runtime has ended hears nothing, and holds nothing.
+                let (over, told) = oneshot::channel();
+                let _ = commands.send(Command::ShutDown(over));
+                let _ = told.await;
+            })
+            .buffer_unordered(AT_ONCE);
         let limit = self.inner.shared.request_timeout * 3;
-        let unsettled = tokio::time::timeout(limit, futures::future::join_all(releases)).await.is_err();
+        let unsettled = loop {
+            match tokio::time::timeout(limit, releases.next()).await {
+                Ok(Some(())) => {
+                    done += 1;
+                    progress(done, all);
+                }
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
         if unsettled {
-            info!("not all locks could be released in time; what is left expires with the session");
+            let left = all - done;
+            info!(left, "not all locks could be released in time; what is left expires with the session");
         }
         let closing = self.inner.sessions.close(unsettled);
         if tokio::time::timeout(limit, closing).await.is_err() {

@@ -57,7 +57,9 @@ pub(crate) struct Driver {
     renewals: Vec<(HolderId, oneshot::Sender<()>)>,
     changes: Vec<(HolderId, Mode, oneshot::Sender<u64>)>,
     busy_until: Moment,
-    shut_down: bool,
+    is_shut_down: bool,
+    /// Whoever waits for that to be done.
+    shut_down: Vec<oneshot::Sender<()>>,
 }
 
 /// An acquisition that is going on, or held.
@@ -112,7 +114,8 @@ impl Driver {
             renewals: Vec::new(),
             changes: Vec::new(),
             busy_until: clock::moment() + LINGER,
-            shut_down: false,
+            is_shut_down: false,
+            shut_down: Vec::new(),
         }
     }
 
@@ -177,6 +180,11 @@ impl Driver {
         answer(&mut self.releases, |id| !contender.has(id), false);
         self.renewals.retain(|(id, _)| contender.has(id));
         self.changes.retain(|(id, ..)| contender.has(id));
+        if !self.contender.is_engaged() {
+            for done in self.shut_down.drain(..) {
+                let _ = done.send(());
+            }
+        }
         self.observe();
         let watch_wake = self.keep_watch();
         if let Some(engaged) = self.engaged.iter().find(|engaged| engaged.reply.is_some()) {
@@ -194,7 +202,7 @@ impl Driver {
         let now = clock::moment();
         match command {
             // Whoever asked hears that nobody answers.
-            Command::Acquire(_) if self.shut_down => {}
+            Command::Acquire(_) if self.is_shut_down => {}
             Command::Acquire(order) => {
                 let Order { slot, session, wish, reply, turn, ahead } = *order;
                 let id = session.next_acquisition();
@@ -234,8 +242,9 @@ impl Driver {
             Command::Release(_, Some(reply)) => drop(reply.send(false).ok()),
             // It is over. Whoever waits for an answer hears that there is none.
             Command::Release(..) | Command::Renew(..) | Command::Change(..) => {}
-            Command::ShutDown => {
-                self.shut_down = true;
+            Command::ShutDown(done) => {
+                self.is_shut_down = true;
+                self.shut_down.push(done);
                 for engaged in &mut self.engaged {
                     engaged.reply = None;
                     engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Released));

@@ -30,8 +30,8 @@ pub(crate) enum Command {
     Change(HolderId, Mode, oneshot::Sender<u64>),
     /// Somebody wants to be told of a loss at once.
     WatchForLoss(HolderId),
-    /// Give up whatever is going on, and begin nothing any more.
-    ShutDown,
+    /// Give up whatever is going on, and begin nothing any more. The answer comes when it is over.
+    ShutDown(oneshot::Sender<()>),
 }
 
 #[derive(Debug)]

@@ -280,3 +280,23 @@ async fn a_wait_that_is_given_up_leaves_nobody_in_the_way() {
     tokio::time::timeout(SOON, lock().read()).await.expect("the writer has gone").unwrap().release().await.unwrap();
     reader.release().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_shuts_down_gives_back_all_that_it_holds() {
+    let store = MemoryStore::new();
+    let client = client(&store);
+    let semaphore = client.semaphore("db").with_permits(9).build().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(semaphore.acquire(1).await.unwrap());
+    }
+    let mut locks = Vec::new();
+    for n in 0..200 {
+        locks.push(client.lock(format!("lock-{n}")).build().unwrap().acquire().await.unwrap());
+    }
+    let mut told = Vec::new();
+    client.shutdown_with_progress(|done, all| told.push((done, all))).await;
+    assert_eq!(told, (1..=201).map(|done| (done, 201)).collect::<Vec<_>>());
+    assert_eq!(names(&store), Vec::<String>::new());
+    assert!(held.iter().all(|held| held.check().is_err()) && locks.iter().all(|lock| lock.check().is_err()));
+}
