@@ -1,6 +1,7 @@
 //! What a lock costs, measured on a real API server against the floor: a bare PUT, and a PUT's watch event.
 
 mod counting;
+mod many;
 mod measure;
 mod report;
 
@@ -36,6 +37,9 @@ struct Options {
     /// How many permits that semaphore has.
     #[arg(long, default_value_t = 10)]
     permits: u32,
+    /// How many locks one client holds at once.
+    #[arg(long, default_value_t = 10_000)]
+    held: usize,
     /// For how many seconds idle clients are watched.
     #[arg(long, default_value_t = 60)]
     idle_seconds: u64,
@@ -60,6 +64,10 @@ async fn main() -> Result<()> {
     for contenders in options.sharers {
         bench.contended(What::Semaphore(options.permits), contenders, long(contenders), Some(alone)).await?;
         bench.contended(What::Readers, contenders, long(contenders), Some(alone)).await?;
+    }
+    bench.three_at_once(100).await?;
+    if options.held > 0 {
+        bench.held(options.held, Duration::from_secs(options.idle_seconds.max(1))).await?;
     }
     if options.idle_seconds > 0 {
         bench.idle(Duration::from_secs(options.idle_seconds)).await?;

@@ -33,12 +33,12 @@ impl Bench {
     }
 
     /// A client with a connection of its own, and default options.
-    fn client(&self, counts: &Arc<Counts>) -> Result<Client> {
+    pub(crate) fn client(&self, counts: &Arc<Counts>) -> Result<Client> {
         let store = CountingStore { store: self.store()?, counts: counts.clone() };
         Ok(Client::builder().store(Arc::new(store)).namespace(&self.namespace).build()?)
     }
 
-    async fn lease(&self, name: &str) -> Result<Lease> {
+    pub(crate) async fn lease(&self, name: &str) -> Result<Lease> {
         self.make(name, What::Lock).await
     }
 
@@ -339,6 +339,6 @@ fn millis(histogram: &Histogram<u64>) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
-fn ratio(count: u64, of: u64) -> f64 {
+pub(crate) fn ratio(count: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { count as f64 / of as f64 }
 }

@@ -1,0 +1,80 @@
+//! Many locks of one client, and several at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt};
+use leasehold::{MultiLock, clock};
+
+use crate::counting::Counts;
+use crate::measure::{Bench, ratio};
+
+/// How many locks are acquired at a time.
+const AT_ONCE: usize = 64;
+
+impl Bench {
+    /// How many requests it takes to acquire and release three at once, and nothing is in the way.
+    pub(crate) async fn three_at_once(&mut self, rounds: u64) -> Result<()> {
+        let counts = Arc::new(Counts::default());
+        let client = self.client(&counts)?;
+        let mut three = MultiLock::new();
+        for name in ["multi-a", "multi-b", "multi-c"] {
+            self.lease(name).await?;
+            three = three.lock(&client.lock(name).build()?);
+        }
+        let three = three.build()?;
+        three.acquire().await?.release().await?;
+        let before = counts.now();
+        for _ in 0..rounds {
+            three.acquire().await?.release().await?;
+        }
+        let spent = counts.now() - before;
+        self.report.add("multi_3_requests", ratio(spent.writes + spent.reads, rounds), "", None, rounds);
+        client.shutdown().await;
+        Ok(())
+    }
+
+    /// What a client costs that holds very many locks, and how long it takes to give them all back.
+    pub(crate) async fn held(&mut self, locks: usize, time: Duration) -> Result<()> {
+        let counts = Arc::new(Counts::default());
+        let client = self.client(&counts)?;
+        let memory = resident()?;
+        let guards: Vec<_> = futures::stream::iter(0..locks)
+            .map(|n| {
+                let lock = client.lock(format!("held-{n}")).build();
+                async move { anyhow::Ok(lock?.acquire().await?) }
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let each = ratio(resident()?.saturating_sub(memory), u64::try_from(locks)?) / 1024.0;
+        let (before, begun) = (counts.now(), clock::moment());
+        tokio::time::sleep(time).await;
+        let (spent, elapsed) = (counts.now() - before, clock::moment().since(begun));
+        guards.iter().try_for_each(|guard| guard.check())?;
+        let requests = spent.heartbeats + spent.writes + spent.reads;
+        let rate = ratio(requests, 1) / elapsed.as_secs_f64();
+        self.report.add(&format!("held_{locks}_requests_per_s"), rate, "1/s", None, requests);
+        self.report.add(&format!("held_{locks}_memory_each"), each, "KiB", None, u64::try_from(locks)?);
+        let begun = clock::moment();
+        client
+            .shutdown_with_progress(|done, all| {
+                if done % 1000 == 0 {
+                    eprintln!("{done} of {all} locks released");
+                }
+            })
+            .await;
+        let took = clock::moment().since(begun).as_secs_f64();
+        self.report.add(&format!("held_{locks}_shutdown"), took, "s", None, u64::try_from(locks)?);
+        Ok(())
+    }
+}
+
+/// How much of this process is in memory, in bytes.
+fn resident() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes * 1024)
+}
