@@ -1,5 +1,6 @@
 //! Locks at work: a control plane, the operator, three workers, one killed and one stopped, and what came of it.
 
+mod resize;
 mod stage;
 mod verdict;
 mod worker;
@@ -15,6 +16,8 @@ use leasehold_testkit::{Process, Signal};
 
 use crate::stage::Stage;
 
+/// The semaphore's name, as its example has it.
+const SEMAPHORE: &str = "db-connections";
 /// The lock's name, and how long a session lives without a renewal.
 const LOCK: &str = "shared-file";
 const SESSION: u64 = 5;
@@ -49,7 +52,7 @@ async fn perform() -> Result<()> {
     for name in ["worker-a", "worker-b", "worker-c"] {
         workers.push((name, stage.worker(name)?));
     }
-    stage.show(Duration::from_secs(4)).await?;
+    stage.show_lock(Duration::from_secs(4)).await?;
 
     let (victim, killed) = next_holder(&mut workers).await?;
     let (name, mut process) = workers.remove(victim);
@@ -60,7 +63,7 @@ async fn perform() -> Result<()> {
     process.kill();
     workers.push((name, stage.worker(name)?));
     println!("{name} is started again.\n");
-    stage.show(Duration::from_secs(3)).await?;
+    stage.show_lock(Duration::from_secs(3)).await?;
 
     let (victim, stopped) = next_holder(&mut workers).await?;
     let (name, mut process) = workers.remove(victim);
@@ -75,7 +78,7 @@ async fn perform() -> Result<()> {
     let line = process.wait_for_line(Duration::from_secs(30), |line| line.starts_with("stopped")).await?;
     println!("    {name}: {line}\n");
     workers.push((name, process));
-    stage.show(Duration::from_secs(3)).await?;
+    stage.show_lock(Duration::from_secs(3)).await?;
 
     println!("\nEverybody is told to stop.");
     for (_, process) in &workers {
@@ -85,8 +88,11 @@ async fn perform() -> Result<()> {
         process.wait_success(Duration::from_secs(30)).await?;
     }
     stage.wait_free().await?;
-    stage.show(Duration::ZERO).await?;
+    stage.show_lock(Duration::ZERO).await?;
     let text = std::fs::read_to_string(stage.file())?;
+    println!("\nSix workers share the semaphore {SEMAPHORE:?}, which is resized meanwhile.");
+    stage.add_semaphore(SEMAPHORE).await?;
+    let shared = resize::perform(&stage, SEMAPHORE).await?;
     stage.strike().await?;
 
     let verdict = verdict::check(&text).context("CHECK FAILED: the work overlapped")?;
@@ -100,9 +106,11 @@ What was measured
   lines written             {lines}
   times the lock was held   {tenancies} (by {holders} workers; {broken} broke off)
   dead holder passed over   {kill:.1} s after SIGKILL, {stop:.1} s after SIGSTOP (sessions last {SESSION} s)
+  at work at a time         {shared} permits
   the demo took             {took:.0} s
 CHECKED: the work never overlapped.
 CHECKED: tokens only grew.
+CHECKED: never were more at work than the semaphore had permits.
 Nothing is left running.",
         lines = verdict.lines,
         tenancies = verdict.tenancies,
@@ -110,6 +118,7 @@ Nothing is left running.",
         broken = verdict.broken_off,
         kill = after_kill.as_secs_f64(),
         stop = after_stop.as_secs_f64(),
+        shared = shared.iter().map(|(n, most)| format!("{most} of {n}")).collect::<Vec<_>>().join(", "),
         took = clock::moment().since(begun).as_secs_f64(),
     );
     Ok(())
@@ -143,7 +152,7 @@ async fn passed_on(stage: &Stage, workers: &mut [(&str, Process)], token: u64) -
     };
     tokio::select! {
         passed = passed => passed,
-        shown = stage.show(Duration::from_secs(120)) => {
+        shown = stage.show_lock(Duration::from_secs(120)) => {
             shown?;
             anyhow::bail!("CHECK FAILED: the lock did not pass on within two minutes")
         }

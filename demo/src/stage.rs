@@ -26,13 +26,15 @@ impl Stage {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("file"), "")?;
 
-        step("applying the CRD and the roles (kubectl apply)");
+        step("applying the CRDs and the roles (kubectl apply)");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let path = |path: &str| root.join(path).to_string_lossy().into_owned();
         kubectl(&cluster, &["apply", "-k", &path("config/crd")]).await?;
         kubectl(&cluster, &["apply", "-f", &path("config/manager/namespace.yaml")]).await?;
         kubectl(&cluster, &["apply", "-k", &path("config/rbac")]).await?;
-        kubectl(&cluster, &["wait", "--for=condition=Established", "crd/distributedlocks.leasehold.dev"]).await?;
+        for crd in ["crd/distributedlocks.leasehold.dev", "crd/semaphores.leasehold.dev"] {
+            kubectl(&cluster, &["wait", "--for=condition=Established", crd]).await?;
+        }
         kubectl(&cluster, &["create", "namespace", NAMESPACE]).await?;
         kubectl(&cluster, &["create", "serviceaccount", "worker", "-n", NAMESPACE]).await?;
         let subject = format!("--serviceaccount={NAMESPACE}:worker");
@@ -76,12 +78,36 @@ impl Stage {
             .start()
     }
 
-    /// Shows the lock as kubectl does: now, and again every half second whenever it has changed, for so long.
-    pub(crate) async fn show(&self, time: Duration) -> Result<()> {
+    /// A kubeconfig by which one is a worker.
+    pub(crate) fn worker_kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("worker.kubeconfig")
+    }
+
+    /// Makes a semaphore, with the permits that its example has.
+    pub(crate) async fn add_semaphore(&self, name: &str) -> Result<()> {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/semaphore.yaml");
+        kubectl(&self.cluster, &["apply", "-n", NAMESPACE, "-f", &manifest.to_string_lossy()]).await?;
+        let ready = ["wait", "--for=condition=Ready", &format!("sem/{name}"), "-n", NAMESPACE, "--timeout=60s"];
+        kubectl(&self.cluster, &ready).await.map(drop)
+    }
+
+    /// Gives a semaphore so many permits.
+    pub(crate) async fn scale(&self, name: &str, permits: i64) -> Result<()> {
+        let (semaphore, replicas) = (format!("sem/{name}"), format!("--replicas={permits}"));
+        kubectl(&self.cluster, &["scale", &semaphore, &replicas, "-n", NAMESPACE]).await.map(drop)
+    }
+
+    /// Shows the lock as [`show`](Self::show) does.
+    pub(crate) async fn show_lock(&self, time: Duration) -> Result<()> {
+        self.show(&format!("dlock/{}", self.lock), time).await
+    }
+
+    /// Shows something as kubectl does: now, and again every half second whenever it has changed, for so long.
+    pub(crate) async fn show(&self, what: &str, time: Duration) -> Result<()> {
         let end = clock::moment() + time;
         let mut last = String::new();
         loop {
-            let table = kubectl(&self.cluster, &["get", "dlock", self.lock, "-n", NAMESPACE]).await?;
+            let table = kubectl(&self.cluster, &["get", what, "-n", NAMESPACE]).await?;
             let (header, row) = table.trim_end().split_once('\n').context("a table")?;
             if last.is_empty() {
                 println!("    {header}");
