@@ -300,3 +300,21 @@ async fn a_client_that_shuts_down_gives_back_all_that_it_holds() {
     assert_eq!(names(&store), Vec::<String>::new());
     assert!(held.iter().all(|held| held.check().is_err()) && locks.iter().all(|lock| lock.check().is_err()));
 }
+
+#[tokio::test]
+async fn what_is_given_back_of_a_fixed_term_leaves_the_rest_its_term() {
+    let store = MemoryStore::new();
+    let limiter =
+        client(&store).semaphore("calls").with_permits(3).lease_duration(Duration::from_secs(2)).renewal(false);
+    let limiter = limiter.build().unwrap();
+    let mut held = limiter.acquire(3).await.unwrap();
+    held.release_some(1).await.unwrap();
+    let before = store.server().requests().writes();
+    let left = held.extend().await.unwrap();
+    assert!(left > Duration::from_millis(1800), "it is held for {left:?} only");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(store.server().requests().writes() - before, 1, "it goes on renewing");
+    let status = limiter.status().await.unwrap();
+    assert_eq!((status.available, status.holders[0].holder.lease_duration_seconds), (1, Some(2)));
+    held.release().await.unwrap();
+}

@@ -146,6 +146,11 @@ impl Contender {
     /// A write of this client's has been carried out that started or renewed a hold living by its own record.
     fn confirm(&mut self, request: &InFlight, now: Moment) {
         let (Some((id, duration)), Known::Present(record)) = (&request.renews, &self.known) else { return };
+        // Whatever came of it, the next renewal is due when it is due.
+        let hold = self.holds.iter_mut().find(|hold| hold.id == *id);
+        if let Some((own, wish)) = hold.and_then(|hold| hold.own.as_mut().map(|own| (own, &hold.wish))) {
+            own.renew_at = wish.renewal.then(|| request.sent + renew_interval(*duration));
+        }
         let Some(holder) = record.holding(id).filter(|holder| matches!(holder.liveness, Liveness::Own(_))) else {
             return;
         };

@@ -4,13 +4,15 @@
 //! such command bumps, and the number of permits. What lets somebody out has only its own key as condition, and so never
 //! stands in the way of anything else. Between two commands that let somebody in the sum of what is held can only fall.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use serde_json::{Value, json};
 
 use super::super::record::{EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, KIND, PERMITS, Record, UPGRADE, WANT, Waiter};
-use super::super::{HolderId, Kind, Mode, SessionId, Want};
+use super::super::{HolderId, Kind, Liveness, Mode, SessionId, Want};
 use super::{JOIN, Ops, Write, next_transition, untracked};
 
 /// Who is let in, and who is removed with it.
@@ -174,7 +176,7 @@ pub fn upgrade(record: &Record, holder: &Holder, round: &Round<'_>, stamp: Times
     ops.remove_gone(record, round);
     let key = ops.test_holder(record, holder);
     ops.copy_version(["metadata", "annotations", &key]);
-    ops.want(record, holder, Want { mode: Mode::Write, own: None, since: Some(stamp) });
+    ops.want(record, holder, Want { mode: Mode::Write, own: own(holder), since: Some(stamp) });
     ops.write()
 }
 
@@ -186,8 +188,16 @@ pub fn downgrade(record: &Record, holder: &Holder, mode: Mode) -> Write {
     let key = format!("{WANT}{}", holder.identity);
     let held = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
     ops.test(["metadata", "annotations", &key], json!(held));
-    ops.want(record, holder, Want { mode, own: None, since: holder.acquired });
+    ops.want(record, holder, Want { mode, own: own(holder), since: holder.acquired });
     ops.write()
+}
+
+/// For how long a holder lives by itself, if it does.
+fn own(holder: &Holder) -> Option<Duration> {
+    match holder.liveness {
+        Liveness::Own(duration) => Some(duration),
+        Liveness::Session(_) => None,
+    }
 }
 
 /// Whether a session's label is on the Lease, so that it sees all that happens here.
