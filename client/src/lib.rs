@@ -2,7 +2,7 @@
 //!
 //! A lock is a `Lease` object. It is taken, handed on and given back by single requests that the API server carries out
 //! whole or not at all; who waits for it watches for its grant. No other service is needed, and no custom resource: a
-//! lock exists by being named.
+//! lock exists by being named. Semaphores and read-write locks are Leases that several hold.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,6 +35,7 @@
 //! | --- | --- |
 //! | a lock nobody else wants | 2 writes a cycle |
 //! | a lock many wait for | 2 writes a cycle, however many they are |
+//! | a semaphore or read-write lock many wait for | 2 writes a cycle and a share of a third, and 1 watch |
 //! | holding, per client | 1 write every third of the session's duration, for all its locks together |
 //! | waiting, per lock | 1 watch, and 1 read in that time (fewer for who is far back) |
 //!

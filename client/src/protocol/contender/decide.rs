@@ -141,7 +141,7 @@ impl Contender {
             });
             return Step { renews: Some((hold.id.clone(), own.duration)), ..next.into() };
         }
-        if let Some(write) = hold.change.and_then(|mode| self.become_(record, holder, mode, now)) {
+        if let Some(write) = hold.change.and_then(|mode| self.changing(record, holder, mode, now)) {
             return Next::Write(write).into();
         }
         let next = match self.read_when_due(now) {
@@ -158,7 +158,7 @@ impl Contender {
     }
 
     /// The write by which a holder becomes more or less than it was. `None`: others are in the way still.
-    fn become_(&self, record: &Record, holder: &Holder, mode: Mode, now: Now) -> Option<write::Write> {
+    fn changing(&self, record: &Record, holder: &Holder, mode: Mode, now: Now) -> Option<write::Write> {
         if mode.permits(record.capacity) <= holder.mode.permits(record.capacity) {
             return Some(shared::downgrade(record, holder, mode));
         }
