@@ -67,14 +67,25 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
             let token = holder.token.map(|token| format!(" with token {token}")).unwrap_or_default();
             (Normal, "Acquired", "Acquire", holder.session, format!("{} acquired {name}{token}", holder.id))
         }
-        Announcement::Incident(Incident::Evicted { holder, to }) => {
+        Announcement::Incident(Incident::Evicted { holder, to, asked }) => {
             let heir = match &*to {
                 [] => "what it held is free".to_owned(),
                 [to] => format!("{to} holds it now"),
                 [to, others @ ..] => format!("{to} and {} more hold it now", others.len()),
             };
             let session = session_of(&holder);
-            (Warning, "Evicted", "Evict", session, format!("{holder} fell silent and was evicted from {name}: {heir}"))
+            let why = asked.map_or_else(
+                || "fell silent".to_owned(),
+                |asked| {
+                    format!(
+                        "did not let go within {} s as {} asked ({:?})",
+                        asked.within.as_secs(),
+                        asked.by,
+                        asked.reason
+                    )
+                },
+            );
+            (Warning, "Evicted", "Evict", session, format!("{holder} {why} and was evicted from {name}: {heir}"))
         }
         Announcement::Incident(Incident::Broken { holder, how }) => {
             let session = session_of(&holder);

@@ -52,6 +52,20 @@ Examples:
   # Shell syntax needs a shell
   kubectl leasehold run report -- sh -c './report --token \"$LEASEHOLD_TOKEN\" | gzip > report.gz'";
 
+const ASK_ABOUT: &str = "\
+Ask whoever holds something to let go
+
+Holders are told who asks, why, and in what time, and decide themselves. One that has not let go in that time is \
+evicted only where the custom resource says so (spec.releaseRequests: Evict), and by the operator.";
+
+const ASK_EXAMPLES: &str = "\
+Examples:
+  # Could the backup make room?
+  kubectl leasehold ask backup --within 2m --reason 'the migration is due'
+
+  # One of those who hold permits
+  kubectl leasehold ask db-connections --holder web-0_k3j9x2m1qa.7";
+
 /// The longest that the client lets a session live.
 const LONGEST_LEASE: Duration = Duration::from_mins(1);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
@@ -90,6 +104,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show a lock: its holder, since when, its queue
     Status(StatusArgs),
+    #[command(about = "Ask whoever holds something to let go", long_about = ASK_ABOUT, after_help = ASK_EXAMPLES)]
+    Ask(AskArgs),
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +171,21 @@ pub(crate) struct StatusArgs {
     pub(crate) output: Option<Format>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// The lock, semaphore or read-write lock
+    pub(crate) name: String,
+    /// In what time to let go: 1s to 24h
+    #[arg(long, value_name = "DUR", value_parser = duration, default_value = "30s")]
+    pub(crate) within: Duration,
+    /// What for, so that people understand
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+    /// Only this one of several holders, by its identity [default: all]
+    #[arg(long, value_name = "IDENTITY")]
+    pub(crate) holder: Option<String>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Json,
@@ -206,7 +237,7 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_help());
-        for name in ["run", "list", "status"] {
+        for name in ["run", "list", "status", "ask"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use kube::Config;
 use leasehold::{
-    AcquireError, ApiError, BuildError, Client, Lock, LockGuard, Lost, Progress, ReleaseError, TryAcquireError,
+    AcquireError, ApiError, BuildError, Client, Lock, LockGuard, Lost, Progress, ReadWriteLock, ReleaseError,
+    TryAcquireError,
 };
 
 use crate::exit::{self, Failure, chain};
@@ -37,6 +38,13 @@ pub(crate) fn check_name(config: Config, name: &str) -> Result<(), Failure> {
     let client = Client::builder().kube_config(config).build().map_err(|error| not_built(&error))?;
     client.lock(name).build().map_err(|error| Failure::usage(chain(&error)))?;
     Ok(())
+}
+
+/// Whatever stands there under this name, for whoever only asks: what can be shared has a word for each holder.
+pub(crate) fn anything(config: Config, name: &str, host: &str) -> Result<ReadWriteLock, Failure> {
+    let builder = Client::builder().namespace(config.default_namespace.clone()).kube_config(config).host(host);
+    let client = builder.build().map_err(|error| not_built(&error))?;
+    client.read_write_lock(name).map_err(|error| Failure::usage(chain(&error)))
 }
 
 /// How a release went.
@@ -76,7 +84,7 @@ impl Backend {
         let acquired = self.lock.acquire_with_progress(limit, progress).await;
         acquired.map_err(|error| match error {
             AcquireError::TimedOut { holder, .. } => NotAcquired::Busy(holder),
-            AcquireError::Api { source, .. } => NotAcquired::Failed(refused(&source)),
+            AcquireError::Api { source, .. } => NotAcquired::Failed(refused(&source, &VERBS)),
             error => NotAcquired::Failed(Failure::internal(&error)),
         })
     }
@@ -102,17 +110,17 @@ pub(crate) async fn release(guard: LockGuard) -> Released {
 fn not_tried(error: TryAcquireError) -> NotAcquired {
     match error {
         TryAcquireError::Held { holder, .. } => NotAcquired::Busy(holder),
-        TryAcquireError::Api { source, .. } => NotAcquired::Failed(refused(&source)),
+        TryAcquireError::Api { source, .. } => NotAcquired::Failed(refused(&source, &VERBS)),
         error => NotAcquired::Failed(Failure::internal(&error)),
     }
 }
 
-fn refused(error: &ApiError) -> Failure {
+pub(crate) fn refused(error: &ApiError, verbs: &[&str]) -> Failure {
     match error {
         ApiError::Unavailable { message } => {
             Failure::new(exit::UNREACHABLE, format!("the API server cannot be reached: {message}"))
         }
-        ApiError::Forbidden { message } => Failure::new(exit::FORBIDDEN, forbidden::explain(message, &VERBS)),
+        ApiError::Forbidden { message } => Failure::new(exit::FORBIDDEN, forbidden::explain(message, verbs)),
         error => Failure::usage(chain(error)),
     }
 }

@@ -1,6 +1,7 @@
 //! `kubectl leasehold`: run a command under a lock that lives in the Kubernetes API server, list locks, look at one.
 
 mod args;
+mod ask;
 mod backend;
 mod child;
 mod config;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Run(args) => return run::run(&cli.cluster, &args).await,
+        Command::Ask(args) => return ask::ask(config::load(&cli.cluster).await?, &args).await,
         Command::List(args) => {
             let config = config::load(&cli.cluster).await?;
             read::list(&Leases::new(config)?, &args).await?;

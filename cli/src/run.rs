@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leasehold::clock::{moment, now, sleep_until_deadline};
 use leasehold::protocol::Moment;
-use leasehold::{LockGuard, Lost};
+use leasehold::{LockGuard, Lost, ReleaseRequest};
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -111,7 +111,8 @@ async fn run_under(
             return Err(Failure::internal(&error));
         }
     };
-    let mut running = Running { guard, child, signals, terminal, wants_terminal, grace, passes_on, watchdog };
+    let mut running =
+        Running { guard, child, signals, terminal, wants_terminal, grace, passes_on, watchdog, asked: None };
     let ended = running.supervise(sample).await;
     drop(running.watchdog);
     if let Some(terminal) = &running.terminal {
@@ -145,6 +146,8 @@ struct Running {
     passes_on: Moment,
     /// For the case that nothing here runs any more by then.
     watchdog: Watchdog,
+    /// Who asked for the lock, when that was last told.
+    asked: Option<ReleaseRequest>,
 }
 
 impl Running {
@@ -172,9 +175,20 @@ impl Running {
                         self.passes_on = moment() + remaining + self.grace;
                         self.watchdog.put_off(self.passes_on);
                     }
+                    self.tell_who_asks();
                 }
             }
         }
+    }
+
+    /// Whether to let go is for whoever started the command to decide.
+    fn tell_who_asks(&mut self) {
+        let asked = self.guard.release_request();
+        if let Some(ReleaseRequest { by, within, reason, .. }) = asked.as_ref().filter(|_| asked != self.asked) {
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            say(format_args!("{by} asks for lock {} to be released within {within:?}{why}", self.guard.name()));
+        }
+        self.asked = asked;
     }
 
     fn forward(&mut self, signal: Signal) {

@@ -53,6 +53,20 @@ pub(crate) struct HolderView {
     /// For how long each renewal of the lock's own Lease keeps it, where the holder lives by those.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lease_duration_seconds: Option<u64>,
+    /// What the holder publishes of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) payload: Option<String>,
+    /// Who asks it to let go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) release_request: Option<RequestView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RequestView {
+    pub(crate) by: String,
+    pub(crate) within_seconds: u64,
+    pub(crate) reason: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -116,6 +130,12 @@ impl HolderView {
             token: holder.token,
             session,
             lease_duration_seconds,
+            payload: holder.payload,
+            release_request: holder.request.map(|request| RequestView {
+                within_seconds: request.within.as_secs(),
+                by: request.by,
+                reason: request.reason,
+            }),
         }
     }
 
@@ -183,6 +203,14 @@ pub(crate) fn describe(lock: &LockView, now: Timestamp) -> String {
         }
         if let Some(seconds) = holder.lease_duration_seconds {
             line("Liveness", &format!("by its own renewals, for {seconds}s each"));
+        }
+        // Others wrote these: they may not do anything to a terminal.
+        if let Some(payload) = &holder.payload {
+            line("Payload", &payload.escape_debug().to_string());
+        }
+        if let Some(request) = &holder.release_request {
+            let RequestView { by, within_seconds, reason } = request;
+            line("Asked", &format!("by {by} to let go within {within_seconds}s: {reason}").escape_debug().to_string());
         }
     }
     line("Waiters", &lock.waiters.len().to_string());

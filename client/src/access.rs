@@ -7,19 +7,24 @@ use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::client::Client;
 use crate::clock;
-use crate::error::{AcquireError, ApiError, OptionsError, ReadError, TryAcquireError};
+use crate::error::{AcquireError, ApiError, OptionsError, ReadError, RequestReleaseError, TryAcquireError};
 use crate::hold::Hold;
-use crate::protocol::Record;
 use crate::protocol::contender::{Denial, Refusal, Wish};
-use crate::protocol::record::SESSION_PREFIX;
+use crate::protocol::record::{LONGEST_TEXT, SESSION_PREFIX};
+use crate::protocol::{Holder, Record, ReleaseRequest, write};
 use crate::slot::{Command, Order, Slot};
 use crate::store::{Failure, within};
+
+/// The longest time within which a holder can be asked to let go.
+const LONGEST_REQUEST: Duration = Duration::from_hours(24);
 
 /// The way to one lock, semaphore or read-write lock.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
     pub(crate) client: Client,
     pub(crate) name: Arc<str>,
+    /// A task that holds it already waits for itself, rather than being told.
+    pub(crate) same_task_waits: bool,
 }
 
 /// How a wait is going.
@@ -35,7 +40,7 @@ pub struct Progress {
 impl Access {
     pub(crate) fn new(client: Client, name: String) -> Result<Self, OptionsError> {
         check_name(&name)?;
-        Ok(Self { client, name: name.into() })
+        Ok(Self { client, name: name.into(), same_task_waits: false })
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
@@ -49,6 +54,9 @@ impl Access {
             Ok(hold) => Ok(hold),
             Err(Refusal::Held { holder }) => Err(taken(holder)),
             Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
+            Err(Refusal::Full { holders, waiters }) => {
+                Err(TryAcquireError::Full { name: self.name.to_string(), holders, waiters })
+            }
             Err(refusal) => Err(TryAcquireError::Api { name: self.name.to_string(), source: api_error(refusal) }),
         }
     }
@@ -65,6 +73,9 @@ impl Access {
             let mut pause = Duration::ZERO;
             loop {
                 let slot = self.client.inner().slot(&self.name).ok_or(AcquireError::ShutDown)?;
+                if !self.same_task_waits && slot.is_in_its_own_way(wish) {
+                    return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
+                }
                 let turn = slot.turn.clone().lock_owned().await;
                 match self.take(slot, turn, wish.clone(), &ahead).await {
                     Ok(hold) => return Ok(hold),
@@ -73,6 +84,9 @@ impl Access {
                     Err(Refusal::SessionLost) => {
                         clock::sleep(pause).await;
                         pause = (pause * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
+                    }
+                    Err(Refusal::Full { holders, waiters }) => {
+                        return Err(AcquireError::Full { name: self.name.to_string(), holders, waiters });
                     }
                     Err(refusal) => {
                         return Err(AcquireError::Api { name: self.name.to_string(), source: api_error(refusal) });
@@ -111,6 +125,44 @@ impl Access {
         }
     }
 
+    /// Asks holders to let go: all of them, or the one of this identity. The identities of those who were asked.
+    pub(crate) async fn request_release(
+        &self,
+        of: Option<&str>,
+        within_time: Duration,
+        reason: &str,
+    ) -> Result<Vec<String>, RequestReleaseError> {
+        let inner = self.client.inner();
+        if within_time < Duration::from_secs(1) || within_time > LONGEST_REQUEST {
+            let problem = format!("{within_time:?} will not do: 1 s to a day are possible");
+            return Err(OptionsError::new("within", problem).into());
+        }
+        if reason.len() > LONGEST_TEXT {
+            let problem = format!("{} bytes are too long: at most {LONGEST_TEXT} are possible", reason.len());
+            return Err(OptionsError::new("reason", problem).into());
+        }
+        let request = ReleaseRequest::new(&inner.host, within_time, reason);
+        let mut asked = Vec::new();
+        let mut known = self.read().await?;
+        while let Some(record) = known {
+            // Whoever does not live by this protocol hears nothing.
+            let concerned = |holder: &&Holder| holder.id.is_some() && of.is_none_or(|of| of == holder.identity);
+            let next = record.holders().filter(concerned).find(|holder| !asked.contains(&holder.identity));
+            let Some(holder) = next else { break };
+            let write = write::request(&record, holder, &request);
+            let answer = within(inner.shared.request_timeout, inner.shared.store.write(&self.name, &write)).await;
+            known = match answer {
+                Ok(lease) => {
+                    asked.push(holder.identity.clone());
+                    lease.map(Record::parse).transpose().map_err(ReadError::from)?
+                }
+                Err(Failure::Refused | Failure::Absent) => self.read().await?,
+                Err(failure) => return Err(self.unread(failure).into()),
+            };
+        }
+        Ok(asked)
+    }
+
     pub(crate) fn unread(&self, failure: Failure) -> ReadError {
         let source = match failure {
             Failure::Forbidden(message) => ApiError::Forbidden { message },
@@ -147,10 +199,12 @@ impl Access {
         let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
         let (reply, outcome) = oneshot::channel();
         let wish = Wish { patience: self.client.inner().contact_timeout, ..wish };
+        let mode = wish.mode;
         let commands = slot.commands.clone();
         let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
+        grant.slot.is_acquired(&grant, mode);
         let hold = Hold::new(self.clone(), session, grant);
         // What took too long to arrive is not handed out. Dropping the hold gives it back.
         hold.check().map_err(|_| Refusal::SessionLost)?;
@@ -190,6 +244,9 @@ fn api_error(refusal: Refusal) -> ApiError {
         Refusal::Denied(Denial::Forbidden, message) => ApiError::Forbidden { message },
         Refusal::Denied(Denial::Invalid, message) => ApiError::Invalid { message },
         Refusal::Held { holder } => ApiError::Unavailable { message: format!("it is held by {holder}") },
+        Refusal::Full { holders, waiters } => {
+            ApiError::Unavailable { message: format!("it is full: {holders} hold it and {waiters} wait") }
+        }
         Refusal::SessionLost => {
             ApiError::Unavailable { message: "this process's session was lost meanwhile".to_owned() }
         }

@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) contact_timeout: Duration,
+    /// By which people recognise this process.
+    pub(crate) host: String,
     slots: Mutex<Slots>,
 }
 
@@ -179,7 +181,7 @@ impl Inner {
             return Some(slot.clone());
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        let slot = Arc::new(Slot { commands: sender, turn: Arc::default() });
+        let slot = Arc::new(Slot::new(sender));
         slots.by_name.insert(name.to_owned(), slot.clone());
         let driver = Driver::new(name.to_owned(), self.shared.clone());
         let (inner, name) = (self.clone(), name.to_owned());
@@ -329,7 +331,7 @@ impl ClientBuilder {
             contact_timeout: self.contact_timeout,
         };
         let shared = Shared {
-            observers: Observers::new(store.clone(), host, request_timeout),
+            observers: Observers::new(store.clone(), host.clone(), request_timeout),
             store: store.clone(),
             session_duration: duration,
             grace: self.grace,
@@ -342,6 +344,7 @@ impl ClientBuilder {
                 sessions: Sessions::new(store, options),
                 shared: Arc::new(shared),
                 contact_timeout: self.contact_timeout,
+                host,
                 slots: Mutex::default(),
             }),
         })

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::error::LossReason;
 use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal};
 use crate::protocol::observer::Verdict;
-use crate::protocol::{HolderId, Kind, Mode, Moment, Record, SessionId};
+use crate::protocol::{HolderId, Kind, Mode, Moment, Record, ReleaseRequest, SessionId};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant, Order, Slot};
 use crate::store::{Failure, Store, within};
@@ -58,6 +58,7 @@ pub(crate) struct Driver {
     releases: Vec<(HolderId, oneshot::Sender<bool>)>,
     renewals: Vec<(HolderId, oneshot::Sender<()>)>,
     changes: Vec<(HolderId, Mode, oneshot::Sender<u64>)>,
+    publications: Vec<(HolderId, oneshot::Sender<Result<(), String>>)>,
     busy_until: Moment,
     is_shut_down: bool,
     /// Whoever waits for that to be done.
@@ -78,6 +79,7 @@ struct Engaged {
     /// Others can hold it beside.
     shared: bool,
     ahead: watch::Sender<(String, usize)>,
+    request: watch::Sender<Option<ReleaseRequest>>,
     /// Of a lock until it is over, else until it is held.
     turn: Option<OwnedMutexGuard<()>>,
 }
@@ -106,6 +108,7 @@ impl Driver {
             releases: Vec::new(),
             renewals: Vec::new(),
             changes: Vec::new(),
+            publications: Vec::new(),
             busy_until: clock::moment() + LINGER,
             is_shut_down: false,
             shut_down: Vec::new(),
@@ -173,6 +176,7 @@ impl Driver {
         answer(&mut self.releases, |id| !contender.has(id), false);
         self.renewals.retain(|(id, _)| contender.has(id));
         self.changes.retain(|(id, ..)| contender.has(id));
+        self.publications.retain(|(id, _)| contender.has(id));
         if !self.contender.is_engaged() {
             for done in self.shut_down.drain(..) {
                 let _ = done.send(());
@@ -212,6 +216,7 @@ impl Driver {
                     watch_for_loss: false,
                     shared,
                     ahead,
+                    request: watch::Sender::default(),
                     turn: Some(turn),
                 });
             }
@@ -228,13 +233,19 @@ impl Driver {
                 self.changes.retain(|(other, ..)| *other != id);
                 self.changes.push((id, mode, done));
             }
+            Command::Publish(id, text, done) if self.contender.has(&id) => {
+                self.contender.publish(&id, text);
+                // Whoever asked before hears that it was not to be.
+                self.publications.retain(|(other, _)| *other != id);
+                self.publications.push((id, done));
+            }
             Command::WatchForLoss(id) => {
                 let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);
                 engaged.for_each(|engaged| engaged.watch_for_loss = true);
             }
             Command::Release(_, Some(reply)) => drop(reply.send(false).ok()),
             // It is over. Whoever waits for an answer hears that there is none.
-            Command::Release(..) | Command::Renew(..) | Command::Change(..) => {}
+            Command::Release(..) | Command::Renew(..) | Command::Change(..) | Command::Publish(..) => {}
             Command::ShutDown(done) => {
                 self.is_shut_down = true;
                 self.shut_down.push(done);
@@ -253,6 +264,8 @@ impl Driver {
         | Notice::Refused { id, .. }
         | Notice::Renewed { id, .. }
         | Notice::Changed { id, .. }
+        | Notice::Published { id, .. }
+        | Notice::Requested { id, .. }
         | Notice::Lost { id, .. }
         | Notice::Left { id, .. }) = &notice;
         let Some(engaged) = self.engaged.iter_mut().find(|engaged| engaged.id == *id) else { return };
@@ -274,7 +287,8 @@ impl Driver {
                     engaged.turn = None;
                 }
                 let Some(slot) = engaged.slot.take() else { return };
-                let grant = Grant { id, token, validity, slot, released: false };
+                let request = engaged.request.subscribe();
+                let grant = Grant { id, token, validity, slot, request, released: false };
                 // If nobody wants it any more, it is dropped, and so released.
                 engaged.reply.take().map(|reply| reply.send(Ok(grant)));
             }
@@ -294,6 +308,15 @@ impl Driver {
                     let _ = done.send(token);
                 }
             }
+            Notice::Published { id, outcome } => {
+                for (_, done) in self.publications.extract_if(.., |(asked, _)| *asked == id) {
+                    let _ = done.send(outcome.clone());
+                }
+            }
+            Notice::Requested { id, request } => {
+                debug!(name, %id, ?request, "asked to let go");
+                engaged.request.send_replace(request);
+            }
             Notice::Lost { id, loss } => {
                 warn!(name, %id, ?loss, "a lock was lost");
                 let reason = match loss {
@@ -303,6 +326,7 @@ impl Driver {
                 engaged.validity.as_ref().inspect(|validity| validity.lose(reason));
                 self.renewals.retain(|(asked, _)| *asked != id);
                 self.changes.retain(|(asked, ..)| *asked != id);
+                self.publications.retain(|(asked, _)| *asked != id);
             }
             Notice::Left { id, clean } => {
                 debug!(name, %id, clean, "left");

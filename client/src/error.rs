@@ -75,6 +75,16 @@ pub enum TryAcquireError {
         /// The holder's identity. Empty where the lock is just passing to somebody who waited.
         holder: String,
     },
+    /// So many hold it and wait for it that no more find room on its Lease.
+    #[error("{}", full(name, *holders, *waiters))]
+    Full {
+        /// The lock's name.
+        name: String,
+        /// How many hold it.
+        holders: usize,
+        /// How many wait for it.
+        waiters: usize,
+    },
     /// The API server did not do it.
     #[error("lock {name:?} was not acquired: {source}")]
     Api {
@@ -93,7 +103,7 @@ impl TryAcquireError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Held { .. } => true,
+            Self::Held { .. } | Self::Full { .. } => true,
             Self::Api { source, .. } => source.is_retryable(),
             Self::ShutDown => false,
         }
@@ -114,6 +124,25 @@ pub enum AcquireError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// This task holds it already, and would wait for itself.
+    #[error(
+        "this task holds lock {name:?} already, and would wait for itself: pass the guard on instead of acquiring again, \
+         or release it first (where the guard is in other hands, build the lock with `same_task_waits`)"
+    )]
+    HeldByThisTask {
+        /// The lock's name.
+        name: String,
+    },
+    /// So many hold it and wait for it that no more find room on its Lease.
+    #[error("{}", full(name, *holders, *waiters))]
+    Full {
+        /// The lock's name.
+        name: String,
+        /// How many hold it.
+        holders: usize,
+        /// How many wait for it.
+        waiters: usize,
+    },
     /// The API server did not do it.
     #[error("lock {name:?} was not acquired: {source}")]
     Api {
@@ -132,11 +161,17 @@ impl AcquireError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::TimedOut { .. } => true,
+            Self::TimedOut { .. } | Self::Full { .. } => true,
             Self::Api { source, .. } => source.is_retryable(),
-            Self::ShutDown => false,
+            Self::HeldByThisTask { .. } | Self::ShutDown => false,
         }
     }
+}
+
+fn full(name: &str, holders: usize, waiters: usize) -> String {
+    format!(
+        "there is no room left on the Lease of {name:?}: {holders} hold it and {waiters} wait. Spread them over several names"
+    )
 }
 
 fn holder_or_waiter(holder: &str) -> &str {
@@ -213,6 +248,65 @@ impl ExtendError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// Why [`Hold::publish`](crate::Hold::publish) did not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The lock is lost.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// The text is too long.
+    #[error("{bytes} bytes are too long to be shown beside lock {name:?}: at most 1024 are possible")]
+    TooLong {
+        /// The lock's name.
+        name: String,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// It is not shown, and will not be.
+    #[error("the text is not shown beside lock {name:?}: {message}")]
+    Refused {
+        /// The lock's name.
+        name: String,
+        /// Why.
+        message: String,
+    },
+    /// Another text was published meanwhile.
+    #[error("another text was published beside lock {name:?} meanwhile")]
+    Superseded {
+        /// The lock's name.
+        name: String,
+    },
+}
+
+impl PublishError {
+    /// Whether the same call may succeed later with nothing changed by the caller.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+/// Why holders could not be asked to let go.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestReleaseError {
+    /// What was to be asked cannot be.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The API server did not do it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl RequestReleaseError {
+    /// Whether the same call may succeed later with nothing changed by the caller.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Read(error) if error.is_retryable())
     }
 }
 

@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::error::{ExtendError, LossReason, Lost, ReleaseError};
-use crate::protocol::Mode;
+use crate::error::{ExtendError, LossReason, Lost, PublishError, ReleaseError};
+use crate::protocol::record::LONGEST_TEXT;
+use crate::protocol::{Mode, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
 use crate::validity::Validity;
@@ -107,6 +108,69 @@ impl Hold {
         Ok(self.remaining())
     }
 
+    /// Shows people a small text beside this hold: what the process is doing, where it can be reached.
+    ///
+    /// `status`, waiters and the custom resource show it for as long as this is held. It takes the place of what was
+    /// published before; an empty text shows nothing any more. At most 1024 bytes. It costs one write, and the next release
+    /// a read more where that could have done without knowing of it.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it may or may not be shown.
+    ///
+    /// # Errors
+    /// [`PublishError::Lost`] where it is not held any more; [`PublishError::TooLong`]; [`PublishError::Refused`] where the
+    /// API server does not take it, or there is no room left on the Lease; [`PublishError::Superseded`] where another text was
+    /// published meanwhile.
+    pub async fn publish(&self, text: impl Into<String>) -> Result<(), PublishError> {
+        self.check()?;
+        let (text, name) = (text.into(), self.name().to_owned());
+        if text.len() > LONGEST_TEXT {
+            return Err(PublishError::TooLong { name, bytes: text.len() });
+        }
+        let (done, published) = oneshot::channel();
+        let _ = self.grant.slot.commands.send(Command::Publish(self.grant.id.clone(), text, done));
+        let outcome = published.await;
+        self.check()?;
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(message)) => Err(PublishError::Refused { name, message }),
+            Err(_) => Err(PublishError::Superseded { name }),
+        }
+    }
+
+    /// Who asks for this to be let go, as far as known.
+    ///
+    /// It is heard of with what else is read of the lock: at once where [`lost`](Self::lost) or
+    /// [`release_requested`](Self::release_requested) was called, otherwise within some renew intervals.
+    #[must_use]
+    pub fn release_request(&self) -> Option<ReleaseRequest> {
+        self.grant.request.borrow().clone()
+    }
+
+    /// Waits until somebody asks for this to be let go, and says who, why, and within what time.
+    ///
+    /// Nobody has to obey. Whoever does finishes what must not be left half done, and releases. The operator evicts a
+    /// holder after that time only if the custom resource says so (`releaseRequests: Evict`); then the hold is
+    /// [lost](Self::lost). Asking for this makes the client watch the lock, as [`lost`](Self::lost) does.
+    ///
+    /// It says the same again when it is called again, and waits for ever where nobody asks: wait for
+    /// [`lost`](Self::lost) beside it.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: called again, it says the same.
+    pub async fn release_requested(&self) -> ReleaseRequest {
+        let _ = self.grant.slot.commands.send(Command::WatchForLoss(self.grant.id.clone()));
+        let mut requests = self.grant.request.clone();
+        loop {
+            if let Some(request) = requests.borrow_and_update().clone() {
+                return request;
+            }
+            if requests.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Gives it back, and says how that went.
     pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
         let before = self.check();
@@ -133,7 +197,10 @@ impl Hold {
         let lost = self.validity().lost().clone();
         tokio::select! {
             biased;
-            Ok(token) = changed => self.grant.token = token,
+            Ok(token) = changed => {
+                self.grant.token = token;
+                self.grant.slot.is_changed(&self.grant.id, mode);
+            }
             () = lost.cancelled() => {}
         }
         self.check()

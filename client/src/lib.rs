@@ -79,15 +79,18 @@ mod validity;
 pub use access::Progress;
 pub use client::{Client, ClientBuilder};
 pub use error::{
-    AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, ReadError, ReleaseError,
-    TryAcquireError, UpgradeError, WithLockError,
+    AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
+    ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
 };
 pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
+pub use protocol::ReleaseRequest;
 pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
 pub use semaphore::{Permits, Semaphore, SemaphoreBuilder};
-pub use status::{HolderStatus, LockStatus, ReadWriteLockStatus, SemaphoreStatus, ShareStatus, WaiterStatus};
+pub use status::{
+    HolderStatus, LockStatus, ReadWriteLockStatus, ReleaseRequestStatus, SemaphoreStatus, ShareStatus, WaiterStatus,
+};
 #[cfg(feature = "testing")]
 pub use store::MemoryStore;
 pub use store::{Failure, KubeStore, Sight, Store};

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::access::{Access, Progress};
 use crate::client::Client;
-use crate::error::{AcquireError, LossReason, OptionsError, ReleaseError, TryAcquireError, WithLockError};
+use crate::error::{
+    AcquireError, LossReason, OptionsError, ReleaseError, RequestReleaseError, TryAcquireError, WithLockError,
+};
 use crate::hold::Hold;
 use crate::protocol::contender::Wish;
 
@@ -16,11 +18,12 @@ pub struct LockBuilder {
     name: String,
     lease_duration: Option<Duration>,
     renewal: bool,
+    same_task_waits: bool,
 }
 
 impl LockBuilder {
     pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name, lease_duration: None, renewal: true }
+        Self { client, name, lease_duration: None, renewal: true, same_task_waits: false }
     }
 
     /// Lets a hold live by the lock's own Lease, for so long after a renewal: whole seconds, at least 1.
@@ -42,12 +45,23 @@ impl LockBuilder {
         self
     }
 
+    /// Whether a task that holds the lock and acquires it again waits. Default: no, it is told that it would wait for
+    /// itself ([`AcquireError::HeldByThisTask`]).
+    ///
+    /// What counts is who acquired the guard. Say yes where that is not who releases it: the guard is passed to another
+    /// task, or several futures of one task (`join!`, `buffer_unordered`) contend for one lock.
+    pub fn same_task_waits(mut self, waits: bool) -> Self {
+        self.same_task_waits = waits;
+        self
+    }
+
     /// Makes the lock. No request is sent.
     ///
     /// # Errors
     /// [`OptionsError`] where the name cannot be a Lease's or options do not go together.
     pub fn build(self) -> Result<Lock, OptionsError> {
-        let access = Access::new(self.client, self.name)?;
+        let mut access = Access::new(self.client, self.name)?;
+        access.same_task_waits = self.same_task_waits;
         access.check_duration(self.lease_duration)?;
         let wish = Wish { own_duration: self.lease_duration, renewal: self.renewal, ..Wish::default() };
         Ok(Lock { access, wish })
@@ -59,7 +73,9 @@ impl LockBuilder {
 /// Waiters get it in the order in which the API server took their joins (FIFO), each by a hand-off straight from the
 /// holder before. Tasks of one process queue up locally and stand as one waiter in the cluster's queue.
 ///
-/// Not reentrant: a task that holds the lock and acquires it again waits for itself.
+/// Not reentrant: a hold belongs to a guard, and not to a task. A task that holds the lock and acquires it again would wait
+/// for itself; it is told so at once ([`AcquireError::HeldByThisTask`]). Pass the guard to what needs the lock.
+/// Outside of tasks it is the thread that counts. See [`same_task_waits`](LockBuilder::same_task_waits).
 ///
 /// # When to use something else
 /// A lock makes others wait; it does not stop a holder that has been paused, or cut off, from doing harm when it wakes.
@@ -157,7 +173,8 @@ impl Lock {
     /// Cancelled, it leaves the queue, or gives back what it was just granted, in the background: no waiter stays.
     ///
     /// # Errors
-    /// [`AcquireError::Api`] where the API server forbids it, or was never reached within the contact timeout.
+    /// [`AcquireError::Api`] where the API server forbids it, or was never reached within the contact timeout;
+    /// [`AcquireError::HeldByThisTask`] where this task would wait for itself.
     pub async fn acquire(&self) -> Result<LockGuard, AcquireError> {
         self.acquire_with_progress(None, |_| {}).await
     }
@@ -187,6 +204,22 @@ impl Lock {
         progress: impl FnMut(Progress),
     ) -> Result<LockGuard, AcquireError> {
         self.access.acquire(&self.wish, limit, progress).await.map(LockGuard)
+    }
+
+    /// Asks whoever holds it to let go within this time (1 s to a day), and gives a reason for people (up to 1024 bytes).
+    /// Whose identities were asked.
+    ///
+    /// A holder hears of it by [`release_requested`](Hold::release_requested), and need not obey. The operator evicts it after
+    /// that time only if the custom resource says so (`releaseRequests: Evict`). Asking again takes the place of what
+    /// was asked before. It costs a read, and a write for each holder.
+    ///
+    /// # Cancel safety
+    /// Cancelled, some may have been asked.
+    ///
+    /// # Errors
+    /// [`RequestReleaseError`] where the time or the reason will not do, or the API server did not do it.
+    pub async fn request_release(&self, within: Duration, reason: &str) -> Result<Vec<String>, RequestReleaseError> {
+        self.access.request_release(None, within, reason).await
     }
 
     /// Acquires the lock, does the work, and releases the lock.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::access::{Access, Progress};
 use crate::client::Client;
 use crate::clock;
-use crate::error::{AcquireError, Lost, OptionsError, ReadError, ReleaseError, TryAcquireError, UpgradeError};
+use crate::error::{
+    AcquireError, Lost, OptionsError, ReadError, ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError,
+};
 use crate::hold::Hold;
 use crate::protocol::contender::Wish;
 use crate::protocol::{Kind, Mode};
@@ -21,7 +23,9 @@ use crate::status::ReadWriteLockStatus;
 /// One reader at a time can be *upgradeable*: it can become the writer without letting anybody in between. A plain reader
 /// cannot, so two readers that wait for each other to go cannot happen.
 ///
-/// Not reentrant: a task that reads and wants to write waits for itself. It is the upgradeable reader that is meant there.
+/// Not reentrant: a task that reads and wants to write would wait for itself, and is told so at once
+/// ([`AcquireError::HeldByThisTask`]). It is the upgradeable reader that is meant there. A task that reads may read once
+/// more; where somebody waits to write in between, it waits for itself.
 ///
 /// # When to use something else
 /// Where everybody writes, a [`Lock`](crate::Lock) passes on in one write less. Readers that only have to see something
@@ -55,6 +59,15 @@ pub struct ReadWriteLock {
 impl ReadWriteLock {
     pub(crate) fn new(client: Client, name: String) -> Result<Self, OptionsError> {
         Ok(Self { access: Access::new(client, name)? })
+    }
+
+    /// Whether a task that holds the lock and acquires it again, one of them to write, waits. Default: no, it is told that it
+    /// would wait for itself ([`AcquireError::HeldByThisTask`]). See
+    /// [`LockBuilder::same_task_waits`](crate::LockBuilder::same_task_waits).
+    #[must_use]
+    pub fn same_task_waits(mut self, waits: bool) -> Self {
+        self.access.same_task_waits = waits;
+        self
     }
 
     /// The lock's name.
@@ -172,6 +185,27 @@ impl ReadWriteLock {
     pub async fn status(&self) -> Result<ReadWriteLockStatus, ReadError> {
         let record = self.access.read().await?;
         Ok(ReadWriteLockStatus::of(self.name(), record.as_ref()))
+    }
+
+    /// Asks all holders, or the one of this identity, to let go within this time (1 s to a day), and gives a reason for people (up to 1024 bytes).
+    /// Whose identities were asked.
+    ///
+    /// A holder hears of it by [`release_requested`](Hold::release_requested), and need not obey. The operator evicts it after
+    /// that time only if the custom resource says so (`releaseRequests: Evict`). Asking again takes the place of what
+    /// was asked before. It costs a read, and a write for each holder.
+    ///
+    /// # Cancel safety
+    /// Cancelled, some may have been asked.
+    ///
+    /// # Errors
+    /// [`RequestReleaseError`] where the time or the reason will not do, or the API server did not do it.
+    pub async fn request_release(
+        &self,
+        of: Option<&str>,
+        within: Duration,
+        reason: &str,
+    ) -> Result<Vec<String>, RequestReleaseError> {
+        self.access.request_release(of, within, reason).await
     }
 
     async fn try_acquire(&self, mode: Mode) -> Result<Hold, TryAcquireError> {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::access::{Access, Progress};
 use crate::client::Client;
-use crate::error::{AcquireError, ApiError, Lost, OptionsError, ReadError, ReleaseError, TryAcquireError};
+use crate::error::{
+    AcquireError, ApiError, Lost, OptionsError, ReadError, ReleaseError, RequestReleaseError, TryAcquireError,
+};
 use crate::hold::Hold;
 use crate::protocol::contender::Wish;
 use crate::protocol::{HolderId, Kind, Mode, write};
@@ -88,7 +90,8 @@ impl SemaphoreBuilder {
 /// When it grows, waiters are let in at once; when it shrinks, nobody loses what he has, and nobody is let in until less
 /// is held than there is.
 ///
-/// Not reentrant: a task that holds permits and acquires more may wait for itself.
+/// Not reentrant: a task that holds permits and acquires more may wait for itself, and nobody tells it, since permits are
+/// often acquired by one task and given back by another. Acquire at once all that is needed together.
 ///
 /// # When to use something else
 /// One permit is a [`Lock`](crate::Lock), which passes on in one write less. A semaphore keeps its holders and waiters in
@@ -226,6 +229,27 @@ impl Semaphore {
                 Err(failure) => return Err(self.access.unread(failure)),
             }
         }
+    }
+
+    /// Asks all holders, or the one of this identity, to let go within this time (1 s to a day), and gives a reason for people (up to 1024 bytes).
+    /// Whose identities were asked.
+    ///
+    /// A holder hears of it by [`release_requested`](Hold::release_requested), and need not obey. The operator evicts it after
+    /// that time only if the custom resource says so (`releaseRequests: Evict`). Asking again takes the place of what
+    /// was asked before. It costs a read, and a write for each holder.
+    ///
+    /// # Cancel safety
+    /// Cancelled, some may have been asked.
+    ///
+    /// # Errors
+    /// [`RequestReleaseError`] where the time or the reason will not do, or the API server did not do it.
+    pub async fn request_release(
+        &self,
+        of: Option<&str>,
+        within: Duration,
+        reason: &str,
+    ) -> Result<Vec<String>, RequestReleaseError> {
+        self.access.request_release(of, within, reason).await
     }
 
     fn wish(&self, permits: u32) -> Result<Wish, ApiError> {

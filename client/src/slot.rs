@@ -1,13 +1,14 @@
 //! What a lock's driver is asked, and what it hands out.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 
 use crate::error::LossReason;
 use crate::protocol::contender::{Refusal, Wish};
-use crate::protocol::{HolderId, Mode};
+use crate::protocol::{HolderId, Kind, Mode, ReleaseRequest};
 use crate::session::SessionUse;
+use crate::task::Waiting;
 use crate::validity::Validity;
 
 /// One lock that this client has to do with: its driver, and the queue of this process's own tasks for it.
@@ -15,6 +16,48 @@ use crate::validity::Validity;
 pub(crate) struct Slot {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    /// What this process holds of it, and who acquired it.
+    owners: Mutex<Vec<Owner>>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    id: HolderId,
+    by: Waiting,
+    mode: Mode,
+    validity: Arc<Validity>,
+}
+
+impl Slot {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self { commands, turn: Arc::default(), owners: Mutex::default() }
+    }
+
+    /// Whether whoever calls this holds it in a way that would never let it have it so, and so would wait for itself.
+    pub(crate) fn is_in_its_own_way(&self, wish: &Wish) -> bool {
+        let by = Waiting::current();
+        let excludes = |held: Mode| match (wish.kind, held, wish.mode) {
+            (Kind::Lock, ..) => true,
+            // Permits are passed around: who acquired them tells little.
+            (Kind::Semaphore, ..) | (_, Mode::Read, Mode::Read | Mode::Upgradeable) => false,
+            (Kind::ReadWriteLock, held, wanted) => (held, wanted) != (Mode::Upgradeable, Mode::Read),
+        };
+        self.owners().iter().any(|owner| owner.by == by && excludes(owner.mode) && owner.validity.check().is_ok())
+    }
+
+    /// Whoever calls this has acquired it.
+    pub(crate) fn is_acquired(&self, grant: &Grant, mode: Mode) {
+        let (id, validity) = (grant.id.clone(), grant.validity.clone());
+        self.owners().push(Owner { id, by: Waiting::current(), mode, validity });
+    }
+
+    pub(crate) fn is_changed(&self, id: &HolderId, mode: Mode) {
+        self.owners().iter_mut().filter(|owner| owner.id == *id).for_each(|owner| owner.mode = mode);
+    }
+
+    fn owners(&self) -> MutexGuard<'_, Vec<Owner>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a lock's driver is asked to do. What is asked of a hold names it, and means no other.
@@ -28,7 +71,9 @@ pub(crate) enum Command {
     Renew(HolderId, oneshot::Sender<()>),
     /// Make more or less of a hold. The answer is its fencing token from then on.
     Change(HolderId, Mode, oneshot::Sender<u64>),
-    /// Somebody wants to be told of a loss at once.
+    /// Show people this text beside a hold. The answer is why not, if it will not be there.
+    Publish(HolderId, String, oneshot::Sender<Result<(), String>>),
+    /// Somebody wants to be told of a loss, or of a request to let go, at once.
     WatchForLoss(HolderId),
     /// Give up whatever is going on, and begin nothing any more. The answer comes when it is over.
     ShutDown(oneshot::Sender<()>),
@@ -54,11 +99,14 @@ pub(crate) struct Grant {
     pub(crate) token: u64,
     pub(crate) validity: Arc<Validity>,
     pub(crate) slot: Arc<Slot>,
+    /// Who asks for it to be let go, and how.
+    pub(crate) request: watch::Receiver<Option<ReleaseRequest>>,
     pub(crate) released: bool,
 }
 
 impl Drop for Grant {
     fn drop(&mut self) {
+        self.slot.owners().retain(|owner| owner.id != self.id);
         if !self.released {
             self.validity.lose(LossReason::Released);
             let _ = self.slot.commands.send(Command::Release(self.id.clone(), None));

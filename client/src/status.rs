@@ -47,6 +47,25 @@ pub struct HolderStatus {
     /// For how many seconds the hold lives without a renewal, where it lives by the lock's own Lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_duration_seconds: Option<u64>,
+    /// What the holder [publishes](crate::Hold::publish) of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// Who asks it to let go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_request: Option<ReleaseRequestStatus>,
+}
+
+/// Who asks a holder to let go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ReleaseRequestStatus {
+    /// Who asks. Nothing vouches for it.
+    pub by: String,
+    /// Within how many seconds, from when the holder heard of it.
+    pub within_seconds: u64,
+    /// What for.
+    pub reason: String,
 }
 
 /// Who waits for a lock.
@@ -122,6 +141,12 @@ impl HolderStatus {
                 Liveness::Own(duration) => Some(duration.as_secs()),
                 Liveness::Session(_) => None,
             },
+            payload: holder.payload.clone(),
+            release_request: holder.request.as_ref().map(|request| ReleaseRequestStatus {
+                by: request.by.clone(),
+                within_seconds: request.within.as_secs(),
+                reason: request.reason.clone(),
+            }),
         }
     }
 }

@@ -14,6 +14,20 @@ where
     tokio::spawn(future)
 }
 
+/// Who waits: a task, or a thread where no task runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    Task(tokio::task::Id),
+    Thread(std::thread::ThreadId),
+}
+
+impl Waiting {
+    /// Whoever calls this.
+    pub(crate) fn current() -> Self {
+        tokio::task::try_id().map_or_else(|| Self::Thread(std::thread::current().id()), Self::Task)
+    }
+}
+
 /// A number that nobody can foresee.
 pub(crate) fn random() -> u64 {
     #[cfg(feature = "testing")]

@@ -57,7 +57,7 @@ async fn who_waits_in_the_same_process_is_told_of_a_shutdown() {
         let (mut guards, mut waiting) = (Vec::new(), Vec::new());
         // Two locks: each keeps the shutdown busy while the other one's next in turn comes round.
         for name in ["a", "b"] {
-            let mut lock = client.lock(name);
+            let mut lock = client.lock(name).same_task_waits(true);
             if own {
                 lock = lock.lease_duration(Duration::from_secs(3));
             }

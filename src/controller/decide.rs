@@ -96,7 +96,10 @@ pub(super) mod tests {
     use crate::crd::{DistributedLock, DistributedLockSpec, Semaphore, SemaphoreSpec};
 
     pub(in super::super) fn lock(seconds: Option<i32>) -> DistributedLock {
-        let mut lock = DistributedLock::new("build", DistributedLockSpec { lease_duration_seconds: seconds });
+        let mut lock = DistributedLock::new(
+            "build",
+            DistributedLockSpec { lease_duration_seconds: seconds, ..DistributedLockSpec::default() },
+        );
         lock.metadata.namespace = Some("ns".to_owned());
         lock.metadata.uid = Some("lock-uid".to_owned());
         lock.metadata.generation = Some(1);
@@ -185,7 +188,7 @@ pub(super) mod tests {
     #[test]
     fn a_lease_of_another_kind_is_taken_only_when_nobody_uses_it() {
         let semaphore = || {
-            let mut semaphore = Semaphore::new("build", SemaphoreSpec { permits: 3, lease_duration_seconds: None });
+            let mut semaphore = Semaphore::new("build", SemaphoreSpec { permits: 3, ..SemaphoreSpec::default() });
             semaphore.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
             semaphore
         };

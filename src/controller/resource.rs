@@ -9,7 +9,7 @@ use leasehold::protocol::{Kind, Record};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::crd::HolderStatus;
+use crate::crd::{HolderStatus, ReleaseRequests};
 
 /// A resource whose state stands on the Lease of its name.
 pub(crate) trait LeaseBacked:
@@ -35,6 +35,9 @@ pub(crate) trait LeaseBacked:
 
     /// How many permits there are to be.
     fn permits(&self) -> Option<i32>;
+
+    /// What becomes of a holder that does not let go when it is asked to.
+    fn release_requests(&self) -> Option<ReleaseRequests>;
 
     /// The status as it was last published.
     fn status(&self) -> Option<&Self::Status>;

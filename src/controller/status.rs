@@ -6,8 +6,8 @@ use leasehold::protocol::{Holder, Liveness};
 
 use super::apply::{Applied, Outcome};
 use super::decide::Blocked;
-use super::resource::{LeaseBacked, Told};
-use crate::crd::HolderStatus;
+use super::resource::{LeaseBacked, Told, count};
+use crate::crd::{HolderStatus, ReleaseRequestStatus};
 
 /// The status that follows from what was applied. `None`: the resource goes, and needs none.
 ///
@@ -76,6 +76,12 @@ pub(super) fn holder_status(holder: &Holder) -> HolderStatus {
         },
         since: holder.acquired.map(seconds),
         token: holder.token.and_then(|token| token.try_into().ok()),
+        payload: holder.payload.clone(),
+        release_request: holder.request.as_ref().map(|request| ReleaseRequestStatus {
+            by: request.by.clone(),
+            reason: request.reason.clone(),
+            within_seconds: count(request.within.as_secs()),
+        }),
     }
 }
 
@@ -116,7 +122,8 @@ pub(super) mod tests {
     fn held(identity: &str) -> Record {
         record(json!({
             "metadata": { "labels": { "leasehold.dev/kind": "lock", "holder.leasehold.dev/pod-1_abc": "41" },
-                "annotations": { "join.leasehold.dev/pod_x.1": "7" } },
+                "annotations": { "join.leasehold.dev/pod_x.1": "7", "payload.leasehold.dev/pod-1_abc.3": "at work",
+                    "request.leasehold.dev/pod-1_abc.3": "30 me so there" } },
             "spec": { "holderIdentity": identity, "acquireTime": "2026-01-01T00:00:00.250000Z" } }))
     }
 
@@ -132,6 +139,12 @@ pub(super) mod tests {
                 session: Some("pod-1_abc".to_owned()),
                 since: Some(Time(stamp("2026-01-01T00:00:00Z"))),
                 token: Some(42),
+                payload: Some("at work".to_owned()),
+                release_request: Some(ReleaseRequestStatus {
+                    by: "me".to_owned(),
+                    reason: "so there".to_owned(),
+                    within_seconds: 30,
+                }),
             }
         );
     }

@@ -4,12 +4,13 @@
 use json_patch::{Patch, jsonptr::PointerBuf};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, FORMAT, FORMAT_1, KIND, PERMITS};
+use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, EVICT_ON_REQUEST, FORMAT, FORMAT_1, KIND, PERMITS};
 use leasehold::protocol::{Kind, Record, Write};
 use serde_json::{Value, json};
 
 use super::owner::{Owner, owner, owner_reference};
 use super::resource::LeaseBacked;
+use crate::crd::ReleaseRequests;
 
 /// The Lease of a resource that nobody holds. Condition: there is none.
 pub(super) fn create<R: LeaseBacked>(cr: &R) -> Write {
@@ -73,8 +74,10 @@ pub(super) fn hand_over(record: &Record, cr: &impl LeaseBacked) -> Option<Write>
     let mut ops = Ops::on(record);
     ops.set_owners(&others(&record.lease, cr));
     ops.set("annotations", EPHEMERAL, "true");
-    if let Some(value) = ops.annotation(DEFAULT_DURATION).map(str::to_owned) {
-        ops.remove_annotation(DEFAULT_DURATION, &value);
+    for key in [DEFAULT_DURATION, EVICT_ON_REQUEST] {
+        if let Some(value) = ops.annotation(key).map(str::to_owned) {
+            ops.remove_annotation(key, &value);
+        }
     }
     ops.finish()
 }
@@ -85,9 +88,14 @@ pub(super) fn delete(record: &Record) -> Write {
 }
 
 /// The annotations that follow from a spec.
-fn wanted(cr: &impl LeaseBacked) -> [(&'static str, Option<String>); 2] {
+fn wanted(cr: &impl LeaseBacked) -> [(&'static str, Option<String>); 3] {
     let text = |number: i32| number.to_string();
-    [(DEFAULT_DURATION, cr.default_duration().map(text)), (PERMITS, cr.permits().map(text))]
+    let evicts = cr.release_requests() == Some(ReleaseRequests::Evict);
+    [
+        (DEFAULT_DURATION, cr.default_duration().map(text)),
+        (PERMITS, cr.permits().map(text)),
+        (EVICT_ON_REQUEST, evicts.then(|| "true".to_owned())),
+    ]
 }
 
 /// What stands for the holder where there is none.
@@ -252,7 +260,7 @@ mod tests {
     }
 
     fn semaphore(permits: i32) -> Semaphore {
-        let mut semaphore = Semaphore::new("build", SemaphoreSpec { permits, lease_duration_seconds: None });
+        let mut semaphore = Semaphore::new("build", SemaphoreSpec { permits, ..SemaphoreSpec::default() });
         semaphore.metadata.uid = Some("semaphore-uid".to_owned());
         semaphore
     }

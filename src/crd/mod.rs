@@ -42,9 +42,38 @@ pub struct HolderStatus {
     /// Since when it holds the lock, by its granter's clock.
     #[serde(default)]
     pub since: Option<Time>,
+    /// What it publishes of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// Who asks it to let go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_request: Option<ReleaseRequestStatus>,
     /// Its fencing token. None for holders that made the Lease on the spot: only they were told.
     #[serde(default)]
     pub token: Option<i64>,
+}
+
+/// Who asks a holder to let go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseRequestStatus {
+    /// Who asks, as it says itself.
+    pub by: String,
+    /// What for.
+    #[serde(default)]
+    pub reason: String,
+    /// Within how many seconds.
+    pub within_seconds: i32,
+}
+
+/// What becomes of a holder that was asked to let go and has not done so in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReleaseRequests {
+    /// Nothing: it is told, and decides.
+    Advise,
+    /// The operator evicts it, counting from when it saw the request. The holder learns that as it learns of any break; until
+    /// then its fencing token is what protects the work.
+    Evict,
 }
 
 /// Every definition, as it is applied to a cluster.

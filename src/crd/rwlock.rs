@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::HolderStatus;
+use super::{HolderStatus, ReleaseRequests};
 
 /// What is wanted of the lock: nothing can be said of it yet.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +49,13 @@ use super::HolderStatus;
         .message("the Lease of a lock has the lock's name, which may have at most 253 characters")
         .reason(Reason::FieldValueInvalid)
 )]
-pub struct ReadWriteLockSpec {}
+#[serde(rename_all = "camelCase")]
+pub struct ReadWriteLockSpec {
+    /// What becomes of a holder that was asked to let go (`kubectl leasehold ask`) and has not done so in time.
+    /// Unset: `Advise`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_requests: Option<ReleaseRequests>,
+}
 
 /// What stands on the lock's Lease, as the operator last saw it. At most a second behind, however busy the lock is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::HolderStatus;
+use super::{HolderStatus, ReleaseRequests};
 
 /// What is wanted of the semaphore.
 // The scale subresource reads and writes `spec.permits`: `kubectl scale sem/db --replicas=5`. What it tells as the
@@ -78,6 +78,10 @@ pub struct SemaphoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub lease_duration_seconds: Option<i32>,
+    /// What becomes of a holder that was asked to let go (`kubectl leasehold ask`) and has not done so in time.
+    /// Unset: `Advise`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_requests: Option<ReleaseRequests>,
 }
 
 /// What stands on the semaphore's Lease, as the operator last saw it. At most a second behind, however busy it is.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use leasehold::protocol::record::Tenancy;
-use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Moment, Record, grant};
+use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Moment, Record, ReleaseRequest, grant};
 
 use super::decide::{LEFTOVER, STUCK};
 
@@ -18,6 +18,8 @@ pub(super) struct Lock {
     pub(super) doubtful: bool,
     /// The holders that live by their own records, by identity, and when each was first seen so.
     own: HashMap<String, (OwnRecord, Moment)>,
+    /// What holders are asked that are evicted if they do not do it, by identity, and since when.
+    asked: HashMap<String, (ReleaseRequest, Moment)>,
     /// When the lock was first seen idle in this way.
     idle: Option<(Idle, Moment)>,
 }
@@ -40,7 +42,13 @@ struct Idle {
 
 impl Lock {
     pub(super) fn new(record: Arc<Record>, now: Moment) -> Self {
-        let mut lock = Self { record: Arc::clone(&record), doubtful: false, own: HashMap::new(), idle: None };
+        let mut lock = Self {
+            record: Arc::clone(&record),
+            doubtful: false,
+            own: HashMap::new(),
+            asked: HashMap::new(),
+            idle: None,
+        };
         lock.take(record, now);
         lock
     }
@@ -54,6 +62,12 @@ impl Lock {
             let since = known.map_or(now, |(_, since)| since);
             self.own.insert(holder.identity.clone(), (own, since));
         }
+        let mut before = std::mem::take(&mut self.asked);
+        for holder in record.holders().filter(|_| record.evicts_on_request) {
+            let Some(request) = &holder.request else { continue };
+            let known = before.remove(&holder.identity).filter(|(known, _)| known == request);
+            self.asked.insert(holder.identity.clone(), known.unwrap_or_else(|| (request.clone(), now)));
+        }
         let idle = idle(&record);
         if self.idle.as_ref().map(|(known, _)| known) != idle.as_ref() {
             self.idle = idle.map(|idle| (idle, now));
@@ -65,6 +79,11 @@ impl Lock {
     /// The holder lives by its own record, and that has not changed for its whole duration.
     pub(super) fn own_expired(&self, holder: &Holder, now: Moment) -> bool {
         self.own.get(&holder.identity).is_some_and(|(own, since)| now >= *since + own.duration)
+    }
+
+    /// The holder was asked to let go, has not done so in time, and is to be evicted then.
+    pub(super) fn is_overdue(&self, holder: &Holder, now: Moment) -> bool {
+        self.asked.get(&holder.identity).is_some_and(|(request, since)| now >= *since + request.within)
     }
 
     /// For how long nobody has used it, or there has been room for somebody who waits.
@@ -80,7 +99,8 @@ impl Lock {
             record if record.ephemeral => Some(*since + LEFTOVER),
             _ => None,
         });
-        own.chain(idle).filter(|at| *at > now).min()
+        let asked = self.asked.values().map(|(request, since)| *since + request.within);
+        own.chain(idle).chain(asked).filter(|at| *at > now).min()
     }
 }
 
@@ -138,6 +158,32 @@ mod tests {
             (vec![false; 2], vec![true, false], vec![true; 2])
         );
         assert_eq!((lock.wake_at(at(13)), lock.wake_at(at(15))), (Some(at(15)), Some(at(18))));
+    }
+
+    #[test]
+    fn whoever_does_not_let_go_in_time_is_overdue_where_the_resource_says_so() {
+        let asked = |version: u64, evicts: bool, request: &str| {
+            let before = semaphore(version, 2, &[("a_x.1", "1"), ("b_x.1", "2")], &[]);
+            let mut lease = (*before.lease).clone();
+            let annotations = lease.metadata.annotations.as_mut().unwrap();
+            annotations.insert("request.leasehold.dev/a_x.1".to_owned(), request.to_owned());
+            annotations.insert("leasehold.dev/evict-on-request".to_owned(), evicts.to_string());
+            annotations.retain(|_, value| !value.starts_with("1 own"));
+            Arc::new(Record::parse(lease).unwrap())
+        };
+        let overdue = |lock: &Lock, now: u64| {
+            lock.record.holders().map(|holder| lock.is_overdue(holder, at(now))).collect::<Vec<_>>()
+        };
+        let mut lock = Lock::new(asked(9, true, "20 me now"), at(10));
+        assert_eq!(lock.wake_at(at(10)), Some(at(30)));
+        assert_eq!((overdue(&lock, 29), overdue(&lock, 30)), (vec![false, false], vec![true, false]));
+        // The same again is nothing new, and something else is.
+        lock.take(asked(10, true, "20 me now"), at(25));
+        assert_eq!(overdue(&lock, 30), [true, false]);
+        lock.take(asked(11, true, "20 me at once"), at(26));
+        assert_eq!((overdue(&lock, 30), lock.wake_at(at(30))), (vec![false, false], Some(at(46))));
+        lock.take(asked(12, false, "20 me at once"), at(27));
+        assert_eq!((overdue(&lock, 99), lock.wake_at(at(30))), (vec![false, false], None));
     }
 
     #[test]

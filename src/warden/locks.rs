@@ -106,7 +106,7 @@ impl Warden {
         let sight = Sight {
             record: &lock.record,
             verdict: &verdict,
-            own_expired: &|holder| lock.own_expired(holder, now.moment),
+            overdue: &|holder| lock.own_expired(holder, now.moment) || lock.is_overdue(holder, now.moment),
             free_for: lock.free_for(now.moment),
             owned: crate::controller::is_owned(&lock.record),
         };

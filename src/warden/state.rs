@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::observer::Observer;
 use leasehold::protocol::record::{KIND, SessionRecord};
-use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, Version, Write};
+use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, ReleaseRequest, Version, Write};
 
 use super::Place;
 use super::alarms::Alarms;
@@ -43,7 +43,7 @@ pub enum What {
 /// Something that befell a lock, for people to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incident {
-    Evicted { holder: String, to: Vec<HolderId> },
+    Evicted { holder: String, to: Vec<HolderId>, asked: Option<ReleaseRequest> },
     Broken { holder: String, how: Break },
 }
 
@@ -325,7 +325,7 @@ impl Warden {
                 self.touch(&task.place, now);
                 Some(match &deed.kind {
                     DeedKind::Evict { holders, to } => {
-                        self.note_evictions(&task.place, holders, to);
+                        self.note_evictions(&task.place, holders, to, now);
                         Done::HoldersEvicted { count: holders.len(), granted: !to.is_empty() }
                     }
                     DeedKind::Grant { to } => Done::Granted(to.len()),
@@ -336,11 +336,16 @@ impl Warden {
         }
     }
 
-    fn note_evictions(&mut self, place: &Place, holders: &[String], to: &[HolderId]) {
-        let kind = self.locks.get(place).map(|lock| lock.record.kind);
-        let kinds = self.followed.get_mut(place).zip(kind);
-        if let Some(incidents) = kinds.and_then(|(kinds, kind)| kinds.get_mut(&kind)) {
-            let evicted = |holder: &String| Incident::Evicted { holder: holder.clone(), to: to.to_vec() };
+    fn note_evictions(&mut self, place: &Place, holders: &[String], to: &[HolderId], now: Moment) {
+        let Some(lock) = self.locks.get(place) else { return };
+        let kinds = self.followed.get_mut(place);
+        if let Some(incidents) = kinds.and_then(|kinds| kinds.get_mut(&lock.record.kind)) {
+            let evicted = |identity: &String| {
+                let holder = lock.record.holders().find(|holder| holder.identity == *identity);
+                let asked =
+                    holder.filter(|holder| lock.is_overdue(holder, now)).and_then(|holder| holder.request.clone());
+                Incident::Evicted { holder: identity.clone(), to: to.to_vec(), asked }
+            };
             incidents.extend(holders.iter().map(evicted));
         }
     }

@@ -15,7 +15,9 @@ use std::time::Duration;
 use super::record::Tenancy;
 use super::write::Write;
 use super::write::shared::is_told;
-use super::{Holder, HolderId, Kind, Liveness, Mode, Moment, Now, Record, SessionId, Version, renew_interval};
+use super::{
+    Holder, HolderId, Kind, Liveness, Mode, Moment, Now, Record, ReleaseRequest, SessionId, Version, renew_interval,
+};
 
 mod decide;
 mod learn;
@@ -110,7 +112,19 @@ struct Hold {
     own: Option<OwnTerm>,
     /// It is to become this.
     change: Option<Mode>,
+    /// What is to stand beside it, if anything was ever said of that.
+    payload: Option<Payload>,
+    /// What it was last asked.
+    request: Option<ReleaseRequest>,
     lost: bool,
+}
+
+/// What is to stand beside a hold.
+#[derive(Clone, Debug, Hash)]
+struct Payload {
+    text: String,
+    /// Somebody waits to hear that it stands there.
+    awaited: bool,
 }
 
 /// What is being given up, whatever there is of it.
@@ -147,6 +161,8 @@ struct InFlight {
     is_removal: bool,
     /// It was sent to give up this acquisition.
     leaving: Option<HolderId>,
+    /// It was sent to say what stands beside this hold.
+    publishes: Option<HolderId>,
     shifts: bool,
     floor: Version,
 }
@@ -167,13 +183,15 @@ struct Step {
     renews: Option<(HolderId, Duration)>,
     /// It is to give up this acquisition.
     leaving: Option<HolderId>,
+    /// It says what stands beside this hold.
+    publishes: Option<HolderId>,
     /// After it somebody else may be at the head of the queue.
     shifts: bool,
 }
 
 impl From<Next> for Step {
     fn from(next: Next) -> Self {
-        Self { next, renews: None, leaving: None, shifts: false }
+        Self { next, renews: None, leaving: None, publishes: None, shifts: false }
     }
 }
 
@@ -254,6 +272,13 @@ impl Contender {
     pub fn change(&mut self, id: &HolderId, mode: Mode) {
         if let Some(hold) = self.holds.iter_mut().find(|hold| hold.id == *id) {
             hold.change = Some(mode);
+        }
+    }
+
+    /// Show people this text beside a hold, as long as it lasts: [`Notice::Published`] tells when it is there.
+    pub fn publish(&mut self, id: &HolderId, text: String) {
+        if let Some(hold) = self.holds.iter_mut().find(|hold| hold.id == *id) {
+            hold.payload = Some(Payload { text, awaited: true });
         }
     }
 
@@ -434,7 +459,7 @@ impl Contender {
             Some(_) => return Next::Wait(None),
             None => self.advance(now.moment),
         }
-        let Step { next, renews, leaving, shifts } = self.next(now);
+        let Step { next, renews, leaving, publishes, shifts } = self.next(now);
         let is_read = match &next {
             Next::Wait(_) => return next,
             Next::Read | Next::Check => true,
@@ -447,6 +472,7 @@ impl Contender {
             is_read,
             is_removal: matches!(next, Next::Write(Write::Delete { .. })),
             leaving,
+            publishes,
             shifts,
             floor: self.floor,
         });

@@ -21,6 +21,7 @@ mod id;
 mod moment;
 pub mod observer;
 pub mod record;
+mod request;
 pub mod session;
 pub mod want;
 pub mod write;
@@ -28,6 +29,7 @@ pub mod write;
 pub use id::{BadId, HolderId, SessionId, Ticket, Version};
 pub use moment::{Moment, Now};
 pub use record::{Holder, Liveness, Malformed, Record, Waiter};
+pub use request::ReleaseRequest;
 pub use want::{Kind, Mode, Want};
 pub use write::Write;
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 
 use super::want::{ALL, Kind, Mode, Want};
-use super::{HolderId, LONGEST_SESSION, SessionId, Ticket, Version};
+use super::{HolderId, LONGEST_SESSION, ReleaseRequest, SessionId, Ticket, Version};
 
 /// Names of sessions' Leases begin with this, and names of locks may not.
 pub const SESSION_PREFIX: &str = "session-";
@@ -24,6 +24,12 @@ pub const WANT: &str = "want.leasehold.dev/";
 pub const HOLDER: &str = "holder.leasehold.dev/";
 /// Annotation of a shared holder that wants to become the only one: `upgrade.leasehold.dev/<id>`.
 pub const UPGRADE: &str = "upgrade.leasehold.dev/";
+/// Annotation of a holder: `payload.leasehold.dev/<id>`, its value is what the holder publishes of itself.
+pub const PAYLOAD: &str = "payload.leasehold.dev/";
+/// Annotation of a holder that is asked to let go: `request.leasehold.dev/<id>`, its value is a [`ReleaseRequest`].
+pub const REQUEST: &str = "request.leasehold.dev/";
+/// Annotation from the custom resource: a holder that does not let go in time when it is asked to is evicted.
+pub const EVICT_ON_REQUEST: &str = "leasehold.dev/evict-on-request";
 /// Label that tells what a Lease is for: a [`Kind`]'s name, or [`KIND_SESSION`].
 pub const KIND: &str = "leasehold.dev/kind";
 /// The Lease is a lock's.
@@ -46,6 +52,14 @@ pub const FORMAT: &str = "leasehold.dev/format";
 pub const FORMAT_1: &str = "1";
 /// Annotation of an ended session: who ended it, and why.
 pub const ENDED_BY: &str = "leasehold.dev/ended-by";
+
+/// Of how many bytes at most a payload is, or the reason of a request.
+pub const LONGEST_TEXT: usize = 1024;
+/// How many bytes all annotations of a Lease may have before nobody can join any more, and before nothing can be published.
+/// The API server takes 256 KiB; the rest is for those who are there.
+pub const CROWDED_BYTES: usize = 240 * 1024;
+/// See [`CROWDED_BYTES`].
+pub const FULL_BYTES: usize = 250 * 1024;
 
 /// The duration of a record that names none. Such a record was not written by this crate.
 pub const UNNAMED_DURATION: Duration = Duration::from_secs(30);
@@ -85,6 +99,8 @@ pub struct Record {
     pub ephemeral: bool,
     /// The lease duration of whoever asks for none, from the custom resource.
     pub default_duration: Option<Duration>,
+    /// A holder that does not let go in time when it is asked to is evicted by the operator.
+    pub evicts_on_request: bool,
     /// The Lease as it was read: the base of the next write.
     pub lease: Arc<Lease>,
 }
@@ -104,10 +120,11 @@ impl Hash for Record {
             waiters,
             ephemeral,
             default_duration,
+            evicts_on_request,
             lease: _,
         } = self;
         (kind, capacity, uid, version, transitions, holder, shared, upgrading).hash(state);
-        (waiters, ephemeral, default_duration).hash(state);
+        (waiters, ephemeral, default_duration, evicts_on_request).hash(state);
     }
 }
 
@@ -128,10 +145,22 @@ pub struct Holder {
     ///
     /// It does not for the holder that made the Lease on the spot: that holder alone was told.
     pub token: Option<u64>,
+    /// What it publishes of itself.
+    pub payload: Option<String>,
+    /// Somebody asks it to let go.
+    pub request: Option<ReleaseRequest>,
     /// `spec.acquireTime`, by the clock of whoever wrote it. For people.
     pub acquired: Option<Timestamp>,
     /// `spec.renewTime`, by the clock of whoever wrote it. Compare it by equality only.
     pub renewed: Option<Timestamp>,
+}
+
+impl Holder {
+    /// Whether this text stands beside the hold; an empty one if none does.
+    #[must_use]
+    pub fn shows(&self, text: &str) -> bool {
+        self.payload.as_deref().unwrap_or_default() == text
+    }
 }
 
 /// By what a holder lives.
@@ -208,14 +237,16 @@ impl Record {
                 _ => Liveness::Own(duration(&lease).unwrap_or(UNNAMED_DURATION)),
             };
             Some(Holder {
-                identity,
                 liveness,
                 token: label.and_then(|before| before.parse::<Version>().ok()).map(|before| before.0 + 1),
                 acquired: spec.acquire_time.as_ref().map(|time| time.0),
                 renewed: spec.renew_time.as_ref().map(|time| time.0),
                 mode: Mode::default(),
                 granted: None,
+                payload: beside(annotations, PAYLOAD, &identity),
+                request: beside(annotations, REQUEST, &identity).and_then(|request| request.parse().ok()),
                 id,
+                identity,
             })
         });
         Ok(Self {
@@ -234,6 +265,7 @@ impl Record {
             waiters,
             ephemeral: annotations.get(EPHEMERAL).is_some_and(|value| value == "true"),
             default_duration: annotations.get(DEFAULT_DURATION).and_then(seconds),
+            evicts_on_request: annotations.get(EVICT_ON_REQUEST).is_some_and(|value| value == "true"),
             lease: Arc::new(lease),
         })
     }
@@ -300,6 +332,12 @@ impl Record {
         self.ids().any(|id| id.session == *session)
     }
 
+    /// How many bytes all annotations have: that is what the API server limits.
+    #[must_use]
+    pub fn annotation_bytes(&self) -> usize {
+        self.lease.metadata.annotations.iter().flatten().map(|(key, value)| key.len() + value.len()).sum()
+    }
+
     /// Where this acquisition stands in the queue: 0 is the head.
     #[must_use]
     pub fn position(&self, id: &HolderId) -> Option<usize> {
@@ -354,6 +392,11 @@ impl SessionRecord {
     }
 }
 
+/// What stands there of one holder besides its hold.
+fn beside(annotations: &BTreeMap<String, String>, prefix: &str, identity: &str) -> Option<String> {
+    annotations.get(&format!("{prefix}{identity}")).cloned()
+}
+
 /// Shared holders, by the order of their grants.
 fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
     let keys =
@@ -373,6 +416,8 @@ fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
                 renewed: None,
                 mode: want.mode,
                 granted: Some(before.unwrap_or_default()),
+                payload: beside(annotations, PAYLOAD, identity),
+                request: beside(annotations, REQUEST, identity).and_then(|request| request.parse().ok()),
                 id: Some(id),
             })
         })

@@ -15,10 +15,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Value, json};
 
 use super::record::{
-    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN, Record,
-    SessionRecord, WANT, Waiter,
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN, PAYLOAD,
+    REQUEST, Record, SessionRecord, WANT, Waiter,
 };
-use super::{HolderId, Kind, SessionId, Version, Want};
+use super::{HolderId, Kind, ReleaseRequest, SessionId, Version, Want};
 
 /// One write to one Lease, with its condition.
 #[derive(Clone, Debug)]
@@ -127,6 +127,7 @@ fn emptied(record: &Record, dropped: &[&Waiter]) -> Lease {
     labels.insert(KIND.to_owned(), KIND_LOCK.to_owned());
     let annotations = meta.annotations.get_or_insert_default();
     annotations.remove(LIVENESS);
+    annotations.retain(|key, _| !is_beside(key));
     annotations.insert(FORMAT.to_owned(), FORMAT_1.to_owned());
     for waiter in dropped {
         annotations.remove(&format!("{JOIN}{}", waiter.id));
@@ -166,9 +167,8 @@ pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Tim
         }
     }
     ops.copy_version(["metadata", "labels", &format!("{HOLDER}{}", to.session)]);
-    if ops.has_annotation(record, LIVENESS) {
-        ops.remove(["metadata", "annotations", LIVENESS]);
-    }
+    ops.remove_if_there(record, LIVENESS);
+    ops.remove_beside(record, |_| true);
     ops.add(["spec", "holderIdentity"], json!(to.to_string()));
     ops.add(["spec", "leaseTransitions"], json!(next_transition(record.transitions)));
     ops.add(["spec", "acquireTime"], json!(MicroTime(stamp)));
@@ -231,6 +231,43 @@ pub fn renew(record: &Record, term: Term, stamp: Timestamp) -> Write {
     ops.add(["spec", "leaseDurationSeconds"], json!(term.seconds()));
     ops.add(["metadata", "annotations", LIVENESS], json!(OWN));
     ops.write()
+}
+
+/// Show people a text beside one's hold, or none any more. Condition: the hold is as it was.
+#[must_use]
+pub fn publish(record: &Record, holder: &Holder, payload: &str) -> Write {
+    let (mut ops, key) = beside(record, holder, PAYLOAD);
+    if payload.is_empty() {
+        ops.remove_if_there(record, &key);
+    } else {
+        ops.add(["metadata", "annotations", &key], json!(payload));
+    }
+    ops.write()
+}
+
+/// Ask a holder to let go, instead of whoever may have asked before. Condition: the hold is as it was.
+#[must_use]
+pub fn request(record: &Record, holder: &Holder, request: &ReleaseRequest) -> Write {
+    let (mut ops, key) = beside(record, holder, REQUEST);
+    ops.add(["metadata", "annotations", &key], json!(request.to_string()));
+    ops.write()
+}
+
+/// Begins a command that says something of one hold, and changes none; and names its key.
+fn beside(record: &Record, holder: &Holder, prefix: &str) -> (Ops, String) {
+    let mut ops = Ops::of(record);
+    if record.kind == Kind::Lock {
+        ops.test_tenancy(record);
+    } else {
+        ops.test(["metadata", "uid"], json!(record.uid));
+        ops.test_holder(record, holder);
+    }
+    (ops, format!("{prefix}{}", holder.identity))
+}
+
+/// Whether this annotation says something of a hold, and goes with it.
+fn is_beside(key: &str) -> bool {
+    key.starts_with(PAYLOAD) || key.starts_with(REQUEST)
 }
 
 /// Open a session.
@@ -324,10 +361,32 @@ impl Ops {
         let key = format!("{JOIN}{}", waiter.id);
         self.test(["metadata", "annotations", &key], json!(waiter.ticket.to_string()));
         self.remove(["metadata", "annotations", &key]);
-        let want = format!("{WANT}{}", waiter.id);
-        if self.has_annotation(record, &want) {
-            self.remove(["metadata", "annotations", &want]);
+        self.remove_if_there(record, &format!("{WANT}{}", waiter.id));
+    }
+
+    fn remove_if_there(&mut self, record: &Record, key: &str) {
+        if self.has_annotation(record, key) {
+            self.remove(["metadata", "annotations", key]);
         }
+    }
+
+    /// Removes what stands beside these holds, as it is: somebody may just be asked for something else.
+    fn remove_beside(&mut self, record: &Record, of: impl Fn(&str) -> bool) {
+        for (key, value) in record.lease.metadata.annotations.iter().flatten() {
+            let identity = [PAYLOAD, REQUEST].iter().find_map(|prefix| key.strip_prefix(prefix));
+            if identity.is_some_and(&of) {
+                self.test(["metadata", "annotations", key], json!(value));
+                self.remove(["metadata", "annotations", key]);
+            }
+        }
+    }
+
+    /// Tests that a shared holder's key is as it was written, and names it.
+    fn test_holder(&mut self, record: &Record, holder: &Holder) -> String {
+        let key = format!("{HOLDER}{}", holder.identity);
+        let value = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
+        self.test(["metadata", "annotations", &key], json!(value));
+        key
     }
 
     /// Lets the first in the queue see all that happens from now on: it is for it to go ahead.

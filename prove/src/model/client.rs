@@ -451,8 +451,12 @@ impl Client {
                     guard.over = true;
                 }
             }
-            // Of a lock nothing can change.
-            Notice::Refused { .. } | Notice::Left { .. } | Notice::Changed { .. } => {}
+            // Of a lock nothing can change, and nothing is said beside it here.
+            Notice::Refused { .. }
+            | Notice::Left { .. }
+            | Notice::Changed { .. }
+            | Notice::Published { .. }
+            | Notice::Requested { .. } => {}
         }
     }
 

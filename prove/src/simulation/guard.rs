@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use leasehold::protocol::Mode;
 use leasehold::{
-    AcquireError, Hold, Lock, LockGuard, Lost, Permits, ReadGuard, ReadWriteLock, ReleaseError, Semaphore,
-    TryAcquireError, UpgradeError, UpgradeableGuard, WriteGuard,
+    AcquireError, Hold, Lock, LockGuard, Lost, Permits, ReadGuard, ReadWriteLock, ReleaseError, RequestReleaseError,
+    Semaphore, TryAcquireError, UpgradeError, UpgradeableGuard, WriteGuard,
 };
 use tokio::time::timeout;
 
@@ -60,6 +60,16 @@ impl Handle {
             Self::Read(lock) => lock.try_read().await.map(Guard::Read),
             Self::Upgradeable(lock) => lock.try_upgradeable_read().await.map(Guard::Upgradeable),
             Self::Write(lock) => lock.try_write().await.map(Guard::Write),
+        }
+    }
+
+    pub(super) async fn request_release(&self, within: Duration) -> Result<Vec<String>, RequestReleaseError> {
+        match self {
+            Self::Lock(lock) => lock.request_release(within, "please").await,
+            Self::Permits(semaphore, _) => semaphore.request_release(None, within, "please").await,
+            Self::Read(lock) | Self::Upgradeable(lock) | Self::Write(lock) => {
+                lock.request_release(None, within, "please").await
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use leasehold::{AcquireError, Client, ExtendError, LossReason, Lost, TryAcquireError, clock};
+use leasehold::{AcquireError, Client, ExtendError, LossReason, Lost, PublishError, TryAcquireError, clock};
 use tokio::time::sleep;
 
 use super::dice::Dice;
@@ -105,6 +105,9 @@ fn handle_of(world: &World, member: &Member, lock: usize, own: Option<(Duration,
 }
 
 async fn acquire(world: &World, lock: &Handle, dice: &mut Dice) -> Option<Guard> {
+    if dice.chance(0.05) {
+        let _ = lock.request_release(dice.millis(1000..30_000)).await;
+    }
     let patience = dice.millis(1..20_000);
     let acquired = match dice.below(10) {
         0..=5 => lock.acquire().await,
@@ -170,6 +173,14 @@ async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Sta
         }
         if !lost && dice.chance(0.05) {
             lost = matches!(guard.extend().await, Err(ExtendError::Lost(_)));
+        }
+        if !lost && dice.chance(0.1) {
+            let text = dice.from(&["", "one", "two"]);
+            match guard.publish(text).await {
+                Err(PublishError::Lost(_)) => lost = true,
+                Err(error) => world.log.tell(|| format!("not published: {error}")),
+                Ok(()) => {}
+            }
         }
         let changes = !lost && guard.can_change() && dice.chance(0.3);
         drop(guard);

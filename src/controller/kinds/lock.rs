@@ -5,7 +5,7 @@ use leasehold::protocol::Kind;
 
 use super::super::resource::{LeaseBacked, Told};
 use super::super::status::holder_status;
-use crate::crd::{DistributedLock, DistributedLockStatus, HolderStatus, State};
+use crate::crd::{DistributedLock, DistributedLockStatus, HolderStatus, ReleaseRequests, State};
 
 impl LeaseBacked for DistributedLock {
     type Status = DistributedLockStatus;
@@ -19,6 +19,10 @@ impl LeaseBacked for DistributedLock {
 
     fn permits(&self) -> Option<i32> {
         None
+    }
+
+    fn release_requests(&self) -> Option<ReleaseRequests> {
+        self.spec.release_requests
     }
 
     fn status(&self) -> Option<&Self::Status> {

@@ -5,7 +5,9 @@ use leasehold::protocol::{Kind, Mode};
 
 use super::super::resource::{LeaseBacked, Told, count};
 use super::super::status::holder_status;
-use crate::crd::{HOLDERS_TOLD, HolderStatus, ReadWriteHolder, ReadWriteLock, ReadWriteLockStatus, ReadWriteState};
+use crate::crd::{
+    HOLDERS_TOLD, HolderStatus, ReadWriteHolder, ReadWriteLock, ReadWriteLockStatus, ReadWriteState, ReleaseRequests,
+};
 
 impl LeaseBacked for ReadWriteLock {
     type Status = ReadWriteLockStatus;
@@ -19,6 +21,10 @@ impl LeaseBacked for ReadWriteLock {
 
     fn permits(&self) -> Option<i32> {
         None
+    }
+
+    fn release_requests(&self) -> Option<ReleaseRequests> {
+        self.spec.release_requests
     }
 
     fn status(&self) -> Option<&Self::Status> {
@@ -88,7 +94,7 @@ mod tests {
             lease["metadata"]["annotations"][format!("holder.leasehold.dev/{id}")] = json!("41");
             lease["metadata"]["annotations"][format!("want.leasehold.dev/{id}")] = json!(mode);
         }
-        stands(ReadWriteLock::new("build", ReadWriteLockSpec {}), record(lease), before, Timestamp::UNIX_EPOCH)
+        stands(ReadWriteLock::new("build", ReadWriteLockSpec::default()), record(lease), before, Timestamp::UNIX_EPOCH)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use leasehold::protocol::Kind;
 
 use super::super::resource::{LeaseBacked, Told, count};
 use super::super::status::holder_status;
-use crate::crd::{HOLDERS_TOLD, HolderStatus, PermitsHolder, Semaphore, SemaphoreStatus};
+use crate::crd::{HOLDERS_TOLD, HolderStatus, PermitsHolder, ReleaseRequests, Semaphore, SemaphoreStatus};
 
 impl LeaseBacked for Semaphore {
     type Status = SemaphoreStatus;
@@ -20,6 +20,10 @@ impl LeaseBacked for Semaphore {
 
     fn permits(&self) -> Option<i32> {
         Some(self.spec.permits)
+    }
+
+    fn release_requests(&self) -> Option<ReleaseRequests> {
+        self.spec.release_requests
     }
 
     fn status(&self) -> Option<&Self::Status> {
@@ -68,7 +72,7 @@ mod tests {
     use crate::crd::SemaphoreSpec;
 
     fn semaphore(permits: i32) -> Semaphore {
-        Semaphore::new("build", SemaphoreSpec { permits, lease_duration_seconds: None })
+        Semaphore::new("build", SemaphoreSpec { permits, ..SemaphoreSpec::default() })
     }
 
     #[test]

@@ -144,6 +144,10 @@ impl Contender {
         if let Some(write) = hold.change.and_then(|mode| self.changing(record, holder, mode, now)) {
             return Next::Write(write).into();
         }
+        if let Some(payload) = hold.payload.as_ref().filter(|payload| !holder.shows(&payload.text)) {
+            let write = write::publish(record, holder, &payload.text);
+            return Step { publishes: Some(hold.id.clone()), ..Next::Write(write).into() };
+        }
         let next = match self.read_when_due(now) {
             Next::Read if self.ghosts.is_empty() && hold.change.is_none() && self.turn.is_none() => Next::Check,
             next => next,

@@ -1,5 +1,6 @@
 //! What the answers and events teach.
 
+use super::super::record::{CROWDED_BYTES, FULL_BYTES};
 use super::super::{
     HolderId, LATEST_COMMIT, Liveness, Mode, Moment, Record, SessionId, Version, deadline, renew_interval,
 };
@@ -73,6 +74,10 @@ impl Contender {
                 self.keep_lease = true;
                 self.failed(why, now);
             }
+            Answer::Denied(_, why) if request.publishes.is_some() => {
+                self.give_up_publishing(request.publishes.as_ref(), &why);
+                self.known = Known::Unknown;
+            }
             Answer::Denied(denial, why) => match &self.turn {
                 Some(turn) if turn.stage == Stage::Seeking && request.of_turn(turn) => {
                     self.refuse(Refusal::Denied(denial, why));
@@ -80,6 +85,13 @@ impl Contender {
                 _ => self.failed(why, now),
             },
             Answer::Skipped => self.look_again(now),
+        }
+    }
+
+    fn give_up_publishing(&mut self, id: Option<&HolderId>, why: &str) {
+        for hold in self.holds.iter_mut().filter(|hold| Some(&hold.id) == id) {
+            hold.payload = None;
+            self.notices.push_back(Notice::Published { id: hold.id.clone(), outcome: Err(why.to_owned()) });
         }
     }
 
@@ -185,7 +197,16 @@ impl Contender {
         self.refusals = 0;
         let deadline = own.map(|own| own.deadline);
         self.notices.push_back(Notice::Acquired { id: turn.id.clone(), token, deadline });
-        self.holds.push(Hold { id: turn.id, wish: turn.wish, tenancy, own, change: None, lost: false });
+        self.holds.push(Hold {
+            id: turn.id,
+            wish: turn.wish,
+            tenancy,
+            own,
+            change: None,
+            payload: None,
+            request: None,
+            lost: false,
+        });
     }
 
     fn refuse(&mut self, why: Refusal) {
@@ -253,6 +274,11 @@ impl Contender {
         if let Some(why) = self.is_misfit(turn) {
             return invalid(why);
         }
+        if let Known::Present(record) = &self.known
+            && record.annotation_bytes() >= CROWDED_BYTES
+        {
+            return Some(Refusal::Full { holders: record.holders().count(), waiters: record.waiters.len() });
+        }
         let too_late = now >= turn.started + turn.wish.patience;
         if too_late && !turn.fresh {
             return Some(Refusal::Unavailable(self.last_failure.clone()));
@@ -316,7 +342,26 @@ impl Contender {
             if let Some(loss) = loss {
                 hold.lost = true;
                 self.notices.push_back(Notice::Lost { id: hold.id.clone(), loss });
-            } else if let (Some(mode), Some((record, holder))) = (hold.change, holder)
+                continue;
+            }
+            let Some((record, holder)) = holder else { continue };
+            if hold.request != holder.request {
+                hold.request.clone_from(&holder.request);
+                self.notices.push_back(Notice::Requested { id: hold.id.clone(), request: hold.request.clone() });
+            }
+            let outcome = match &hold.payload {
+                Some(payload) if holder.shows(&payload.text) => payload.awaited.then_some(Ok(())),
+                Some(payload) if record.annotation_bytes() + payload.text.len() > FULL_BYTES => {
+                    Some(Err("there is no room for it beside all who hold this or wait for it".to_owned()))
+                }
+                _ => None,
+            };
+            if let Some(outcome) = outcome {
+                hold.payload = hold.payload.take().filter(|_| outcome.is_ok());
+                hold.payload.iter_mut().for_each(|payload| payload.awaited = false);
+                self.notices.push_back(Notice::Published { id: hold.id.clone(), outcome });
+            }
+            if let Some(mode) = hold.change
                 && holder.mode == mode
                 && record.upgrading.as_ref() != Some(&hold.id)
             {

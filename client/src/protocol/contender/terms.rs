@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::write::Write;
-use super::super::{HolderId, Kind, Mode, Moment, Record};
+use super::super::{HolderId, Kind, Mode, Moment, Record, ReleaseRequest};
 
 /// What a client wants of a lock.
 #[derive(Clone, Debug, Hash)]
@@ -117,6 +117,20 @@ pub enum Notice {
         /// Its fencing token from now on.
         token: u64,
     },
+    /// What was to stand beside a hold stands there, or why it does not and will not.
+    Published {
+        /// The acquisition.
+        id: HolderId,
+        /// The reason, for people.
+        outcome: Result<(), String>,
+    },
+    /// Somebody asks the holder to let go, or nobody any more.
+    Requested {
+        /// The acquisition.
+        id: HolderId,
+        /// Who asks, and how.
+        request: Option<ReleaseRequest>,
+    },
     /// The hold is lost, for good.
     Lost {
         /// The acquisition.
@@ -140,6 +154,13 @@ pub enum Refusal {
     Held {
         /// The holder's identity, as it stands on the Lease. Empty where the lock is free and others are ahead.
         holder: String,
+    },
+    /// So many hold it and wait for it that no more find room on its Lease.
+    Full {
+        /// How many hold it.
+        holders: usize,
+        /// How many wait.
+        waiters: usize,
     },
     /// The API server did not answer in time.
     Unavailable(String),

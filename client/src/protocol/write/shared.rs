@@ -11,9 +11,11 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use serde_json::{Value, json};
 
-use super::super::record::{EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, KIND, PERMITS, Record, UPGRADE, WANT, Waiter};
+use super::super::record::{
+    EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, KIND, PAYLOAD, PERMITS, REQUEST, Record, UPGRADE, WANT, Waiter,
+};
 use super::super::{HolderId, Kind, Liveness, Mode, SessionId, Want};
-use super::{JOIN, Ops, Write, next_transition, untracked};
+use super::{JOIN, Ops, Write, is_beside, next_transition, untracked};
 
 /// Who is let in, and who is removed with it.
 #[derive(Clone, Debug, Default)]
@@ -79,10 +81,14 @@ pub fn acquire(record: &Record, id: &HolderId, want: Want, round: &Round<'_>, st
     labels.insert(format!("{HOLDER}{}", id.session), String::new());
     let annotations = meta.annotations.get_or_insert_default();
     for gone in gone {
-        for prefix in [JOIN, WANT, HOLDER, UPGRADE] {
+        for prefix in [JOIN, WANT, HOLDER, UPGRADE, PAYLOAD, REQUEST] {
             annotations.remove(&format!("{prefix}{gone}"));
         }
     }
+    // What was said of a hold just when it ended.
+    annotations.retain(|key, _| {
+        !is_beside(key) || record.shared.iter().any(|holder| key.ends_with(&format!("/{}", holder.identity)))
+    });
     annotations.insert(format!("{HOLDER}{id}"), record.version.to_string());
     annotations.insert(format!("{WANT}{id}"), Want { since: Some(stamp), ..want }.to_string());
     untracked(meta);
@@ -99,6 +105,8 @@ pub fn acquire(record: &Record, id: &HolderId, want: Want, round: &Round<'_>, st
 pub fn grant(record: &Record, round: &Round<'_>, stamp: Timestamp) -> Write {
     let mut ops = admission(record);
     ops.remove_gone(record, round);
+    // What was said of a hold just when it ended.
+    ops.remove_beside(record, |identity| !record.shared.iter().any(|holder| holder.identity == identity));
     for waiter in &round.served {
         let (id, join) = (&waiter.id, format!("{JOIN}{}", waiter.id));
         ops.test(["metadata", "annotations", &join], json!(waiter.ticket.to_string()));
@@ -239,24 +247,10 @@ fn of_holder(record: &Record, holder: &Holder) -> (Ops, String) {
 }
 
 impl Ops {
-    /// Tests that a holder's key is as it was written, and names it.
-    fn test_holder(&mut self, record: &Record, holder: &Holder) -> String {
-        let key = format!("{HOLDER}{}", holder.identity);
-        let value = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
-        self.test(["metadata", "annotations", &key], json!(value));
-        key
-    }
-
     /// Says what a holder has from now on. What it asked for beyond is settled with that.
     fn want(&mut self, record: &Record, holder: &Holder, want: Want) {
         self.add(["metadata", "annotations", &format!("{WANT}{}", holder.identity)], json!(want.to_string()));
         self.remove_if_there(record, &format!("{UPGRADE}{}", holder.identity));
-    }
-
-    fn remove_if_there(&mut self, record: &Record, key: &str) {
-        if self.has_annotation(record, key) {
-            self.remove(["metadata", "annotations", key]);
-        }
     }
 
     /// Removes all that stands here of the dead, and of waiters passed over.
@@ -268,6 +262,7 @@ impl Ops {
                 self.remove_if_there(record, &format!("{prefix}{}", holder.identity));
             }
         }
+        self.remove_beside(record, |identity| round.dead.iter().any(|holder| holder.identity == identity));
         for waiter in &round.passed_over {
             self.remove_waiter(record, waiter);
         }

@@ -1,9 +1,10 @@
 //! `list` and `status`.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use leasehold_testkit::eventually;
 use serde_json::Value;
 
-use crate::support::{Scene, end};
+use crate::support::{SOON, Scene, end};
 
 #[tokio::test]
 async fn a_lock_without_a_lease_is_free() -> Result<()> {
@@ -60,5 +61,31 @@ async fn foreign_leases_are_shown_and_not_listed() -> Result<()> {
     leases.create(&kube::api::PostParams::default(), &lease).await?;
     scene.outcome(&["status", "controller"]).await?.is(0, &["controller-7c9_3b1f", "for 15s each"]);
     scene.outcome(&["list"]).await?.is(0, &["no locks"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_holder_is_asked_to_let_go_and_tells_whoever_runs_it() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.outcome(&["ask", "job"]).await?.is(0, &["nobody who can be asked holds job"]);
+    let mut holder = scene.holder("job", &[]).await?;
+    let asked = scene.outcome(&["ask", "job", "--within", "90s", "--reason", "the\u{7} migration is due"]).await?;
+    asked.is(0, &["asked worker_", "to let go of job within 90s"]);
+    scene.outcome(&["status", "job"]).await?.is(0, &["Asked:     by ", "within 90s: the\\u{7} migration is due"]);
+    let status = scene.outcome(&["status", "job", "-o", "json"]).await?;
+    let status: Value = serde_json::from_str(&status.output)?;
+    assert_eq!(status["holder"]["releaseRequest"]["withinSeconds"], 90);
+    scene
+        .outcome(&["ask", "job", "--within", "0s"])
+        .await?
+        .is(64, &["within: 0ns will not do: 1 s to a day are possible"]);
+    eventually(SOON, "the holder to hear of it", async || {
+        let output = holder.output();
+        ensure!(output.contains("asks for lock job to be released within 90s: the"), "{output}");
+        Ok(())
+    })
+    .await?;
+    drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
     Ok(())
 }

@@ -4,6 +4,7 @@ mod clients;
 mod deaths;
 mod lifecycle;
 mod process;
+mod requests;
 mod rwlocks;
 mod semaphores;
 mod support;
