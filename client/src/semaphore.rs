@@ -88,7 +88,8 @@ impl SemaphoreBuilder {
 ///
 /// How many permits there are is said by the custom resource, or by [`with_permits`](SemaphoreBuilder::with_permits).
 /// When it grows, waiters are let in at once; when it shrinks, nobody loses what he has, and nobody is let in until less
-/// is held than there is.
+/// is held than there is. Whoever waits for more than there are from then on is told so, as if it had just asked. A semaphore
+/// with no permits at all is closed: waiters wait until there are some again.
 ///
 /// Not reentrant: a task that holds permits and acquires more may wait for itself, and nobody tells it, since permits are
 /// often acquired by one task and given back by another. Acquire at once all that is needed together.

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{Api, Patch, PatchParams};
 use leasehold::protocol::record::SessionRecord;
 use leasehold::protocol::write::shared::{self, Round};
-use leasehold::protocol::{Kind, Mode, Record, Want, grant, write};
+use leasehold::protocol::{Kind, Mode, Record, Want, Write, grant, write};
 use leasehold::{AcquireError, Client, Failure, MemoryStore, Store, TryAcquireError, UpgradeError, clock};
+use serde_json::json;
 
 const SOON: Duration = Duration::from_millis(300);
 
@@ -317,4 +320,53 @@ async fn what_is_given_back_of_a_fixed_term_leaves_the_rest_its_term() {
     let status = limiter.status().await.unwrap();
     assert_eq!((status.available, status.holders[0].holder.lease_duration_seconds), (1, Some(2)));
     held.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_more_than_there_are_any_more_is_told_and_holds_nobody_up() {
+    let store = MemoryStore::new();
+    let lease = json!({ "metadata": { "name": "db", "labels": { "leasehold.dev/kind": "semaphore" },
+        "annotations": { "leasehold.dev/permits": "3" } } });
+    store.write("db", &Write::Create(Box::new(serde_json::from_value(lease).unwrap()))).await.unwrap();
+    let semaphore = || client(&store).semaphore("db").build().unwrap();
+    let permits = semaphore().acquire(1).await.unwrap();
+    let wait = |wanted: u32| {
+        let semaphore = semaphore();
+        tokio::spawn(async move { semaphore.acquire(wanted).await })
+    };
+    let large = wait(3);
+    wait_for_waiters(&store, 1).await;
+    let small = wait(1);
+    wait_for_waiters(&store, 2).await;
+    let leases = Api::<Lease>::namespaced(store.server().client("default"), "default");
+    let fewer = Patch::Merge(json!({ "metadata": { "annotations": { "leasehold.dev/permits": "2" } } }));
+    leases.patch("db", &PatchParams::default(), &fewer).await.unwrap();
+    let error = tokio::time::timeout(SOON, large).await.expect("told").unwrap().unwrap_err();
+    let AcquireError::Api { source, .. } = &error else { panic!("{error}") };
+    assert!(source.to_string().contains("3 permits of \"db\" are wanted, but there are 2"), "{source}");
+    let small = tokio::time::timeout(SOON, small).await.expect("let in").unwrap().unwrap();
+    assert_eq!(semaphore().available_permits().await.unwrap(), 0);
+    small.release().await.unwrap();
+    permits.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wish_to_write_that_comes_true_after_it_was_taken_back_keeps_nobody_out() {
+    let store = MemoryStore::new();
+    let lock = || client(&store).read_write_lock("catalog").unwrap();
+    let upgradeable = lock().upgradeable_read().await.unwrap();
+    let id = upgradeable.holder_identity().parse().unwrap();
+    let reader = lock().read().await.unwrap();
+    let record = Record::parse(store.read("catalog").await.unwrap()).unwrap();
+    let asks = shared::ask_upgrade(&record, record.holding(&id).unwrap());
+    let error = upgradeable.upgrade_timeout(Duration::from_millis(100)).await.unwrap_err();
+    let UpgradeError::TimedOut { guard: upgradeable, .. } = error else { panic!("{error}") };
+    store.write("catalog", &asks).await.unwrap();
+    assert!(matches!(lock().try_read().await, Err(TryAcquireError::Held { .. })), "it is asked for again");
+    // Within a renew interval its holder sees that.
+    let other = tokio::time::timeout(Duration::from_secs(3), lock().read()).await.expect("let in").unwrap();
+    for guard in [reader, other] {
+        guard.release().await.unwrap();
+    }
+    upgradeable.upgrade().await.unwrap().release().await.unwrap();
 }

@@ -30,6 +30,7 @@ impl Driver {
         let for_loss = self.engaged.iter().any(|engaged| engaged.watch_for_loss);
         let held_from = if for_loss { self.contender.watch_hold_from() } else { None };
         let wanted = self.contender.watch_from().or(held_from.map(|from| (from, false)));
+        let had_one = self.watch.is_some();
         if let Some(watch) = &mut self.watch {
             if session.is_some() {
                 watch.used = now;
@@ -60,7 +61,9 @@ impl Driver {
             return Some(now);
         }
         self.contender.set_watched(self.watch.is_some());
-        self.watch.as_ref().map(|watch| watch.used + LINGER).into_iter().chain(self.recheck_at).min()
+        // Without it the protocol looks more often, from now on.
+        let without = (had_one && self.watch.is_none()).then_some(now);
+        self.watch.as_ref().map(|watch| watch.used + LINGER).into_iter().chain(self.recheck_at).chain(without).min()
     }
 
     pub(super) fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {

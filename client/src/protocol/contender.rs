@@ -71,6 +71,8 @@ pub struct Contender {
     verdicts: BTreeMap<SessionId, bool>,
     /// A watch tells of changes to what this client holds.
     watched: bool,
+    /// And so it is read again only after a long time.
+    relies_on_watch: bool,
     notices: VecDeque<Notice>,
     jitter: u64,
 }
@@ -226,6 +228,7 @@ impl Contender {
             untold: false,
             verdicts: BTreeMap::new(),
             watched: false,
+            relies_on_watch: false,
             notices: VecDeque::new(),
             jitter: seed,
         }

@@ -144,6 +144,10 @@ impl Contender {
         if let Some(write) = hold.change.and_then(|mode| self.changing(record, holder, mode, now)) {
             return Next::Write(write).into();
         }
+        // A request that was taken back has been carried out once more: it would keep everybody else out.
+        if record.upgrading == holder.id && hold.change.is_none() {
+            return Next::Write(shared::downgrade(record, holder, holder.mode)).into();
+        }
         if let Some(payload) = hold.payload.as_ref().filter(|payload| !holder.shows(&payload.text)) {
             let write = write::publish(record, holder, &payload.text);
             return Step { publishes: Some(hold.id.clone()), ..Next::Write(write).into() };

@@ -5,8 +5,8 @@ use super::super::{
     HolderId, LATEST_COMMIT, Liveness, Mode, Moment, Record, SessionId, Version, deadline, renew_interval,
 };
 use super::{
-    Answer, Contender, Denial, Ghost, Hold, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord, OwnTerm, Refusal,
-    Stage, Turn,
+    Answer, Contender, Denial, Exit, Ghost, Hold, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord, OwnTerm,
+    Refusal, Stage, Turn,
 };
 use std::time::Duration;
 
@@ -218,6 +218,10 @@ impl Contender {
     /// Moves on to where what is known, and the time, say.
     pub(super) fn advance(&mut self, now: Moment) {
         self.stuck = self.is_stuck(now);
+        if self.relies_on_watch && !self.watched {
+            self.relies_on_watch = false;
+            self.read_at = self.read_at.min(now + renew_interval(self.session_duration));
+        }
         if let Known::Present(record) = &self.known {
             self.vacant = self.is_vacant(record, now);
         }
@@ -242,6 +246,13 @@ impl Contender {
             self.hold(turn, None);
             return None;
         } else if queued {
+            // It would never be let in, and nobody behind it.
+            if let Some(why) = self.is_too_much(&turn) {
+                self.notices
+                    .push_back(Notice::Refused { id: turn.id.clone(), why: Refusal::Denied(Denial::Invalid, why) });
+                self.exits.push(Exit { id: turn.id, lost: false, ours: true });
+                return None;
+            }
             turn.stage = Stage::Waiting;
         } else if turn.stage == Stage::Seeking {
             if let Some(why) = self.is_refused(&turn, now) {
@@ -308,16 +319,24 @@ impl Contender {
             Known::Present(record) if record.kind != wish.kind => {
                 Some(format!("{name:?} is a {}, not a {}", record.kind.name(), wish.kind.name()))
             }
-            Known::Present(record) => match (wish.permits, wish.mode) {
-                (Some(said), _) if said != record.capacity => Some(format!(
+            Known::Present(record) => match wish.permits {
+                Some(said) if said != record.capacity => Some(format!(
                     "this client says that the semaphore {name:?} has {said} permits, but it has {}",
                     record.capacity
                 )),
-                (_, Mode::Permits(wanted)) if wanted > record.capacity && record.capacity > 0 => {
-                    Some(format!("{wanted} permits of {name:?} are wanted, but there are {}", record.capacity))
-                }
-                _ => None,
+                _ => self.is_too_much(turn),
             },
+        }
+    }
+
+    /// Why as many permits as are wanted can never be had. A semaphore without any is only closed for a while.
+    fn is_too_much(&self, turn: &Turn) -> Option<String> {
+        let Known::Present(record) = &self.known else { return None };
+        match turn.wish.mode {
+            Mode::Permits(wanted) if wanted > record.capacity && record.capacity > 0 => {
+                Some(format!("{wanted} permits of {:?} are wanted, but there are {}", self.name, record.capacity))
+            }
+            _ => None,
         }
     }
 
@@ -394,6 +413,7 @@ impl Contender {
         self.retry_at = now;
         let every = renew_interval(self.session_duration);
         let waiting = self.turn.as_ref().filter(|turn| turn.stage == Stage::Waiting);
+        self.relies_on_watch = self.watched && self.turn.is_none() && self.exits.is_empty() && !self.holds.is_empty();
         let every = match (waiting, &self.known) {
             (Some(turn), Known::Present(record)) => {
                 let every = record.holders().fold(every, |every, holder| match holder.liveness {
@@ -406,7 +426,7 @@ impl Contender {
                     _ => every * 4,
                 }
             }
-            _ if self.watched && self.turn.is_none() && self.exits.is_empty() && !self.holds.is_empty() => every * 6,
+            _ if self.relies_on_watch => every * 6,
             _ => every,
         };
         self.read_at = now + every.mul_f64(0.9 + 0.1 * self.random());
