@@ -28,6 +28,7 @@ const LONGEST_FOLDER: usize = 90;
 /// The controllers that a cluster without nodes can use.
 const CONTROLLERS: &str = "\
 garbage-collector-controller,\
+horizontal-pod-autoscaler-controller,\
 namespace-controller,\
 serviceaccount-controller,\
 root-ca-certificate-publisher-controller,\
@@ -243,6 +244,7 @@ impl Local {
             .arg(format!("--root-ca-file={}", self.certs.ca.display()))
             .arg(format!("--controllers={CONTROLLERS}"))
             .args(["--leader-elect=false", "--secure-port=0", "--profiling=false"])
+            .arg("--horizontal-pod-autoscaler-sync-period=1s")
             .args(["--kube-api-qps=200", "--kube-api-burst=400"]);
         self.controllers = Some(Server::start("kube-controller-manager", command, self.folder.path())?);
         Ok(())

@@ -215,3 +215,28 @@ async fn one_made_on_the_spot_is_adopted_with_its_users() -> Result<()> {
     scene.record("db", |record| !record.is_held()).await?;
     Ok(())
 }
+
+/// Without any metrics an autoscaler keeps what it scales within its bounds, which takes all of the scale subresource.
+#[tokio::test]
+async fn an_autoscaler_scales_it() -> Result<()> {
+    let scene = Scene::new().await?;
+    semaphore(&scene, "db", 2).await?;
+    let held = scene.user("holder")?.semaphore("db").build()?.acquire(2).await?;
+    let waiting = queue_up(&scene, "db", 1).await?;
+    let autoscaler = |least: u32, most: u32| {
+        format!(
+            "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {{name: db}}\nspec:\n  \
+             minReplicas: {least}\n  maxReplicas: {most}\n  \
+             scaleTargetRef: {{apiVersion: leasehold.dev/v1alpha1, kind: Semaphore, name: db}}\n  \
+             metrics: [{{type: External, external: {{metric: {{name: load}}, target: {{type: Value, value: \"1\"}}}}}}]\n"
+        )
+    };
+    scene.apply(&autoscaler(4, 6)).await?;
+    scene.status_of::<Semaphore>("db", |status| (status.permits, status.held) == (4, 3)).await?;
+    served(waiting).await?.release().await?;
+    scene.apply(&autoscaler(1, 1)).await?;
+    scene.status_of::<Semaphore>("db", |status| (status.permits, status.held) == (1, 2)).await?;
+    held.check()?;
+    held.release().await?;
+    Ok(())
+}
