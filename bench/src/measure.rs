@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Config;
 use kube::api::PostParams;
 use leasehold::protocol::record::{KIND, PERMITS};
-use leasehold::protocol::{Kind, Write};
+use leasehold::protocol::{Kind, Record, Write};
 use leasehold::{Client, KubeStore, Lock, Sight, Store, clock};
 
 use tokio::sync::Semaphore;
@@ -68,7 +68,9 @@ impl Bench {
         let client = self.client(&Arc::default())?;
         let standing = client.lock("standing").build()?;
         let on_the_spot = client.lock("on-the-spot").build()?;
-        let [mut put, mut cycle, mut ephemeral] = [new()?, new()?, new()?];
+        self.make("permits", What::Semaphore(10)).await?;
+        let permits = client.semaphore("permits").build()?;
+        let [mut put, mut cycle, mut ephemeral, mut shared] = [new()?, new()?, new()?, new()?];
         for round in 0..rounds + rounds / 10 {
             let measured = round >= rounds / 10;
             for _ in 0..2 {
@@ -82,11 +84,15 @@ impl Bench {
             let begun = clock::moment();
             on_the_spot.acquire().await?.release().await?;
             record(&mut ephemeral, begun, measured)?;
+            let begun = clock::moment();
+            permits.acquire(1).await?.release().await?;
+            record(&mut shared, begun, measured)?;
         }
         let put_ms = millis(&put);
         self.report.add("put", put_ms, "ms", None, put.len());
         self.report.add("uncontended_cycle", millis(&cycle), "ms", Some(2.0 * put_ms), cycle.len());
         self.report.add("uncontended_cycle_on_the_spot", millis(&ephemeral), "ms", Some(2.0 * put_ms), ephemeral.len());
+        self.report.add("sem_cycle_vs_lock", millis(&shared), "ms", Some(millis(&cycle)), shared.len());
         client.shutdown().await;
         Ok(())
     }
@@ -169,6 +175,7 @@ impl Bench {
         let (before, begun) = (counts.now(), clock::moment());
         counting.store(true, Ordering::SeqCst);
         tokio::time::sleep(time).await;
+        let bytes = Record::parse(self.store()?.read(&name).await?)?.annotation_bytes();
         counting.store(false, Ordering::SeqCst);
         let (spent, elapsed) = (counts.now() - before, clock::moment().since(begun));
         over.store(true, Ordering::SeqCst);
@@ -210,6 +217,8 @@ impl Bench {
                 cycles,
             );
             self.report.add(&format!("{prefix}fairness_{contenders}"), ratio(fewest, most), "", None, cycles);
+            let bytes = ratio(u64::try_from(bytes)?, 1);
+            self.report.add(&format!("{prefix}annotation_bytes_{contenders}"), bytes, "B", None, 1);
         }
         Ok(rate)
     }

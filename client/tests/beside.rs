@@ -7,8 +7,10 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, Patch, PatchParams};
 use leasehold::protocol::record::{CROWDED_BYTES, PAYLOAD, REQUEST};
+use leasehold::protocol::{Record, write};
 use leasehold::{
-    AcquireError, Client, LossReason, MemoryStore, PublishError, ReleaseRequest, RequestReleaseError, TryAcquireError,
+    AcquireError, Client, Failure, LossReason, MemoryStore, PublishError, ReleaseRequest, RequestReleaseError, Store,
+    TryAcquireError,
 };
 use serde_json::json;
 
@@ -197,4 +199,45 @@ async fn nobody_joins_where_the_api_server_would_not_take_it() {
     assert!(matches!(&error, PublishError::Refused { .. }), "{error}");
     permits.release().await.unwrap();
     tokio::time::timeout(SOON, waiting).await.expect("served").unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_hold_cannot_meet_the_next_one() {
+    let store = MemoryStore::new();
+    let client = client(&store, "pod");
+    let read = async |name: &str| Record::parse(store.read(name).await.unwrap()).unwrap();
+    let semaphore = client.semaphore("db").with_permits(1).build().unwrap();
+    let lock = client.lock("a").build().unwrap();
+    let (guard, permits) = (lock.acquire().await.unwrap(), semaphore.acquire(1).await.unwrap());
+    // Somebody waits, so that the Leases stay.
+    let next = tokio::spawn({
+        let (lock, semaphore) = (other(&store).lock("a").build().unwrap(), other(&store).semaphore("db"));
+        let semaphore = semaphore.with_permits(1).build().unwrap();
+        async move { (lock.acquire().await.unwrap(), semaphore.acquire(1).await.unwrap()) }
+    });
+    let mut late = Vec::new();
+    for (name, id) in [("a", guard.holder_identity()), ("db", permits.holder_identity())] {
+        let (record, id) = (read(name).await, id.parse().unwrap());
+        let holder = record.holding(&id).unwrap();
+        late.push((name, write::request(&record, holder, &ReleaseRequest::new("me", WITHIN, ""))));
+        late.push((name, write::publish(&record, holder, "text")));
+    }
+    while lock.status().await.unwrap().waiters.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    guard.release().await.unwrap();
+    while semaphore.status().await.unwrap().waiters.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    permits.release().await.unwrap();
+    let _held = next.await.unwrap();
+    for (name, write) in late {
+        let answer = store.write(name, &write).await;
+        assert!(matches!(answer, Err(Failure::Refused)), "{name}: {write:?}: {answer:?}");
+        assert_eq!(beside(&store, name), Vec::<String>::new());
+    }
+}
+
+fn other(store: &MemoryStore) -> Client {
+    client(store, "other")
 }
