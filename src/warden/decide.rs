@@ -8,7 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use leasehold::protocol::observer::Verdict;
 use leasehold::protocol::write::shared;
-use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Record, SessionId, Waiter, Write, grant, write};
+use leasehold::protocol::{
+    Holder, HolderId, Kind, Liveness, Record, ReleaseRequest, SessionId, Waiter, Write, grant, write,
+};
 
 /// How long a Lease made on the spot may be free before it is removed. Clients remove theirs with their release.
 pub(crate) const LEFTOVER: Duration = Duration::from_secs(5);
@@ -42,13 +44,21 @@ pub struct Deed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeedKind {
     /// Holders have ended: what they held goes to those who are next, or to nobody.
-    Evict { holders: Vec<String>, to: Vec<HolderId> },
+    Evict { holders: Vec<Evicted>, to: Vec<HolderId> },
     /// There is room for those who are next, and they have not taken it.
     Grant { to: Vec<HolderId> },
     /// Waiters have ended.
     PassOver,
     /// The Lease was made on the spot, and nobody uses it.
     Remove,
+}
+
+/// A holder that is evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    pub identity: String,
+    /// It is alive, and did not let go when it was asked to. Otherwise it has ended.
+    pub asked: Option<ReleaseRequest>,
 }
 
 /// What is to be done about this lock now, if anything.
@@ -76,7 +86,7 @@ fn decide_exclusive(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
                 Some(to) => write::grant(record, to, &ended, stamp),
                 None => write::release(record, &ended, false),
             };
-            let holders = vec![holder.identity.clone()];
+            let holders = vec![evicted(sight, holder)];
             deed(DeedKind::Evict { holders, to: to.into_iter().collect() }, write)
         }
         None => match next {
@@ -106,7 +116,7 @@ fn decide_shared(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
     }
     let passed_over = round.passed_over.len();
     let unused = record.shared.len() == round.dead.len() && record.waiters.len() == passed_over;
-    let holders: Vec<String> = round.dead.iter().map(|holder| holder.identity.clone()).collect();
+    let holders: Vec<Evicted> = round.dead.iter().map(|holder| evicted(sight, holder)).collect();
     let to: Vec<HolderId> = round.served.iter().map(|waiter| waiter.id.clone()).collect();
     let kind = match (holders.is_empty(), to.is_empty()) {
         (false, _) => DeedKind::Evict { holders, to },
@@ -121,6 +131,12 @@ fn decide_shared(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
         _ => shared::grant(record, &round, stamp),
     };
     Some(Deed { kind, write, passed_over })
+}
+
+fn evicted(sight: &Sight<'_>, holder: &Holder) -> Evicted {
+    let ended = matches!(&holder.liveness, Liveness::Session(session) if (sight.verdict)(session) == Verdict::Ended);
+    let asked = holder.request.clone().filter(|_| sight.record.evicts_on_request && !ended);
+    Evicted { identity: holder.identity.clone(), asked }
 }
 
 /// A Lease of somebody else's leader election stays as it is while nobody of ours has to do with it.

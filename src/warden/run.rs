@@ -219,17 +219,22 @@ fn place_of(lease: &Lease) -> Option<Place> {
 }
 
 fn tell(what: &What) -> String {
-    use super::decide::DeedKind;
+    use super::decide::{DeedKind, Evicted};
+    let evicted = |holders: &[Evicted]| {
+        let why = |one: &Evicted| if one.asked.is_some() { "asked to let go" } else { "ended" };
+        let told = holders.iter().map(|one| format!("{} ({})", one.identity, why(one)));
+        told.collect::<Vec<_>>().join(", ")
+    };
     match what {
         What::Read => "read the Lease".to_owned(),
         What::End(_) => "ended a session that had fallen silent".to_owned(),
         What::Sweep(_) => "removed the tombstone of an ended session".to_owned(),
         What::Do(deed) => match &deed.kind {
             DeedKind::Evict { holders, to } if to.is_empty() => {
-                format!("evicted {}, ended: what was held is free", holders.join(", "))
+                format!("evicted {}: what was held is free", evicted(holders))
             }
             DeedKind::Evict { holders, to } => {
-                format!("evicted {}, ended: it is held now by {}", holders.join(", "), names(to))
+                format!("evicted {}: it is held now by {}", evicted(holders), names(to))
             }
             DeedKind::Grant { to } => format!("let in, where there was room: {}", names(to)),
             DeedKind::PassOver => format!("removed {} waiters that have ended", deed.passed_over),

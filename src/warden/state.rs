@@ -12,7 +12,7 @@ use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, ReleaseRequest, V
 use super::Place;
 use super::alarms::Alarms;
 use super::breaks::Break;
-use super::decide::{Deed, DeedKind};
+use super::decide::{Deed, DeedKind, Evicted};
 use super::lock::Lock;
 use crate::leases::Failure;
 
@@ -325,7 +325,7 @@ impl Warden {
                 self.touch(&task.place, now);
                 Some(match &deed.kind {
                     DeedKind::Evict { holders, to } => {
-                        self.note_evictions(&task.place, holders, to, now);
+                        self.note_evictions(&task.place, holders, to);
                         Done::HoldersEvicted { count: holders.len(), granted: !to.is_empty() }
                     }
                     DeedKind::Grant { to } => Done::Granted(to.len()),
@@ -336,15 +336,14 @@ impl Warden {
         }
     }
 
-    fn note_evictions(&mut self, place: &Place, holders: &[String], to: &[HolderId], now: Moment) {
-        let Some(lock) = self.locks.get(place) else { return };
-        let kinds = self.followed.get_mut(place);
-        if let Some(incidents) = kinds.and_then(|kinds| kinds.get_mut(&lock.record.kind)) {
-            let evicted = |identity: &String| {
-                let holder = lock.record.holders().find(|holder| holder.identity == *identity);
-                let asked =
-                    holder.filter(|holder| lock.is_overdue(holder, now)).and_then(|holder| holder.request.clone());
-                Incident::Evicted { holder: identity.clone(), to: to.to_vec(), asked }
+    fn note_evictions(&mut self, place: &Place, holders: &[Evicted], to: &[HolderId]) {
+        let kind = self.locks.get(place).map(|lock| lock.record.kind);
+        let kinds = self.followed.get_mut(place).zip(kind);
+        if let Some(incidents) = kinds.and_then(|(kinds, kind)| kinds.get_mut(&kind)) {
+            let evicted = |evicted: &Evicted| Incident::Evicted {
+                holder: evicted.identity.clone(),
+                to: to.to_vec(),
+                asked: evicted.asked.clone(),
             };
             incidents.extend(holders.iter().map(evicted));
         }
