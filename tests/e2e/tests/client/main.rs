@@ -19,3 +19,4 @@ mod outage;
 mod queue;
 mod shared;
 mod support;
+mod terms;
