@@ -14,6 +14,8 @@ use crate::warden::Incident;
 
 /// How many Events may wait to be published. More are dropped, and counted as errors.
 const WAITING: usize = 1000;
+/// Of how many characters at most the text of an Event is.
+const LONGEST_NOTE: usize = 1000;
 /// How long publishing one may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -102,7 +104,7 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
         type_,
         reason: reason.to_owned(),
         action: action.to_owned(),
-        note: Some(note),
+        note: Some(note.chars().take(LONGEST_NOTE).collect()),
         secondary: related.map(|session| ObjectReference {
             api_version: Some("coordination.k8s.io/v1".to_owned()),
             kind: Some("Lease".to_owned()),

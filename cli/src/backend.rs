@@ -85,6 +85,7 @@ impl Backend {
         acquired.map_err(|error| match error {
             AcquireError::TimedOut { holder, .. } => NotAcquired::Busy(holder),
             AcquireError::Api { source, .. } => NotAcquired::Failed(refused(&source, &VERBS)),
+            error @ AcquireError::Full { .. } => NotAcquired::Failed(Failure::new(exit::NOT_ACQUIRED, chain(&error))),
             error => NotAcquired::Failed(Failure::internal(&error)),
         })
     }
@@ -111,6 +112,7 @@ fn not_tried(error: TryAcquireError) -> NotAcquired {
     match error {
         TryAcquireError::Held { holder, .. } => NotAcquired::Busy(holder),
         TryAcquireError::Api { source, .. } => NotAcquired::Failed(refused(&source, &VERBS)),
+        error @ TryAcquireError::Full { .. } => NotAcquired::Failed(Failure::new(exit::NOT_ACQUIRED, chain(&error))),
         error => NotAcquired::Failed(Failure::internal(&error)),
     }
 }

@@ -185,8 +185,10 @@ impl Running {
     fn tell_who_asks(&mut self) {
         let asked = self.guard.release_request();
         if let Some(ReleaseRequest { by, within, reason, .. }) = asked.as_ref().filter(|_| asked != self.asked) {
-            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-            say(format_args!("{by} asks for lock {} to be released within {within:?}{why}", self.guard.name()));
+            // Others wrote this: it may not do anything to a terminal or a log.
+            let why = if reason.is_empty() { String::new() } else { format!(": {}", reason.escape_debug()) };
+            let (by, name) = (by.escape_debug(), self.guard.name());
+            say(format_args!("{by} asks for lock {name} to be released within {within:?}{why}"));
         }
         self.asked = asked;
     }

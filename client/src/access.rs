@@ -10,7 +10,7 @@ use crate::clock;
 use crate::error::{AcquireError, ApiError, OptionsError, ReadError, RequestReleaseError, TryAcquireError};
 use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
-use crate::protocol::record::{LONGEST_TEXT, SESSION_PREFIX};
+use crate::protocol::record::{FULL_BYTES, LONGEST_REASON, SESSION_PREFIX};
 use crate::protocol::{Holder, Record, ReleaseRequest, write};
 use crate::slot::{Command, Order, Slot};
 use crate::store::{Failure, within};
@@ -73,7 +73,8 @@ impl Access {
             let mut pause = Duration::ZERO;
             loop {
                 let slot = self.client.inner().slot(&self.name).ok_or(AcquireError::ShutDown)?;
-                if !self.same_task_waits && slot.is_in_its_own_way(wish) {
+                // Whoever waits for so long only is told in the end.
+                if limit.is_none() && !self.same_task_waits && slot.is_in_its_own_way(wish) {
                     return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
                 }
                 let turn = slot.turn.clone().lock_owned().await;
@@ -137,28 +138,43 @@ impl Access {
             let problem = format!("{within_time:?} will not do: 1 s to a day are possible");
             return Err(OptionsError::new("within", problem).into());
         }
-        if reason.len() > LONGEST_TEXT {
-            let problem = format!("{} bytes are too long: at most {LONGEST_TEXT} are possible", reason.len());
+        if reason.len() > LONGEST_REASON {
+            let problem = format!("{} bytes are too long: at most {LONGEST_REASON} are possible", reason.len());
             return Err(OptionsError::new("reason", problem).into());
         }
         let request = ReleaseRequest::new(&inner.host, within_time, reason);
+        let Some(mut record) = self.read().await? else { return Ok(Vec::new()) };
+        // Whoever does not live by this protocol hears nothing, and whoever comes later is not meant.
+        let concerned = |holder: &&Holder| holder.id.is_some() && of.is_none_or(|of| of == holder.identity);
+        let all: Vec<String> = record.holders().filter(concerned).map(|holder| holder.identity.clone()).collect();
         let mut asked = Vec::new();
-        let mut known = self.read().await?;
-        while let Some(record) = known {
-            // Whoever does not live by this protocol hears nothing.
-            let concerned = |holder: &&Holder| holder.id.is_some() && of.is_none_or(|of| of == holder.identity);
-            let next = record.holders().filter(concerned).find(|holder| !asked.contains(&holder.identity));
-            let Some(holder) = next else { break };
-            let write = write::request(&record, holder, &request);
-            let answer = within(inner.shared.request_timeout, inner.shared.store.write(&self.name, &write)).await;
-            known = match answer {
-                Ok(lease) => {
-                    asked.push(holder.identity.clone());
-                    lease.map(Record::parse).transpose().map_err(ReadError::from)?
+        for identity in all {
+            let mut pause = Duration::from_millis(10);
+            loop {
+                let holder = record.holders().find(|holder| holder.identity == identity);
+                let Some(write) = holder.map(|holder| write::request(&record, holder, &request)) else { break };
+                if record.bytes_to_come() + reason.len() > FULL_BYTES {
+                    let message = "there is no room for it beside all who hold this or wait for it".to_owned();
+                    return Err(self.unread(Failure::Invalid(message)).into());
                 }
-                Err(Failure::Refused | Failure::Absent) => self.read().await?,
-                Err(failure) => return Err(self.unread(failure).into()),
-            };
+                let shared = &inner.shared;
+                match within(shared.request_timeout, shared.store.write(&self.name, &write)).await {
+                    Ok(lease) => {
+                        asked.push(identity);
+                        record = lease.map(Record::parse).transpose().map_err(ReadError::from)?.unwrap_or(record);
+                        break;
+                    }
+                    Err(Failure::Refused | Failure::Absent) => {
+                        clock::sleep(pause).await;
+                        pause = (pause * 2).min(Duration::from_secs(1));
+                        match self.read().await? {
+                            Some(now) => record = now,
+                            None => return Ok(asked),
+                        }
+                    }
+                    Err(failure) => return Err(self.unread(failure).into()),
+                }
+            }
         }
         Ok(asked)
     }
@@ -199,12 +215,12 @@ impl Access {
         let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
         let (reply, outcome) = oneshot::channel();
         let wish = Wish { patience: self.client.inner().contact_timeout, ..wish };
-        let mode = wish.mode;
+        let (kind, mode) = (wish.kind, wish.mode);
         let commands = slot.commands.clone();
         let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
-        grant.slot.is_acquired(&grant, mode);
+        grant.slot.is_acquired(&grant, kind, mode);
         let hold = Hold::new(self.clone(), session, grant);
         // What took too long to arrive is not handed out. Dropping the hold gives it back.
         hold.check().map_err(|_| Refusal::SessionLost)?;

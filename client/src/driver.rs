@@ -234,10 +234,11 @@ impl Driver {
                 self.changes.push((id, mode, done));
             }
             Command::Publish(id, text, done) if self.contender.has(&id) => {
-                self.contender.publish(&id, text);
                 // Whoever asked before hears that it was not to be.
                 self.publications.retain(|(other, _)| *other != id);
-                self.publications.push((id, done));
+                if self.contender.publish(&id, text) {
+                    self.publications.push((id, done));
+                }
             }
             Command::WatchForLoss(id) => {
                 let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);

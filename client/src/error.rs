@@ -124,10 +124,10 @@ pub enum AcquireError {
         /// How long it was waited for.
         waited: Duration,
     },
-    /// This task holds it already, and would wait for itself.
+    /// This task has it already (or has not dropped the guard of a hold that was lost), and would wait for itself.
     #[error(
-        "this task holds lock {name:?} already, and would wait for itself: pass the guard on instead of acquiring again, \
-         or release it first (where the guard is in other hands, build the lock with `same_task_waits`)"
+        "this task has a guard of lock {name:?} already, and would wait for itself: pass the guard on instead of acquiring \
+         again, or drop it first (where the guard is in other hands, build the lock with `same_task_waits`)"
     )]
     HeldByThisTask {
         /// The lock's name.
@@ -283,10 +283,10 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// Whether the same call may succeed later with nothing changed by the caller.
+    /// Whether the same call may succeed later with nothing changed by the caller: what is refused today is tomorrow.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+        false
     }
 }
 

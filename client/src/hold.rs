@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::error::{ExtendError, LossReason, Lost, PublishError, ReleaseError};
-use crate::protocol::record::LONGEST_TEXT;
+use crate::protocol::record::LONGEST_PAYLOAD;
 use crate::protocol::{Mode, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
@@ -110,7 +110,7 @@ impl Hold {
 
     /// Shows people a small text beside this hold: what the process is doing, where it can be reached.
     ///
-    /// `status`, waiters and the custom resource show it for as long as this is held. It takes the place of what was
+    /// `status()`, to whoever waits for example, and the custom resource show it for as long as this is held. It takes the place of what was
     /// published before; an empty text shows nothing any more. At most 1024 bytes. It costs one write, and the next release
     /// a read more where that could have done without knowing of it.
     ///
@@ -124,24 +124,29 @@ impl Hold {
     pub async fn publish(&self, text: impl Into<String>) -> Result<(), PublishError> {
         self.check()?;
         let (text, name) = (text.into(), self.name().to_owned());
-        if text.len() > LONGEST_TEXT {
+        if text.len() > LONGEST_PAYLOAD {
             return Err(PublishError::TooLong { name, bytes: text.len() });
         }
         let (done, published) = oneshot::channel();
         let _ = self.grant.slot.commands.send(Command::Publish(self.grant.id.clone(), text, done));
-        let outcome = published.await;
+        let outcome = tokio::select! {
+            biased;
+            outcome = published => outcome.ok(),
+            () = self.validity().lost().cancelled() => None,
+        };
         self.check()?;
         match outcome {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(message)) => Err(PublishError::Refused { name, message }),
-            Err(_) => Err(PublishError::Superseded { name }),
+            Some(Ok(())) => Ok(()),
+            Some(Err(message)) => Err(PublishError::Refused { name, message }),
+            None => Err(PublishError::Superseded { name }),
         }
     }
 
     /// Who asks for this to be let go, as far as known.
     ///
     /// It is heard of with what else is read of the lock: at once where [`lost`](Self::lost) or
-    /// [`release_requested`](Self::release_requested) was called, otherwise within some renew intervals.
+    /// [`release_requested`](Self::release_requested) was called or holders are evicted on request; otherwise when the lock
+    /// is next read, which takes the longer the more its client holds.
     #[must_use]
     pub fn release_request(&self) -> Option<ReleaseRequest> {
         self.grant.request.borrow().clone()

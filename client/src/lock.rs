@@ -206,7 +206,7 @@ impl Lock {
         self.access.acquire(&self.wish, limit, progress).await.map(LockGuard)
     }
 
-    /// Asks whoever holds it to let go within this time (1 s to a day), and gives a reason for people (up to 1024 bytes).
+    /// Asks whoever holds it to let go within this time (1 s to a day), and gives a reason for people (up to 256 bytes).
     /// Whose identities were asked.
     ///
     /// A holder hears of it by [`release_requested`](Hold::release_requested), and need not obey. The operator evicts it after

@@ -187,7 +187,7 @@ impl ReadWriteLock {
         Ok(ReadWriteLockStatus::of(self.name(), record.as_ref()))
     }
 
-    /// Asks all holders, or the one of this identity, to let go within this time (1 s to a day), and gives a reason for people (up to 1024 bytes).
+    /// Asks all holders, or the one of this identity, to let go within this time (1 s to a day), and gives a reason for people (up to 256 bytes).
     /// Whose identities were asked.
     ///
     /// A holder hears of it by [`release_requested`](Hold::release_requested), and need not obey. The operator evicts it after

@@ -42,11 +42,19 @@ impl Slot {
             (Kind::Semaphore, ..) | (_, Mode::Read, Mode::Read | Mode::Upgradeable) => false,
             (Kind::ReadWriteLock, held, wanted) => (held, wanted) != (Mode::Upgradeable, Mode::Read),
         };
-        self.owners().iter().any(|owner| owner.by == by && excludes(owner.mode) && owner.validity.check().is_ok())
+        let there = |owner: &&Owner| match owner.validity.check() {
+            Ok(()) => true,
+            // Its turn comes back with the guard, and is on its way where that is being released.
+            Err(reason) => wish.kind == Kind::Lock && reason != LossReason::Released,
+        };
+        self.owners().iter().filter(|owner| owner.by == by && excludes(owner.mode)).any(|owner| there(&owner))
     }
 
     /// Whoever calls this has acquired it.
-    pub(crate) fn is_acquired(&self, grant: &Grant, mode: Mode) {
+    pub(crate) fn is_acquired(&self, grant: &Grant, kind: Kind, mode: Mode) {
+        if kind == Kind::Semaphore {
+            return;
+        }
         let (id, validity) = (grant.id.clone(), grant.validity.clone());
         self.owners().push(Owner { id, by: Waiting::current(), mode, validity });
     }

@@ -72,7 +72,7 @@ async fn a_holder_hears_who_asks_it_to_let_go_and_the_next_one_does_not() {
 async fn what_cannot_be_asked_is_told() {
     let lock = client(&MemoryStore::new(), "pod").lock("a").build().unwrap();
     for (within, reason) in
-        [(Duration::ZERO, "x".to_owned()), (WITHIN * 10_000, String::new()), (WITHIN, "x".repeat(1025))]
+        [(Duration::ZERO, "x".to_owned()), (WITHIN * 10_000, String::new()), (WITHIN, "x".repeat(257))]
     {
         let error = lock.request_release(within, &reason).await.unwrap_err();
         assert!(matches!(&error, RequestReleaseError::Options(_)) && !error.is_retryable(), "{error}");
@@ -137,7 +137,9 @@ async fn a_task_is_told_that_it_would_wait_for_itself() {
     let guard = lock.acquire().await.unwrap();
     let error = lock.acquire().await.unwrap_err();
     assert!(matches!(&error, AcquireError::HeldByThisTask { .. }) && !error.is_retryable(), "{error}");
-    // Another task waits, and so does whoever wants to.
+    // Another task waits, and so does whoever wants to, or waits for so long only.
+    let error = lock.acquire_timeout(SOON / 10).await.unwrap_err();
+    assert!(matches!(error, AcquireError::TimedOut { .. }), "{error}");
     let patient = client.lock("a").same_task_waits(true).build().unwrap();
     let error = patient.acquire_timeout(SOON / 10).await.unwrap_err();
     assert!(matches!(error, AcquireError::TimedOut { .. }), "{error}");
@@ -162,11 +164,33 @@ async fn a_task_is_told_that_it_would_wait_for_itself() {
     let upgradeable = writer.downgrade().await.unwrap();
     catalog.read().await.unwrap().release().await.unwrap();
     drop(upgradeable);
-    // What is lost is in nobody's way.
+    // A permit is acquired by one task and given back by another all the time.
+    let semaphore = client.semaphore("db").with_permits(1).build().unwrap();
+    let permit = semaphore.acquire(1).await.unwrap();
+    let permit = tokio::spawn(async move { permit.release().await });
+    semaphore.acquire(1).await.unwrap().release().await.unwrap();
+    permit.await.unwrap().unwrap();
+    // A guard that is lost and not dropped is in the way as well.
+    let brief = client.lock("b").lease_duration(Duration::from_secs(1)).renewal(false).build().unwrap();
+    let over = brief.acquire().await.unwrap();
+    over.lost().cancelled().await;
+    assert!(matches!(brief.acquire().await.unwrap_err(), AcquireError::HeldByThisTask { .. }));
+    drop(over);
+    brief.acquire().await.unwrap().release().await.unwrap();
     let lost = lock.acquire().await.unwrap();
     client.shutdown().await;
     assert!(lost.check().is_err());
     assert!(matches!(lock.acquire().await.unwrap_err(), AcquireError::ShutDown));
+}
+
+/// Fills a Lease's annotations to so many bytes, everything included.
+async fn fill(store: &MemoryStore, name: &str, bytes: usize) {
+    let others = annotations(store, name).into_iter().filter(|(key, _)| key != "filler");
+    let already = others.map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    let leases = Api::<Lease>::namespaced(store.server().client("default"), "default");
+    let text = "x".repeat(bytes - already - "filler".len());
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": { "filler": text } } }));
+    leases.patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
 
 #[tokio::test]
@@ -174,14 +198,6 @@ async fn nobody_joins_where_the_api_server_would_not_take_it() {
     let store = MemoryStore::new();
     let semaphore = |host: &str| client(&store, host).semaphore("db").with_permits(1).build().unwrap();
     let permits = semaphore("first").acquire(1).await.unwrap();
-    let already = annotations(&store, "db").iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-    let leases = Api::<Lease>::namespaced(store.server().client("default"), "default");
-    let fill = async |bytes: usize| {
-        let text = "x".repeat(bytes - already - "filler".len());
-        let patch = Patch::Merge(json!({ "metadata": { "annotations": { "filler": text } } }));
-        leases.patch("db", &PatchParams::default(), &patch).await.unwrap();
-    };
-    fill(CROWDED_BYTES - 1).await;
     let waiting = tokio::spawn({
         let semaphore = semaphore("second");
         async move { semaphore.acquire(1).await }
@@ -189,16 +205,22 @@ async fn nobody_joins_where_the_api_server_would_not_take_it() {
     while semaphore("first").status().await.unwrap().waiters.is_empty() {
         tokio::task::yield_now().await;
     }
-    let error = semaphore("third").acquire(1).await.unwrap_err();
+    fill(&store, "db", CROWDED_BYTES).await;
+    let third = semaphore("third");
+    let error = third.acquire(1).await.unwrap_err();
     assert!(matches!(error, AcquireError::Full { holders: 1, waiters: 1, .. }) && error.is_retryable(), "{error}");
-    let error = semaphore("third").try_acquire(1).await.unwrap_err();
+    let error = third.try_acquire(1).await.unwrap_err();
     assert!(matches!(error, TryAcquireError::Full { holders: 1, waiters: 1, .. }), "{error}");
     // Whoever is there already is not in trouble.
-    fill(256 * 1024 - 512).await;
+    fill(&store, "db", 256 * 1024 - 512).await;
     let error = permits.publish("x".repeat(1024)).await.unwrap_err();
     assert!(matches!(&error, PublishError::Refused { .. }), "{error}");
+    let error = third.request_release(None, WITHIN, "x").await.unwrap_err();
+    assert!(error.to_string().contains("there is no room for it"), "{error}");
     permits.release().await.unwrap();
     tokio::time::timeout(SOON, waiting).await.expect("served").unwrap().unwrap().release().await.unwrap();
+    // What was known a moment ago says nothing of now.
+    third.acquire(1).await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test]

@@ -370,3 +370,18 @@ async fn a_wish_to_write_that_comes_true_after_it_was_taken_back_keeps_nobody_ou
     }
     upgradeable.upgrade().await.unwrap().release().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_upgrade_that_comes_true_after_it_was_taken_back_keeps_nobody_out() {
+    let store = MemoryStore::new();
+    let lock = || client(&store).read_write_lock("catalog").unwrap();
+    let upgradeable = lock().upgradeable_read().await.unwrap();
+    let id = upgradeable.holder_identity().parse().unwrap();
+    let record = Record::parse(store.read("catalog").await.unwrap()).unwrap();
+    let late = shared::upgrade(&record, record.holding(&id).unwrap(), &Round::default(), clock::now().stamp);
+    store.write("catalog", &late).await.unwrap();
+    assert!(matches!(lock().try_read().await, Err(TryAcquireError::Held { .. })), "it is the writer");
+    let reader = tokio::time::timeout(Duration::from_secs(3), lock().read()).await.expect("let in").unwrap();
+    reader.release().await.unwrap();
+    upgradeable.upgrade().await.unwrap().release().await.unwrap();
+}

@@ -22,8 +22,9 @@ pub(super) struct Sight<'a> {
     pub(super) record: &'a Record,
     /// What observers say of a session.
     pub(super) verdict: &'a dyn Fn(&SessionId) -> Verdict,
-    /// Whether a holder's own record has not changed for its whole duration, or it has not let go when it was asked to and
-    /// the resource says that it is evicted then.
+    /// Whether a holder lives by its own record, and that has not changed for its whole duration.
+    pub(super) own_expired: &'a dyn Fn(&Holder) -> bool,
+    /// Whether a holder has not let go when it was asked to, and the resource says that it is evicted then.
     pub(super) overdue: &'a dyn Fn(&Holder) -> bool,
     /// For how long nobody has used it, or there has been room for somebody who waits.
     pub(super) free_for: Duration,
@@ -134,16 +135,23 @@ fn decide_shared(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
 }
 
 fn evicted(sight: &Sight<'_>, holder: &Holder) -> Evicted {
-    let ended = matches!(&holder.liveness, Liveness::Session(session) if (sight.verdict)(session) == Verdict::Ended);
-    let asked = holder.request.clone().filter(|_| sight.record.evicts_on_request && !ended);
+    let asked = holder.request.clone().filter(|_| (sight.overdue)(holder) && !has_ended(sight, holder));
     Evicted { identity: holder.identity.clone(), asked }
 }
 
 /// A Lease of somebody else's leader election stays as it is while nobody of ours has to do with it.
 fn holder_is_gone(sight: &Sight<'_>, holder: &Holder, wanted: bool) -> bool {
     match &holder.liveness {
-        Liveness::Session(session) => (sight.verdict)(session) == Verdict::Ended || (sight.overdue)(holder),
-        Liveness::Own(_) => (sight.overdue)(holder) && (wanted || sight.owned || sight.record.ephemeral),
+        _ if (sight.overdue)(holder) => true,
+        Liveness::Session(_) => has_ended(sight, holder),
+        Liveness::Own(_) => has_ended(sight, holder) && (wanted || sight.owned || sight.record.ephemeral),
+    }
+}
+
+fn has_ended(sight: &Sight<'_>, holder: &Holder) -> bool {
+    match &holder.liveness {
+        Liveness::Session(session) => (sight.verdict)(session) == Verdict::Ended,
+        Liveness::Own(_) => (sight.own_expired)(holder),
     }
 }
 
@@ -221,7 +229,14 @@ pub(super) mod tests {
             (&free, vec!["dead_w.1"], false, long, "pass over 1"),
         ] {
             let record = record(ephemeral, holder, &waiters, 9);
-            let sight = Sight { record: &record, verdict: &verdict, overdue: &|_| false, free_for, owned: true };
+            let sight = Sight {
+                record: &record,
+                verdict: &verdict,
+                own_expired: &|_| false,
+                overdue: &|_| false,
+                free_for,
+                owned: true,
+            };
             assert_eq!(told(&sight), wanted, "{holder} {waiters:?} {ephemeral} {free_for:?}");
         }
     }
@@ -239,7 +254,14 @@ pub(super) mod tests {
         ] {
             let record = record(ephemeral, &elected, &waiters, 9);
             let free_for = Duration::ZERO;
-            let sight = Sight { record: &record, verdict: &verdict, overdue: &|_| own_expired, free_for, owned };
+            let sight = Sight {
+                record: &record,
+                verdict: &verdict,
+                own_expired: &|_| own_expired,
+                overdue: &|_| false,
+                free_for,
+                owned,
+            };
             assert_eq!(told(&sight), wanted, "{own_expired} {waiters:?} {ephemeral} {owned}");
         }
     }
@@ -294,7 +316,14 @@ pub(super) mod tests {
             ("unused", semaphore(true, 2, &[], &[]), LEFTOVER, "remove"),
             ("unused and kept", semaphore(false, 2, &[], &[]), LEFTOVER, "nothing"),
         ] {
-            let sight = Sight { record: &record, verdict: &verdict, overdue: &|_| false, free_for, owned: true };
+            let sight = Sight {
+                record: &record,
+                verdict: &verdict,
+                own_expired: &|_| false,
+                overdue: &|_| false,
+                free_for,
+                owned: true,
+            };
             assert_eq!(told(&sight), wanted, "{what}");
         }
     }
@@ -303,7 +332,8 @@ pub(super) mod tests {
     fn a_lease_made_on_the_spot_goes_with_the_last_of_the_dead() {
         let record = semaphore(true, 2, &[("dead_h.1", "1"), ("dead_h.2", "1")], &[("dead_w.1", "1")]);
         let (free_for, owned) = (Duration::ZERO, false);
-        let sight = Sight { record: &record, verdict: &verdict, overdue: &|_| false, free_for, owned };
+        let sight =
+            Sight { record: &record, verdict: &verdict, own_expired: &|_| false, overdue: &|_| false, free_for, owned };
         let deed = decide(&sight, Timestamp::UNIX_EPOCH).unwrap();
         assert!(matches!(deed.write, Write::Delete { .. }), "{:?}", deed.write);
     }
@@ -313,7 +343,8 @@ pub(super) mod tests {
         let record = semaphore(false, 2, &[("alive_h.1", "1 own=5"), ("alive_h.2", "1 own=9")], &[("alive_w.1", "1")]);
         let short = |holder: &Holder| holder.liveness == Liveness::Own(Duration::from_secs(5));
         let (free_for, owned) = (Duration::ZERO, false);
-        let sight = Sight { record: &record, verdict: &verdict, overdue: &short, free_for, owned };
+        let sight =
+            Sight { record: &record, verdict: &verdict, own_expired: &short, overdue: &|_| false, free_for, owned };
         assert_eq!(told(&sight), "evict for alive_w.1, without 0");
     }
 }

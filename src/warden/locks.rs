@@ -106,7 +106,8 @@ impl Warden {
         let sight = Sight {
             record: &lock.record,
             verdict: &verdict,
-            overdue: &|holder| lock.own_expired(holder, now.moment) || lock.is_overdue(holder, now.moment),
+            own_expired: &|holder| lock.own_expired(holder, now.moment),
+            overdue: &|holder| lock.is_overdue(holder, now.moment),
             free_for: lock.free_for(now.moment),
             owned: crate::controller::is_owned(&lock.record),
         };

@@ -27,7 +27,8 @@ impl Driver {
         let now = clock::moment();
         let session = self.engaged.last().map(|engaged| engaged.id.session.clone());
         let shared = self.engaged.iter().any(|engaged| engaged.shared);
-        let for_loss = self.engaged.iter().any(|engaged| engaged.watch_for_loss);
+        let for_loss =
+            self.engaged.iter().any(|engaged| engaged.watch_for_loss) || self.contender.is_evicted_on_request();
         let held_from = if for_loss { self.contender.watch_hold_from() } else { None };
         let wanted = self.contender.watch_from().or(held_from.map(|from| (from, false)));
         let had_one = self.watch.is_some();

@@ -155,7 +155,7 @@ struct Ghost {
 #[derive(Clone, Debug, Hash)]
 struct InFlight {
     sent: Moment,
-    /// The acquisition that this request may give a hold or a place in the queue.
+    /// The acquisition that this request may give a hold or a place in the queue, or more or less than it has.
     claim: Option<HolderId>,
     /// It starts or renews a hold that lives by its own record, for so long.
     renews: Option<(HolderId, Duration)>,
@@ -163,8 +163,8 @@ struct InFlight {
     is_removal: bool,
     /// It was sent to give up this acquisition.
     leaving: Option<HolderId>,
-    /// It was sent to say what stands beside this hold.
-    publishes: Option<HolderId>,
+    /// It was sent to say this beside this hold.
+    publishes: Option<(HolderId, String)>,
     shifts: bool,
     floor: Version,
 }
@@ -185,15 +185,17 @@ struct Step {
     renews: Option<(HolderId, Duration)>,
     /// It is to give up this acquisition.
     leaving: Option<HolderId>,
-    /// It says what stands beside this hold.
-    publishes: Option<HolderId>,
+    /// It says this beside this hold.
+    publishes: Option<(HolderId, String)>,
+    /// It makes more or less of this hold.
+    changes: Option<HolderId>,
     /// After it somebody else may be at the head of the queue.
     shifts: bool,
 }
 
 impl From<Next> for Step {
     fn from(next: Next) -> Self {
-        Self { next, renews: None, leaving: None, publishes: None, shifts: false }
+        Self { next, renews: None, leaving: None, publishes: None, changes: None, shifts: false }
     }
 }
 
@@ -279,10 +281,18 @@ impl Contender {
     }
 
     /// Show people this text beside a hold, as long as it lasts: [`Notice::Published`] tells when it is there.
-    pub fn publish(&mut self, id: &HolderId, text: String) {
-        if let Some(hold) = self.holds.iter_mut().find(|hold| hold.id == *id) {
-            hold.payload = Some(Payload { text, awaited: true });
-        }
+    /// False: it does not last any more.
+    pub fn publish(&mut self, id: &HolderId, text: String) -> bool {
+        let hold = self.holds.iter_mut().find(|hold| hold.id == *id && !hold.lost);
+        hold.map(|hold| hold.payload = Some(Payload { text, awaited: true })).is_some()
+    }
+
+    /// It is to be watched for the loss of what is held, whether anybody asked for that or not: whoever does not let go
+    /// when it is asked to loses it.
+    #[must_use]
+    pub fn is_evicted_on_request(&self) -> bool {
+        matches!(&self.known, Known::Present(record) if record.evicts_on_request)
+            && self.holds.iter().any(|hold| !hold.lost)
     }
 
     /// The session by which this client waited and held is over.
@@ -462,7 +472,7 @@ impl Contender {
             Some(_) => return Next::Wait(None),
             None => self.advance(now.moment),
         }
-        let Step { next, renews, leaving, publishes, shifts } = self.next(now);
+        let Step { next, renews, leaving, publishes, changes, shifts } = self.next(now);
         let is_read = match &next {
             Next::Wait(_) => return next,
             Next::Read | Next::Check => true,
@@ -470,7 +480,7 @@ impl Contender {
         };
         self.in_flight = Some(InFlight {
             sent: now.moment,
-            claim: self.turn.as_ref().filter(|_| leaving.is_none()).map(|turn| turn.id.clone()),
+            claim: changes.or_else(|| self.turn.as_ref().filter(|_| leaving.is_none()).map(|turn| turn.id.clone())),
             renews,
             is_read,
             is_removal: matches!(next, Next::Write(Write::Delete { .. })),

@@ -53,12 +53,15 @@ pub const FORMAT_1: &str = "1";
 /// Annotation of an ended session: who ended it, and why.
 pub const ENDED_BY: &str = "leasehold.dev/ended-by";
 
-/// Of how many bytes at most a payload is, or the reason of a request.
-pub const LONGEST_TEXT: usize = 1024;
-/// How many bytes all annotations of a Lease may have before nobody can join any more, and before nothing can be published.
-/// The API server takes 256 KiB; the rest is for those who are there.
+/// Of how many bytes at most a payload is.
+pub const LONGEST_PAYLOAD: usize = 1024;
+/// Of how many bytes at most the reason of a request is.
+pub const LONGEST_REASON: usize = 256;
+/// How many bytes the annotations of one object may have together. More the API server refuses.
+pub const MOST_BYTES: usize = 256 * 1024;
+/// From how many on nobody joins any more, counted as if everybody who waits had been let in.
 pub const CROWDED_BYTES: usize = 240 * 1024;
-/// See [`CROWDED_BYTES`].
+/// Up to how many something may be said beside a hold, counted likewise.
 pub const FULL_BYTES: usize = 250 * 1024;
 
 /// The duration of a record that names none. Such a record was not written by this crate.
@@ -181,6 +184,14 @@ pub struct Waiter {
     pub ticket: Ticket,
     /// What it wants.
     pub want: Want,
+}
+
+impl Waiter {
+    /// By how many bytes it makes the annotations more at most when it is let in: a version, a time, its name once more.
+    #[must_use]
+    pub fn growth(&self) -> usize {
+        self.id.session.as_str().len() + 100
+    }
 }
 
 /// The name of one tenancy: one holder's stay.
@@ -336,6 +347,18 @@ impl Record {
     #[must_use]
     pub fn annotation_bytes(&self) -> usize {
         self.lease.metadata.annotations.iter().flatten().map(|(key, value)| key.len() + value.len()).sum()
+    }
+
+    /// How many they would be if everybody who waits were let in, and without what is left of holds that have ended.
+    #[must_use]
+    pub fn bytes_to_come(&self) -> usize {
+        let left = |key: &str| {
+            let identity = [PAYLOAD, REQUEST].iter().find_map(|prefix| key.strip_prefix(prefix));
+            identity.is_some_and(|identity| !self.holders().any(|holder| holder.identity == identity))
+        };
+        let annotations = self.lease.metadata.annotations.iter().flatten().filter(|(key, _)| !left(key));
+        let stands: usize = annotations.map(|(key, value)| key.len() + value.len()).sum();
+        stands + self.waiters.iter().map(Waiter::growth).sum::<usize>()
     }
 
     /// Where this acquisition stands in the queue: 0 is the head.

@@ -37,6 +37,8 @@ impl Contender {
 
     fn go_on(&self, turn: &Turn, now: Now) -> Step {
         match (turn.stage, &self.known) {
+            // What was known before it began may be out of date.
+            (Stage::Seeking, _) if !turn.fresh && self.obstacle(turn).is_some() => Next::Read.into(),
             (Stage::Seeking, Known::Absent) => {
                 let (id, stamp) = (&turn.id, now.stamp);
                 let (kind, permits) = (turn.wish.kind, turn.wish.permits);
@@ -142,15 +144,17 @@ impl Contender {
             return Step { renews: Some((hold.id.clone(), own.duration)), ..next.into() };
         }
         if let Some(write) = hold.change.and_then(|mode| self.changing(record, holder, mode, now)) {
-            return Next::Write(write).into();
+            return changing(hold, write);
         }
-        // A request that was taken back has been carried out once more: it would keep everybody else out.
-        if record.upgrading == holder.id && hold.change.is_none() {
-            return Next::Write(shared::downgrade(record, holder, holder.mode)).into();
+        // What was taken back has been carried out after all: it would keep everybody else out.
+        let permits = |mode: Mode| mode.permits(record.capacity);
+        let more = record.upgrading == holder.id || permits(holder.mode) > permits(hold.wish.mode);
+        if more && record.kind != Kind::Lock && hold.change.is_none() {
+            return changing(hold, shared::downgrade(record, holder, hold.wish.mode));
         }
         if let Some(payload) = hold.payload.as_ref().filter(|payload| !holder.shows(&payload.text)) {
             let write = write::publish(record, holder, &payload.text);
-            return Step { publishes: Some(hold.id.clone()), ..Next::Write(write).into() };
+            return Step { publishes: Some((hold.id.clone(), payload.text.clone())), ..Next::Write(write).into() };
         }
         let next = match self.read_when_due(now) {
             Next::Read if self.ghosts.is_empty() && hold.change.is_none() && self.turn.is_none() => Next::Check,
@@ -322,6 +326,11 @@ impl Contender {
         let renews = self.own_duration(turn).map(|duration| (turn.id.clone(), duration));
         Step { renews, ..Next::Write(write).into() }
     }
+}
+
+/// It makes more or less of a hold.
+fn changing(hold: &Hold, write: write::Write) -> Step {
+    Step { changes: Some(hold.id.clone()), ..Next::Write(write).into() }
 }
 
 /// After this write somebody else may be at the head of the queue.

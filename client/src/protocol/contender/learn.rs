@@ -5,8 +5,8 @@ use super::super::{
     HolderId, LATEST_COMMIT, Liveness, Mode, Moment, Record, SessionId, Version, deadline, renew_interval,
 };
 use super::{
-    Answer, Contender, Denial, Exit, Ghost, Hold, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord, OwnTerm,
-    Refusal, Stage, Turn,
+    Answer, Contender, Denial, Exit, Ghost, Hold, Holder, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord,
+    OwnTerm, Refusal, Stage, Turn,
 };
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ impl Contender {
                 self.untold = request.shifts;
                 self.adopt(*record, now);
                 self.confirm(&request, now);
+                self.see_what_is_shown(&request);
                 self.look_again(now);
             }
             Answer::Absent | Answer::Removed => {
@@ -75,7 +76,7 @@ impl Contender {
                 self.failed(why, now);
             }
             Answer::Denied(_, why) if request.publishes.is_some() => {
-                self.give_up_publishing(request.publishes.as_ref(), &why);
+                self.give_up_publishing(&request, &why);
                 self.known = Known::Unknown;
             }
             Answer::Denied(denial, why) => match &self.turn {
@@ -88,10 +89,22 @@ impl Contender {
         }
     }
 
-    fn give_up_publishing(&mut self, id: Option<&HolderId>, why: &str) {
-        for hold in self.holds.iter_mut().filter(|hold| Some(&hold.id) == id) {
-            hold.payload = None;
-            self.notices.push_back(Notice::Published { id: hold.id.clone(), outcome: Err(why.to_owned()) });
+    /// What was carried out and does not stand there was changed on the way, and would be again.
+    fn see_what_is_shown(&mut self, request: &InFlight) {
+        let (Some((id, text)), Known::Present(record)) = (&request.publishes, &self.known) else { return };
+        if record.holding(id).is_some_and(|holder| !holder.shows(text)) {
+            self.give_up_publishing(request, "something else stands there than what was written");
+        }
+    }
+
+    /// What this request was to say will not be said, unless something else is wanted by now.
+    fn give_up_publishing(&mut self, request: &InFlight, why: &str) {
+        let Some((id, text)) = &request.publishes else { return };
+        let hold = self.holds.iter_mut().find(|hold| hold.id == *id);
+        if let Some(hold) = hold
+            && hold.payload.take_if(|payload| payload.text == *text).is_some_and(|payload| payload.awaited)
+        {
+            self.notices.push_back(Notice::Published { id: id.clone(), outcome: Err(why.to_owned()) });
         }
     }
 
@@ -282,13 +295,8 @@ impl Contender {
             let grace = self.grace;
             return invalid(format!("its lease duration, {own:?}, is not longer than this client's grace, {grace:?}"));
         }
-        if let Some(why) = self.is_misfit(turn) {
-            return invalid(why);
-        }
-        if let Known::Present(record) = &self.known
-            && record.annotation_bytes() >= CROWDED_BYTES
-        {
-            return Some(Refusal::Full { holders: record.holders().count(), waiters: record.waiters.len() });
+        if let Some(obstacle) = self.obstacle(turn).filter(|_| turn.fresh) {
+            return Some(obstacle);
         }
         let too_late = now >= turn.started + turn.wish.patience;
         if too_late && !turn.fresh {
@@ -306,6 +314,19 @@ impl Contender {
         }
         let holder = record.holders().next().map(|holder| holder.identity.clone()).unwrap_or_default();
         Some(Refusal::Held { holder })
+    }
+
+    /// Why this cannot be had here, as far as is known. What was known before the turn began may be out of date.
+    pub(super) fn obstacle(&self, turn: &Turn) -> Option<Refusal> {
+        if let Some(why) = self.is_misfit(turn) {
+            return Some(Refusal::Denied(Denial::Invalid, why));
+        }
+        match &self.known {
+            Known::Present(record) if record.bytes_to_come() >= CROWDED_BYTES => {
+                Some(Refusal::Full { holders: record.holders().count(), waiters: record.waiters.len() })
+            }
+            _ => None,
+        }
     }
 
     /// Why what is wanted is not what the Lease is for.
@@ -370,7 +391,7 @@ impl Contender {
             }
             let outcome = match &hold.payload {
                 Some(payload) if holder.shows(&payload.text) => payload.awaited.then_some(Ok(())),
-                Some(payload) if record.annotation_bytes() + payload.text.len() > FULL_BYTES => {
+                Some(payload) if !has_room(record, holder, &payload.text) => {
                     Some(Err("there is no room for it beside all who hold this or wait for it".to_owned()))
                 }
                 _ => None,
@@ -447,6 +468,12 @@ impl Contender {
         self.jitter ^= self.jitter << 17;
         (self.jitter >> 32) as f64 / f64::from(u32::MAX)
     }
+}
+
+/// Whether this text finds room beside a hold. One that is no longer than what stands there always does.
+fn has_room(record: &Record, holder: &Holder, text: &str) -> bool {
+    let before = holder.payload.as_ref().map_or(0, String::len);
+    text.len() <= before || record.bytes_to_come() + text.len() - before <= FULL_BYTES
 }
 
 impl InFlight {
