@@ -24,6 +24,9 @@ const SHORT: Duration = Duration::from_secs(5);
 /// When whoever reads its token from a file has read it again, at the latest.
 const READ_AGAIN: Duration = Duration::from_secs(65);
 
+/// Fewer kinds than these may all have to wait for their time.
+const WAITING: usize = 3;
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -222,9 +225,12 @@ impl Deck {
 
     /// The next fault that can befall the run now. None where all must wait.
     pub fn draw(&mut self, stage: &Stage, active: &[Fault], left: Duration) -> Option<Fault> {
-        if self.cards.is_empty() {
-            self.cards.extend(Kind::ALL);
-            self.cards.shuffle(&mut self.chance);
+        if self.cards.len() < WAITING {
+            // What still waits for its time stays on top.
+            let mut cards: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !self.cards.contains(kind)).collect();
+            cards.shuffle(&mut self.chance);
+            cards.append(&mut self.cards);
+            self.cards = cards;
         }
         let session = u64::try_from(stage.session.as_millis()).unwrap_or(u64::MAX);
         for place in (0..self.cards.len()).rev() {
