@@ -118,7 +118,9 @@ async fn torture(options: &Options) -> Result<Report> {
     let healed = serve(options, &mut stage, "after the last fault", Duration::ZERO, course.absent()).await?;
     // Nobody hears of grants any more; what waits has to look.
     stage.set_all(Mode::NoEvents);
-    let deaf = serve(options, &mut stage, "while watches were silent", session * 4, Duration::ZERO).await?;
+    // Each turn may take as long as nobody looks, and once more where somebody becomes the writer.
+    let unheard = session / 3 * 2 * u32::try_from(options.workers)?;
+    let deaf = serve(options, &mut stage, "while watches were silent", session * 4, unheard).await?;
     stage.set_all(Mode::Open);
     let ending = now();
     stage.end_workers().await?;
