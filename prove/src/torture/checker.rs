@@ -11,8 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::history::{FaultLine, History, Hold, Nanos, Outcome, Span, Wait};
+use super::history::{FaultLine, History, Hold, Nanos, Outcome, Share, Span, Wait};
 
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +28,9 @@ pub struct Run {
     pub stored: BTreeMap<String, Stored>,
     /// How long after the start of a successful check a write still belongs to the hold.
     pub slack: Nanos,
-    /// Times in which everybody must be served.
+    /// How many permits a semaphore has, where nobody has changed that.
+    pub permits: u32,
+    /// Times in which everybody must be served, one after the other.
     pub quiet: Vec<Quiet>,
 }
 
@@ -64,6 +67,14 @@ pub struct Verdict {
     pub violations: Vec<Violation>,
     /// Acquisitions.
     pub holds: usize,
+    /// How many of these, and of changes of what was held, were of which sort.
+    pub by_sort: BTreeMap<&'static str, usize>,
+    /// The most permits that were held at the same time.
+    pub most_permits: u32,
+    /// The most readers at the same time.
+    pub most_readers: usize,
+    /// How many were surely let in while there were fewer permits.
+    pub let_in_while_shrunk: usize,
     /// Successful checks.
     pub checks: usize,
     /// Unfenced writes that followed a check.
@@ -72,8 +83,10 @@ pub struct Verdict {
     pub overlaps: usize,
     /// Unfenced writes that came too long after their check, because the process was stopped in between.
     pub late: usize,
-    /// Fenced writes that were acknowledged.
+    /// Fenced writes that were acknowledged, under locks.
     pub fenced: usize,
+    /// And those of who had a read-write lock to write.
+    pub fenced_by_writers: usize,
     /// Fenced writes that were refused for a token too small.
     pub refused: usize,
     /// Fenced writes of which no answer told.
@@ -112,13 +125,19 @@ pub fn check(run: &Run) -> Verdict {
         by_lock.entry(&hold.lock).or_default().push(hold);
     }
     for (lock, holds) in by_lock {
-        exclusion(&holds, run, &mut verdict);
-        tokens(&holds, run, &mut verdict);
+        if holds.iter().any(|hold| hold.share.is_shared()) {
+            shared::check(lock, &holds, run, &mut verdict);
+        } else {
+            exclusion(&holds, run, &mut verdict);
+            tokens(&holds, run, &mut verdict);
+        }
         updates(lock, &holds, run, &mut verdict);
+        losses(&holds, run, &mut verdict);
     }
     for quiet in &run.quiet {
         service(&holds, &waits, quiet, &mut verdict);
     }
+    ends_of_waits(&waits, &run.quiet, &mut verdict);
     verdict
 }
 
@@ -129,7 +148,10 @@ impl Verdict {
 }
 
 fn count(holds: &[Hold], waits: &[Wait], run: &Run, verdict: &mut Verdict) {
-    verdict.holds = holds.len();
+    verdict.holds = holds.iter().filter(|hold| !hold.changed).count();
+    for hold in holds {
+        *verdict.by_sort.entry(sort(hold)).or_default() += 1;
+    }
     verdict.checks = holds.iter().map(|hold| hold.checks.len()).sum();
     let appends = || holds.iter().flat_map(|hold| &hold.appends);
     let late = |checked: Nanos, to: Nanos| to.saturating_sub(checked) > run.slack;
@@ -141,12 +163,27 @@ fn count(holds: &[Hold], waits: &[Wait], run: &Run, verdict: &mut Verdict) {
         verdict.late += hold.appends.iter().filter(|append| is_late(append.span.to, append.checked)).count();
         for fence in &hold.fences {
             match &fence.outcome {
+                Some(Outcome::Written { .. }) if hold.share.is_shared() => verdict.fenced_by_writers += 1,
                 Some(Outcome::Written { .. }) => verdict.fenced += 1,
                 Some(Outcome::Refused { .. }) => verdict.refused += 1,
                 Some(Outcome::Failed { .. }) => {}
                 Some(Outcome::Unclear { .. }) | None => verdict.unclear += 1,
             }
         }
+    }
+}
+
+/// What an acquisition, or a change of what was held, is counted as.
+fn sort(hold: &Hold) -> &'static str {
+    match (hold.share, hold.changed) {
+        (Share::Lock, _) => "of locks",
+        (Share::Permits(_), false) => "of permits",
+        (Share::Read, false) => "to read",
+        (Share::Upgradeable, false) => "to read, upgradeable",
+        (Share::Write, false) => "to write",
+        (Share::Write, true) => "upgraded",
+        (Share::Upgradeable | Share::Read, true) => "downgraded",
+        (Share::Permits(_), true) => "permits given back in part",
     }
 }
 
@@ -163,7 +200,7 @@ fn claim(hold: &Hold, slack: Nanos) -> Option<Span> {
 
 /// Whether a person took this hold away while it lasted.
 fn broken(hold: &Hold, end: Nanos, faults: &[FaultLine]) -> bool {
-    faults.iter().any(|fault| fault.broke.as_deref() == Some(&*hold.id) && fault.span.from <= end)
+    faults.iter().any(|fault| fault.span.from <= end && fault.broke.contains(&hold.id))
 }
 
 /// Holds that are live do not overlap.
@@ -300,11 +337,35 @@ fn updates(lock: &str, holds: &[&Hold], run: &Run, verdict: &mut Verdict) {
     }
 }
 
+/// What lives by a session is taken away by a person alone, as long as the session lasts.
+fn losses(holds: &[&Hold], run: &Run, verdict: &mut Verdict) {
+    for (hold, at) in holds.iter().filter_map(|hold| Some((hold, hold.taken?))) {
+        if !broken(hold, at.to, &run.faults) {
+            let told = format!("{} was told that somebody took {} away, and nobody did", hold.id, hold.lock);
+            verdict.violation(at, told);
+        }
+    }
+}
+
+/// No wait is still going on in the end that has for as long as anybody may have to wait.
+fn ends_of_waits(waits: &[Wait], quiet: &[Quiet], verdict: &mut Verdict) {
+    let (Some(first), Some(last)) = (quiet.first(), quiet.last()) else { return };
+    let longest = quiet.iter().map(|quiet| quiet.limit.saturating_sub(quiet.from)).max().unwrap_or(0);
+    for wait in waits.iter().filter(|wait| last.live.contains(&wait.worker) && wait.over.is_none_or(|at| at > last.to))
+    {
+        let from = wait.from.max(first.from);
+        if last.to.saturating_sub(from) > longest {
+            let told = format!("{} still waited for {} ({:?}) in the end", wait.worker, wait.lock, wait.share);
+            verdict.violation(Span { from, to: last.to }, told);
+        }
+    }
+}
+
 /// Everybody gets a lock, and in turn.
 fn service(holds: &[Hold], waits: &[Wait], quiet: &Quiet, verdict: &mut Verdict) {
     let (mut worst, mut most) = (0, 0);
     for worker in &quiet.live {
-        let got = holds.iter().filter(|hold| hold.worker == *worker).map(|hold| hold.acquired.to);
+        let got = holds.iter().filter(|hold| hold.worker == *worker && !hold.changed).map(|hold| hold.acquired.to);
         let first = got.filter(|&got| got >= quiet.from).min();
         let without = first.unwrap_or(quiet.to).saturating_sub(quiet.from);
         worst = worst.max(without);
@@ -315,7 +376,7 @@ fn service(holds: &[Hold], waits: &[Wait], quiet: &Quiet, verdict: &mut Verdict)
     }
     for wait in waits.iter().filter(|wait| wait.from >= quiet.from) {
         let Some(got) = wait.got.filter(|&got| got <= quiet.to) else { continue };
-        let others = holds.iter().filter(|hold| hold.lock == wait.lock && hold.worker != wait.worker);
+        let others = holds.iter().filter(|hold| hold.lock == wait.lock && hold.worker != wait.worker && !hold.changed);
         let turns = others.filter(|hold| wait.from < hold.acquired.to && hold.acquired.to < got).count();
         most = most.max(turns);
         if turns > quiet.turns {

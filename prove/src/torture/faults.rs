@@ -14,7 +14,8 @@ use rand::{Rng, RngExt as _};
 use super::hands;
 use super::history::{Nanos, now};
 use super::proxy::Mode;
-use super::stage::{LOCKS, Stage};
+use super::sharing::{Sort, tide};
+use super::stage::{LOCKS, NAMES, PERMITS, POOL, Stage};
 
 /// How long healing may take, on a busy machine too.
 const SOON: Duration = Duration::from_secs(90);
@@ -22,6 +23,9 @@ const SOON: Duration = Duration::from_secs(90);
 const SHORT: Duration = Duration::from_secs(5);
 /// When whoever reads its token from a file has read it again, at the latest.
 const READ_AGAIN: Duration = Duration::from_secs(65);
+
+/// Fewer kinds than these may all have to wait for their time.
+const WAITING: usize = 3;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,14 +56,16 @@ pub enum Kind {
     WatchesStalled,
     /// One worker is cut off from the API server.
     WorkerPartitioned,
-    /// A person deletes a lock's Lease.
+    /// A person deletes a lock's Lease, or that of what several share.
     LockDeleted,
-    /// A person removes the holder from a lock's Lease.
+    /// A person removes the holder from a Lease, or one of several.
     LockBroken,
-    /// A person adds nonsense to a lock's Lease.
+    /// A person adds nonsense to a Lease.
     LockGarbled,
-    /// A person removes a waiter from a lock's Lease.
+    /// A person removes a waiter from a Lease.
     JoinRemoved,
+    /// A person takes permits from the semaphore, and gives them back.
+    PermitsChanged,
     /// A person deletes a session's Lease.
     SessionDeleted,
     /// Half of the workers may do nothing any more, for a while.
@@ -83,7 +89,7 @@ enum Domain {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::WorkerKilled,
         Self::WorkerStopped,
         Self::OperatorKilled,
@@ -101,6 +107,7 @@ impl Kind {
         Self::LockBroken,
         Self::LockGarbled,
         Self::JoinRemoved,
+        Self::PermitsChanged,
         Self::SessionDeleted,
         Self::AccessRevoked,
         Self::TokenExpired,
@@ -128,6 +135,7 @@ impl Kind {
             Self::LockBroken => "lock broken by hand",
             Self::LockGarbled => "lock garbled by hand",
             Self::JoinRemoved => "waiter removed by hand",
+            Self::PermitsChanged => "permits changed by hand",
             Self::SessionDeleted => "session deleted by hand",
             Self::AccessRevoked => "access revoked",
             Self::TokenExpired => "token expired",
@@ -147,9 +155,12 @@ impl Kind {
             | Self::WatchesStalled
             | Self::WorkerPartitioned => Domain::Network,
             Self::AccessRevoked => Domain::Access,
-            Self::LockDeleted | Self::LockBroken | Self::LockGarbled | Self::JoinRemoved | Self::SessionDeleted => {
-                Domain::Hands
-            }
+            Self::LockDeleted
+            | Self::LockBroken
+            | Self::LockGarbled
+            | Self::JoinRemoved
+            | Self::PermitsChanged
+            | Self::SessionDeleted => Domain::Hands,
         }
     }
 
@@ -167,7 +178,7 @@ impl Kind {
             Self::ApiserverKilled | Self::EtcdKilled => (100, 3000),
             Self::ApiserverStopped | Self::HalfOpen | Self::AnswersDropped => (500, session * 3 / 2),
             Self::Slow | Self::WatchesStalled => (2000, 8000),
-            Self::LockGarbled | Self::ClockStepped => (2000, 6000),
+            Self::LockGarbled | Self::PermitsChanged | Self::ClockStepped => (2000, 6000),
             Self::AccessRevoked => (1000, 6000),
             Self::TokenExpired => (17_000, 20_000),
             Self::ConnectionsCut | Self::LockDeleted | Self::LockBroken | Self::JoinRemoved | Self::SessionDeleted => {
@@ -188,8 +199,10 @@ pub struct Fault {
     pub until: Nanos,
     /// From when on nobody suffers from it any more.
     pub settled: Nanos,
-    /// The holder whose hold a person breaks by it.
-    pub broke: Option<String>,
+    /// The holders whose holds a person breaks by it.
+    pub broke: Vec<String>,
+    /// How many permits a person has made of the semaphore, while that is certain.
+    pub permits: Option<u32>,
     /// A choice that belongs to it.
     coin: bool,
     /// What is to be given back.
@@ -212,9 +225,12 @@ impl Deck {
 
     /// The next fault that can befall the run now. None where all must wait.
     pub fn draw(&mut self, stage: &Stage, active: &[Fault], left: Duration) -> Option<Fault> {
-        if self.cards.is_empty() {
-            self.cards.extend(Kind::ALL);
-            self.cards.shuffle(&mut self.chance);
+        if self.cards.len() < WAITING {
+            // What still waits for its time stays on top.
+            let mut cards: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !self.cards.contains(kind)).collect();
+            cards.shuffle(&mut self.chance);
+            cards.append(&mut self.cards);
+            self.cards = cards;
         }
         let session = u64::try_from(stage.session.as_millis()).unwrap_or(u64::MAX);
         for place in (0..self.cards.len()).rev() {
@@ -228,7 +244,9 @@ impl Deck {
             let domain = kind.domain(whom);
             let taken = active.iter().any(|fault| fault.kind.domain(fault.whom) == domain);
             let too_late = kind == Kind::TokenExpired && left < READ_AGAIN;
-            if taken || (kind.needs_server() && servers_down) || too_late {
+            // The semaphore is there only while it is used.
+            let too_early = kind == Kind::PermitsChanged && tide(now()) != Sort::Semaphore;
+            if taken || (kind.needs_server() && servers_down) || too_late || too_early {
                 continue;
             }
             self.cards.remove(place);
@@ -236,7 +254,8 @@ impl Deck {
             let lasts = Duration::from_millis(self.chance.random_range(least..=most));
             let until = now() + nanos(lasts);
             let settled = if kind == Kind::TokenExpired { now() + nanos(READ_AGAIN) } else { until };
-            return Some(Fault { kind, whom, until, settled, broke: None, coin: self.chance.random(), taken: None });
+            let coin = self.chance.random();
+            return Some(Fault { kind, whom, until, settled, broke: Vec::new(), permits: None, coin, taken: None });
         }
         None
     }
@@ -244,7 +263,12 @@ impl Deck {
 
 fn whom(kind: Kind, stage: &Stage, chance: &mut impl Rng) -> Option<usize> {
     let among = match kind {
-        Kind::LockDeleted | Kind::LockBroken | Kind::LockGarbled | Kind::JoinRemoved => LOCKS.len(),
+        // What most turn to just then: it is there, and there is somebody to suffer from it.
+        Kind::LockDeleted | Kind::LockBroken | Kind::LockGarbled | Kind::JoinRemoved => match tide(now()) {
+            Sort::Lock => LOCKS.len(),
+            Sort::Semaphore => return Some(LOCKS.len()),
+            Sort::ReadWriteLock => return Some(LOCKS.len() + 1),
+        },
         Kind::AccessRevoked => stage.accounts.len(),
         Kind::ClockStepped => {
             let with_clock: Vec<usize> =
@@ -267,7 +291,8 @@ impl Fault {
         match (self.kind, self.kind.domain(self.whom)) {
             (Kind::WorkerPartitioned, _) | (_, Domain::Worker(_)) => format!("w{}", self.whom),
             (Kind::SessionDeleted, _) => "one of w".to_owned() + &self.whom.to_string(),
-            (_, Domain::Hands) => LOCKS[self.whom].to_owned(),
+            (Kind::PermitsChanged, _) => POOL.to_owned(),
+            (_, Domain::Hands) => NAMES[self.whom].to_owned(),
             (_, Domain::Access) => format!("every second worker, from w{}", self.whom),
             _ => "all".to_owned(),
         }
@@ -279,12 +304,18 @@ impl Fault {
         self.kind.needs_server() && active.iter().any(|fault| fault.kind.domain(fault.whom) == Domain::Servers)
     }
 
+    /// Whether it has to be healed though no answer told that it was inflicted: others would suffer from it for ever.
+    #[must_use]
+    pub fn may_stand(&self) -> bool {
+        self.kind == Kind::PermitsChanged
+    }
+
     /// Lets it befall the run.
     ///
     /// # Errors
     /// Where it could not be, or where no answer has told. [`broke`](Self::broke) may be set then too.
     pub async fn inflict(&mut self, stage: &mut Stage) -> Result<()> {
-        let lock = LOCKS[self.whom % LOCKS.len()];
+        let name = NAMES[self.whom % NAMES.len()];
         let worker = self.whom % stage.places.len();
         match self.kind {
             Kind::WorkerKilled => stage.places[worker].process = None,
@@ -300,10 +331,15 @@ impl Fault {
             Kind::AnswersDropped => stage.set_all(Mode::NoAnswers),
             Kind::WatchesStalled => stage.set_all(Mode::NoEvents),
             Kind::WorkerPartitioned => stage.places[worker].proxy.set(Mode::Hole),
-            Kind::LockDeleted => hands::delete_lock(&stage.leases(), lock, &mut self.broke).await?,
-            Kind::LockBroken => hands::break_lock(&stage.leases(), lock, &mut self.broke).await?,
-            Kind::LockGarbled => hands::garble(&stage.leases(), lock, true).await?,
-            Kind::JoinRemoved => hands::remove_waiter(&stage.leases(), lock).await?,
+            Kind::LockDeleted => hands::delete_lock(&stage.leases(), name, &mut self.broke).await?,
+            Kind::LockBroken => hands::break_lock(&stage.leases(), name, &mut self.broke).await?,
+            Kind::LockGarbled => hands::garble(&stage.leases(), name, true).await?,
+            Kind::JoinRemoved => hands::remove_waiter(&stage.leases(), name).await?,
+            Kind::PermitsChanged => {
+                let permits = if self.coin { 1 } else { PERMITS - 1 };
+                hands::take_permits(&stage.leases(), POOL, permits).await?;
+                self.permits = Some(permits);
+            }
             Kind::SessionDeleted => hands::delete_session(&stage.leases(), &format!("w{worker}")).await?,
             Kind::AccessRevoked => self.revoke(stage).await?,
             Kind::TokenExpired => {
@@ -356,8 +392,16 @@ impl Fault {
             }
             Kind::LockGarbled => {
                 let leases = stage.leases();
-                let lock = LOCKS[self.whom];
-                eventually(SOON, "the nonsense to go", async || hands::garble(&leases, lock, false).await).await?;
+                let name = NAMES[self.whom];
+                eventually(SOON, "the nonsense to go", async || hands::garble(&leases, name, false).await).await?;
+            }
+            Kind::PermitsChanged => {
+                let leases = stage.leases();
+                eventually(SOON, "permits to be given back", async || {
+                    hands::give_permits(&leases, POOL, PERMITS).await
+                })
+                .await?;
+                self.permits = Some(PERMITS);
             }
             Kind::AccessRevoked => self.give_back(stage).await?,
             Kind::TokenExpired => {

@@ -31,6 +31,42 @@ pub struct Span {
     pub to: Nanos,
 }
 
+/// How much of a name somebody wants or holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Share {
+    /// A lock.
+    #[default]
+    Lock,
+    /// So many permits of a semaphore.
+    Permits(u32),
+    /// A read-write lock, to read.
+    Read,
+    /// A read-write lock, to read, as the one reader that can become the writer.
+    Upgradeable,
+    /// A read-write lock, to write.
+    Write,
+}
+
+impl Share {
+    /// Others can hold the same name.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        self != Self::Lock
+    }
+
+    /// What is held for sure while one of these becomes the other.
+    #[must_use]
+    pub fn weaker(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Permits(one), Self::Permits(two)) => Self::Permits(one.min(two)),
+            (Self::Read, _) | (_, Self::Read) => Self::Read,
+            (Self::Upgradeable, _) | (_, Self::Upgradeable) => Self::Upgradeable,
+            _ => self,
+        }
+    }
+}
+
 /// One line of a worker's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
@@ -46,17 +82,27 @@ pub struct Line {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum What {
-    /// It asks for a lock.
+    /// It asks for something.
     Waiting {
-        /// The lock's name.
+        /// Its name.
         lock: String,
+        /// How much of it.
+        #[serde(default)]
+        share: Share,
     },
-    /// It was given the lock that it asked for; the time is that of the whole wait.
+    /// It was given what it asked for; the time is that of the whole wait.
     Acquired {
         /// The fencing token.
         token: u64,
         /// The acquisition's identity.
         id: String,
+    },
+    /// It has more or less of the same than before; the time is that of the whole change.
+    Changed {
+        /// How much.
+        share: Share,
+        /// The fencing token from now on.
+        token: u64,
     },
     /// A check of the guard succeeded.
     Checked,
@@ -81,8 +127,11 @@ pub enum What {
     Lost {
         /// The guard's words.
         why: String,
+        /// It is said to have been taken away, though the session by which it lives was not over.
+        #[serde(default)]
+        taken: bool,
     },
-    /// It has released the lock.
+    /// It has given back what it held.
     Released {
         /// The client said that it was still held.
         clean: bool,
@@ -135,9 +184,12 @@ pub struct FaultLine {
     /// The line tells of its end.
     #[serde(default)]
     pub healed: bool,
-    /// The identity of the holder whose hold a person broke by it.
+    /// The identities of the holders whose holds a person broke by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub broke: Vec<String>,
+    /// How many permits a person made of a semaphore by it, where that is certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub broke: Option<String>,
+    pub permits: Option<u32>,
 }
 
 /// A file that lines are added to.
@@ -178,13 +230,18 @@ pub struct History {
     pub lines: Vec<Line>,
 }
 
-/// One acquisition, with all that was done under it.
+/// One acquisition, with all that was done under it. What is made more or less of goes on as another one of the same
+/// identity.
 #[derive(Clone, Debug, Default)]
 pub struct Hold {
     /// The process.
     pub worker: String,
     /// The lock's name.
     pub lock: String,
+    /// How much of it.
+    pub share: Share,
+    /// The same had more or less of it before.
+    pub changed: bool,
     /// The fencing token.
     pub token: u64,
     /// The acquisition's identity.
@@ -197,6 +254,8 @@ pub struct Hold {
     pub appends: Vec<Append>,
     /// Fenced writes.
     pub fences: Vec<Fence>,
+    /// When it was told that it had been taken away, though the session by which it lived was not over.
+    pub taken: Option<Span>,
 }
 
 /// An unfenced write.
@@ -219,17 +278,21 @@ pub struct Fence {
     pub outcome: Option<Outcome>,
 }
 
-/// A wait for a lock.
+/// A wait for a lock, or for a part of what several share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// The process.
     pub worker: String,
     /// The lock's name.
     pub lock: String,
+    /// How much of it is wanted.
+    pub share: Share,
     /// Since when.
     pub from: Nanos,
     /// When it got the lock; none if it gave up, or was killed.
     pub got: Option<Nanos>,
+    /// When it was over, one way or another; none if it was killed.
+    pub over: Option<Nanos>,
 }
 
 impl History {
@@ -242,16 +305,24 @@ impl History {
             let wait = waits.last_mut();
             let hold = holds.last_mut();
             match (&line.what, wait, hold) {
-                (What::Waiting { lock }, _, _) => {
-                    waits.push(Wait { worker: self.worker.clone(), lock: lock.clone(), from: span.from, got: None });
+                (What::Waiting { lock, share }, _, _) => {
+                    let (worker, lock, share) = (self.worker.clone(), lock.clone(), *share);
+                    waits.push(Wait { worker, lock, share, from: span.from, got: None, over: None });
                 }
                 (What::Acquired { token, id }, Some(wait), _) => {
-                    wait.got = Some(span.to);
-                    let (worker, lock) = (self.worker.clone(), wait.lock.clone());
-                    let acquired = span;
-                    holds.push(Hold { worker, lock, token: *token, id: id.clone(), acquired, ..Hold::default() });
+                    (wait.got, wait.over) = (Some(span.to), Some(span.to));
+                    let (worker, lock, share) = (self.worker.clone(), wait.lock.clone(), wait.share);
+                    let (token, id, acquired) = (*token, id.clone(), span);
+                    holds.push(Hold { worker, lock, share, token, id, acquired, ..Hold::default() });
+                }
+                (What::GaveUp { .. }, Some(wait), _) if wait.over.is_none() => wait.over = Some(span.to),
+                (What::Changed { share, token }, _, Some(hold)) => {
+                    let (worker, lock, id) = (hold.worker.clone(), hold.lock.clone(), hold.id.clone());
+                    let (share, token, acquired) = (*share, *token, span);
+                    holds.push(Hold { worker, lock, share, changed: true, token, id, acquired, ..Hold::default() });
                 }
                 (What::Checked, _, Some(hold)) => hold.checks.push(span),
+                (What::Lost { taken: true, .. }, _, Some(hold)) => hold.taken = Some(span),
                 (What::Appended { polite }, _, Some(hold)) => {
                     let checked = hold.checks.last().map(|check| check.from).filter(|_| *polite);
                     hold.appends.push(Append { span, checked });
@@ -283,6 +354,7 @@ impl fmt::Display for FaultLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let done = if self.healed { "healed" } else { "inflicted" };
         write!(f, "{} {done} {}: {}", self.span, self.kind, self.whom)?;
+        self.permits.iter().try_for_each(|permits| write!(f, ", {permits} permits"))?;
         self.broke.iter().try_for_each(|id| write!(f, ", broke the hold of {id}"))
     }
 }

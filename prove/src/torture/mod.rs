@@ -1,15 +1,17 @@
 //! Real processes on a real API server, and real faults.
 //!
-//! Workers take a few locks again and again, through proxies, and write down what they did and when; every few seconds
-//! something befalls them, the operator, the API server, etcd or the ways between. When it is over, a [`checker`] reads
+//! Workers take a few locks, permits of a semaphore and a read-write lock again and again, through proxies, and write down
+//! what they did and when; every few seconds something befalls them, the operator, the API server, etcd or the ways between. When it is over, a [`checker`] reads
 //! the histories. A worker in twenty does not look whether it still holds: what it does then is counted where nothing
 //! compares tokens, and must do no harm where something does.
 
 pub mod checker;
 pub mod faults;
+mod guard;
 mod hands;
 pub mod history;
 pub mod proxy;
+mod sharing;
 pub mod stage;
 mod tell;
 pub mod worker;
@@ -28,7 +30,7 @@ use checker::{Quiet, Run, Violation};
 use faults::{Deck, Fault, Kind, nanos};
 use history::{FaultLine, Journal, Nanos, Span, now};
 use proxy::Mode;
-use stage::Stage;
+use stage::{PERMITS, Stage};
 
 /// Options of this layer.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,7 +61,7 @@ impl Default for Options {
     }
 }
 
-/// How often everybody must have got a lock before the run ends.
+/// How often everybody must have got a lock, or a part of something, before the run ends.
 const SERVED: u64 = 4;
 const LAYER: &str = "torture";
 /// How many go on at a time, at most.
@@ -116,7 +118,9 @@ async fn torture(options: &Options) -> Result<Report> {
     let healed = serve(options, &mut stage, "after the last fault", Duration::ZERO, course.absent()).await?;
     // Nobody hears of grants any more; what waits has to look.
     stage.set_all(Mode::NoEvents);
-    let deaf = serve(options, &mut stage, "while watches were silent", session * 4, Duration::ZERO).await?;
+    // Each turn may take as long as nobody looks, and once more where somebody becomes the writer.
+    let unheard = session / 3 * 2 * u32::try_from(options.workers)?;
+    let deaf = serve(options, &mut stage, "while watches were silent", session * 4, unheard).await?;
     stage.set_all(Mode::Open);
     let ending = now();
     stage.end_workers().await?;
@@ -128,6 +132,7 @@ async fn torture(options: &Options) -> Result<Report> {
         stored: stage.stored().await?,
         // What the client keeps between its deadline and anybody else's chance.
         slack: nanos(session) / 50,
+        permits: PERMITS,
         quiet: vec![healed, deaf],
     };
     let mut verdict = checker::check(&run);
@@ -194,17 +199,17 @@ impl Course {
         let from = now();
         let inflicted = fault.inflict(stage).await;
         let span = Span { from, to: now() };
-        let (kind, broke) = (fault.kind.name().to_owned(), fault.broke.clone());
+        let (kind, broke, permits) = (fault.kind.name().to_owned(), fault.broke.clone(), fault.permits);
         // A person's request that was not answered may be carried out all the same.
-        if inflicted.is_ok() || broke.is_some() {
-            self.tell(FaultLine { span, kind, whom: fault.tell(), healed: false, broke })?;
+        if inflicted.is_ok() || !broke.is_empty() {
+            self.tell(FaultLine { span, kind, whom: fault.tell(), healed: false, broke, permits })?;
         }
-        match inflicted {
-            Ok(()) => {
-                *self.by_kind.entry(fault.kind).or_default() += 1;
-                self.active.push(fault);
-            }
+        match &inflicted {
+            Ok(()) => *self.by_kind.entry(fault.kind).or_default() += 1,
             Err(error) => eprintln!("torture: no {} this time: {error:#}", fault.kind.name()),
+        }
+        if inflicted.is_ok() || fault.may_stand() {
+            self.active.push(fault);
         }
         Ok(())
     }
@@ -222,9 +227,8 @@ impl Course {
         let from = now();
         fault.heal(stage).await?;
         let span = Span { from, to: now() };
-        let line =
-            FaultLine { span, kind: fault.kind.name().to_owned(), whom: fault.tell(), healed: true, broke: None };
-        self.tell(line)?;
+        let (kind, permits) = (fault.kind.name().to_owned(), fault.permits);
+        self.tell(FaultLine { span, kind, whom: fault.tell(), healed: true, broke: Vec::new(), permits })?;
         self.settled = self.settled.max(fault.settled);
         Ok(())
     }

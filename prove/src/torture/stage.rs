@@ -12,7 +12,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
 use kube::config::Kubeconfig;
-use leasehold::protocol::record::{Record, SESSION_PREFIX, SessionRecord};
+use leasehold::protocol::record::{Record, SESSION_PREFIX, SessionRecord, UPGRADE, WANT};
 use leasehold_testkit::{Account, Cluster, Namespace, Process, Program, Signal, bin, eventually};
 use serde_json::json;
 use tempfile::TempDir;
@@ -26,6 +26,16 @@ const SOON: Duration = Duration::from_secs(90);
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The locks that are contended for. The first has a custom resource.
 pub const LOCKS: [&str; 3] = ["alpha", "beta", "gamma"];
+/// The semaphore. Whoever comes first makes it.
+pub const POOL: &str = "pool";
+/// How many permits it has.
+pub const PERMITS: u32 = 3;
+/// The read-write lock.
+pub const SHELF: &str = "shelf";
+/// All of them, the locks first.
+pub const NAMES: [&str; 5] = [LOCKS[0], LOCKS[1], LOCKS[2], POOL, SHELF];
+/// Those under which something is written where tokens are compared.
+const FENCED: [&str; 4] = [LOCKS[0], LOCKS[1], LOCKS[2], SHELF];
 
 /// All that a run has.
 #[expect(missing_debug_implementations, reason = "nobody prints it, and a client cannot be printed")]
@@ -52,7 +62,7 @@ pub struct Place {
     pub(super) process: Option<Process>,
     /// How many processes there have been.
     processes: u32,
-    /// How often they said that they had got a lock.
+    /// How often they said that they had got something.
     got: u64,
     pub(super) token_file: PathBuf,
     /// The file that says by how much its wall clock is off, where that can be done.
@@ -125,7 +135,7 @@ impl Stage {
     /// The objects that workers write to.
     async fn furnish(&self) -> Result<()> {
         let cells: Api<ConfigMap> = self.namespace.api();
-        for lock in LOCKS {
+        for lock in FENCED {
             let cell = serde_json::from_value(json!({ "metadata": { "name": lock } }))?;
             cells.create(&PostParams::default(), &cell).await?;
         }
@@ -162,6 +172,9 @@ impl Stage {
             .arg("--direct")
             .arg(path("direct"))
             .args(LOCKS.map(|lock| format!("--lock={lock}")))
+            .arg(format!("--semaphore={POOL}"))
+            .arg(format!("--permits={PERMITS}"))
+            .arg(format!("--read-write-lock={SHELF}"))
             .arg(format!("--session={}", session.as_secs()))
             .arg(format!("--seed={seed}"))
             .args((number % 4 == 3).then_some("--own"))
@@ -231,7 +244,7 @@ impl Stage {
         Ok(())
     }
 
-    /// How often each worker's processes got a lock so far, as they say on the way.
+    /// How often each worker's processes got something so far, as they say on the way.
     pub(super) fn got(&self) -> impl Iterator<Item = u64> {
         self.places.iter().map(|place| place.got)
     }
@@ -270,8 +283,14 @@ impl Stage {
                 continue;
             }
             let record = Record::parse(lease)?;
-            remains.extend(record.holder.map(|holder| format!("the holder {} of {name}", holder.identity)));
+            remains.extend(record.holders().map(|holder| format!("the holder {} of {name}", holder.identity)));
             remains.extend(record.waiters.iter().map(|waiter| format!("the waiter {} for {name}", waiter.id)));
+            // What is neither a holder's nor a waiter's is of one who is no more.
+            let stray = record.lease.metadata.annotations.iter().flatten().filter(|(key, _)| {
+                let id = [WANT, UPGRADE].iter().find_map(|prefix| key.strip_prefix(prefix));
+                id.is_some_and(|id| !record.ids().any(|named| named.to_string() == id))
+            });
+            remains.extend(stray.map(|(key, value)| format!("{key}: {value} on {name}")));
         }
         Ok((remains, tombstones))
     }
@@ -280,7 +299,7 @@ impl Stage {
     pub(super) async fn stored(&self) -> Result<BTreeMap<String, Stored>> {
         let cells: Api<ConfigMap> = self.namespace.api();
         let mut stored = BTreeMap::new();
-        for lock in LOCKS {
+        for lock in FENCED {
             let cell = eventually(SOON, "a cell to be read", async || Ok(cells.get(lock).await?)).await?;
             let data = cell.data.unwrap_or_default();
             let number = |key: &str| data.get(key).map_or(Ok(0), |text| text.parse::<u64>());
@@ -317,7 +336,7 @@ fn worker_rules() -> Vec<PolicyRule> {
     };
     vec![
         rule("coordination.k8s.io", "leases", &[], &["get", "watch", "create", "update", "patch", "delete"]),
-        rule("", "configmaps", &LOCKS, &["get", "update"]),
+        rule("", "configmaps", &FENCED, &["get", "update"]),
     ]
 }
 

@@ -30,15 +30,25 @@ pub(super) fn report(
     figure("seconds of faults", options.duration.to_string());
     figure("workers' processes", run.histories.len().to_string());
     figure("acquisitions", verdict.holds.to_string());
+    for (sort, count) in &verdict.by_sort {
+        figure(&format!("… {sort}"), count.to_string());
+    }
+    figure("most permits held at the same time", format!("{} of {}", verdict.most_permits, run.permits));
+    figure("most readers at the same time", verdict.most_readers.to_string());
+    figure("let in while there were fewer permits", verdict.let_in_while_shrunk.to_string());
     figure("acquired and released", told(|what| matches!(what, What::Released { clean: true })).to_string());
     figure("holds lost", told(|what| matches!(what, What::Lost { .. })).to_string());
     figure("waits given up", told(|what| matches!(what, What::GaveUp { .. })).to_string());
     figure("successful checks", verdict.checks.to_string());
     figure("unfenced writes after a check", verdict.appends.to_string());
     figure("… stopped between check and write", verdict.late.to_string());
-    figure("holders that did not look", told(|what| *what == What::Stalled).to_string());
+    let careless = told(|what| matches!(what, What::Appended { polite: false }));
+    let stalled = told(|what| *what == What::Stalled);
+    figure("holders of what is shared that stalled", stalled.saturating_sub(careless).to_string());
+    figure("holders of locks that did not look", careless.to_string());
     figure("… unfenced writes into another's hold", verdict.overlaps.to_string());
     figure("fenced writes", verdict.fenced.to_string());
+    figure("fenced writes of who had a read-write lock to write", verdict.fenced_by_writers.to_string());
     figure("fenced writes refused", verdict.refused.to_string());
     figure("fenced writes unclear", verdict.unclear.to_string());
     figure("overlaps made by a person", verdict.excused.to_string());

@@ -1,4 +1,5 @@
-//! A process that takes locks again and again, works under them, and writes down what it did.
+//! A process that takes locks, and parts of what several can hold, again and again, works under them, and writes down what
+//! it did.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -10,13 +11,15 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use leasehold::{AcquireError, Client, Lock, LockGuard};
+use leasehold::{AcquireError, ApiError, Client, Hold, LockGuard};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
+use super::guard::{Guard, Handle};
 use super::history::{Journal, Line, Nanos, Outcome, Span, What, now};
+use super::sharing::Names;
 
 /// How a worker works.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,10 +36,19 @@ pub struct Options {
     /// A lock to contend for; may be given more than once.
     #[arg(long = "lock", required = true)]
     pub locks: Vec<String>,
+    /// A semaphore to contend for.
+    #[arg(long)]
+    pub semaphore: String,
+    /// How many permits it has.
+    #[arg(long)]
+    pub permits: u32,
+    /// A read-write lock to contend for.
+    #[arg(long)]
+    pub read_write_lock: String,
     /// The session's duration, in seconds.
     #[arg(long)]
     pub session: u64,
-    /// Let holds live by the lock's own Lease.
+    /// Let holds live by the lock's own Lease, and permits by themselves.
     #[arg(long)]
     pub own: bool,
     /// The seed of its choices.
@@ -59,11 +71,13 @@ const STEPS: u32 = 3;
 const ANSWER: Duration = Duration::from_millis(1500);
 
 #[derive(Debug)]
-struct Worker {
-    options: Options,
+pub(super) struct Worker {
+    pub(super) options: Options,
     journal: Journal,
-    chance: StdRng,
+    pub(super) chance: StdRng,
     cells: Api<ConfigMap>,
+    /// It does not say how many permits there are: somebody has changed that.
+    pub(super) as_it_is: bool,
 }
 
 /// Works until SIGTERM.
@@ -73,26 +87,22 @@ pub async fn work(options: Options) -> Result<()> {
         .kube_config(kube::Config::infer().await?)
         .session_duration(Duration::from_secs(options.session))
         .build()?;
-    let locks = options.locks.iter().map(|name| {
-        let lock = client.lock(name);
-        let own = Duration::from_secs(options.session);
-        if options.own { lock.lease_duration(own) } else { lock }.build()
-    });
-    let locks = locks.collect::<Result<Vec<Lock>, _>>()?;
+    let names = Names::new(&options, &client)?;
     let mut worker = Worker {
         journal: Journal::create(&options.history)?,
         chance: StdRng::seed_from_u64(options.seed),
         cells: cells(&options.direct).await?,
+        as_it_is: false,
         options,
     };
     loop {
         let pause = worker.millis(1, 12);
-        let lock = &locks[worker.chance.random_range(0..locks.len())];
+        let handle = worker.choose(&names);
         let begun = now();
         let waiting = async {
             sleep(pause).await;
-            worker.tell(now(), What::Waiting { lock: lock.name().to_owned() })?;
-            worker.acquire(lock).await
+            worker.tell(now(), What::Waiting { lock: handle.name().to_owned(), share: handle.share() })?;
+            worker.acquire(&handle).await
         };
         let got = tokio::select! {
             biased;
@@ -100,7 +110,8 @@ pub async fn work(options: Options) -> Result<()> {
             got = waiting => Some(got?),
         };
         match got {
-            Some(Some(guard)) => worker.hold(guard).await?,
+            Some(Some(Guard::Lock(guard))) => worker.hold(guard).await?,
+            Some(Some(guard)) => worker.share(guard).await?,
             Some(None) => sleep(Duration::from_millis(100)).await,
             None => {
                 worker.tell(begun, What::GaveUp { why: "it is to end".to_owned() })?;
@@ -122,7 +133,7 @@ async fn cells(kubeconfig: &Path) -> Result<Api<ConfigMap>> {
 }
 
 impl Worker {
-    fn millis(&mut self, least: u64, most: u64) -> Duration {
+    pub(super) fn millis(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_millis(self.chance.random_range(least..=most))
     }
 
@@ -130,46 +141,52 @@ impl Worker {
         self.options.folder.join("quiet").exists()
     }
 
-    fn tell(&mut self, from: Nanos, what: What) -> Result<()> {
+    pub(super) fn tell(&mut self, from: Nanos, what: What) -> Result<()> {
         self.journal.write(&Line { span: Span { from, to: now() }, what })
     }
 
-    async fn acquire(&mut self, lock: &Lock) -> Result<Option<LockGuard>> {
+    async fn acquire(&mut self, handle: &Handle<'_>) -> Result<Option<Guard>> {
         let from = now();
         let fate: f64 = if self.is_quiet() { 1.0 } else { self.chance.random() };
         let limit = self.millis(50, self.options.session * 1500);
-        let why = if fate < CANCELLED {
+        let got = if fate < CANCELLED {
             // Cancelled by dropping the future, at any point.
-            match timeout(limit / 8, lock.acquire()).await {
-                Ok(got) => got.map_err(|error| error.to_string()),
-                Err(_) => Err("cancelled".to_owned()),
-            }
+            timeout(limit / 8, handle.acquire()).await.map_err(|_| "cancelled".to_owned())
         } else if fate < CANCELLED + LIMITED {
-            lock.acquire_timeout(limit).await.map_err(|error| match error {
-                AcquireError::TimedOut { .. } => "timed out".to_owned(),
-                error => error.to_string(),
-            })
+            Ok(handle.acquire_timeout(limit).await)
         } else {
-            lock.acquire().await.map_err(|error| error.to_string())
+            Ok(handle.acquire().await)
         };
-        match why {
-            Ok(guard) => {
+        let why = match got {
+            Ok(Ok(guard)) => {
                 self.tell(from, What::Acquired { token: guard.token(), id: guard.holder_identity() })?;
-                println!("acquired {}", lock.name());
-                Ok(Some(guard))
+                println!("acquired {}", handle.name());
+                return Ok(Some(guard));
             }
-            Err(why) => {
-                self.tell(from, What::GaveUp { why })?;
-                Ok(None)
+            Ok(Err(AcquireError::TimedOut { .. })) => "timed out".to_owned(),
+            Ok(Err(error)) => {
+                // There are not as many permits as it said, or nobody has said how many there are.
+                if matches!(error, AcquireError::Api { source: ApiError::Invalid { .. }, .. }) {
+                    self.as_it_is = !self.as_it_is;
+                }
+                error.to_string()
             }
-        }
+            Err(why) => why,
+        };
+        self.tell(from, What::GaveUp { why })?;
+        Ok(None)
+    }
+
+    /// Whether it does not look, and whether it holds for long.
+    pub(super) fn manner(&mut self) -> (bool, bool) {
+        let quiet = self.is_quiet();
+        let careless = !quiet && self.chance.random_bool(CARELESS);
+        (careless, self.chance.random_bool(if quiet { LONG_IN_QUIET } else { LONG }))
     }
 
     /// Works under the lock, and gives it back.
     async fn hold(&mut self, guard: LockGuard) -> Result<()> {
-        let quiet = self.is_quiet();
-        let careless = !quiet && self.chance.random_bool(CARELESS);
-        let long = self.chance.random_bool(if quiet { LONG_IN_QUIET } else { LONG });
+        let (careless, long) = self.manner();
         if self.steps(&guard).await? {
             if long && !self.stay(&guard).await? {
                 return Ok(());
@@ -185,15 +202,16 @@ impl Worker {
     }
 
     /// Looks at the guard, and says whether to go on.
-    fn check(&mut self, guard: &LockGuard) -> Result<bool> {
+    pub(super) fn check(&mut self, guard: &Hold) -> Result<bool> {
         let from = now();
-        let held = guard.check();
-        self.tell(from, held.as_ref().map_or_else(|lost| What::Lost { why: lost.to_string() }, |()| What::Checked))?;
-        Ok(held.is_ok())
+        match guard.check() {
+            Ok(()) => self.tell(from, What::Checked).map(|()| true),
+            Err(lost) => self.tell_lost(from, &lost).map(|()| false),
+        }
     }
 
     /// Checks before each write. Whether the lock is still held after the last.
-    async fn steps(&mut self, guard: &LockGuard) -> Result<bool> {
+    async fn steps(&mut self, guard: &Hold) -> Result<bool> {
         for _ in 0..STEPS {
             if !self.check(guard)? {
                 return Ok(false);
@@ -211,7 +229,7 @@ impl Worker {
     }
 
     /// Holds on for a time that takes renewals, and looks often. Whether the lock is still held then.
-    async fn stay(&mut self, guard: &LockGuard) -> Result<bool> {
+    pub(super) async fn stay(&mut self, guard: &Hold) -> Result<bool> {
         for _ in 0..self.chance.random_range(10..=self.options.session * 18) {
             sleep(Duration::from_millis(100)).await;
             if !self.check(guard)? {
@@ -221,11 +239,16 @@ impl Worker {
         Ok(true)
     }
 
-    /// Does nothing for longer than the lease lasts, renewals included, and then writes without looking.
-    async fn stall(&mut self, guard: &LockGuard) -> Result<()> {
+    /// Does nothing for longer than anything held lasts, renewals included.
+    pub(super) fn doze(&mut self) -> Result<()> {
         let from = now();
         std::thread::sleep(Duration::from_secs(self.options.session) + self.millis(200, 2500));
-        self.tell(from, What::Stalled)?;
+        self.tell(from, What::Stalled)
+    }
+
+    /// Dozes, and then writes without looking.
+    async fn stall(&mut self, guard: &Hold) -> Result<()> {
+        self.doze()?;
         self.append(guard, false)?;
         // What a check would have said: nothing has run since that could have told the guard.
         self.check(guard)?;
@@ -234,7 +257,7 @@ impl Worker {
     }
 
     /// A write to what looks at no token.
-    fn append(&mut self, guard: &LockGuard, polite: bool) -> Result<()> {
+    fn append(&mut self, guard: &Hold, polite: bool) -> Result<()> {
         let from = now();
         let mut file = File::options().create(true).append(true).open(self.options.folder.join(guard.name()))?;
         file.write_all(format!("{} {}\n", guard.token(), guard.holder_identity()).as_bytes())?;
@@ -242,7 +265,7 @@ impl Worker {
     }
 
     /// A write to what refuses a token smaller than the largest it has seen: one more is stored there, with the token.
-    async fn fence(&mut self, guard: &LockGuard) -> Result<()> {
+    pub(super) async fn fence(&mut self, guard: &Hold) -> Result<()> {
         let from = now();
         let outcome = match timeout(ANSWER, self.cells.get(guard.name())).await {
             Ok(Ok(cell)) => self.store(guard, cell).await?,
@@ -252,7 +275,7 @@ impl Worker {
         self.tell(from, What::Fenced { outcome })
     }
 
-    async fn store(&mut self, guard: &LockGuard, mut cell: ConfigMap) -> Result<Outcome> {
+    async fn store(&mut self, guard: &Hold, mut cell: ConfigMap) -> Result<Outcome> {
         let data = cell.data.get_or_insert_default();
         let number = |key: &str| data.get(key).map_or(Ok(0), |text| text.parse::<u64>());
         let (counter, stored) = (number("counter")? + 1, number("token")?);

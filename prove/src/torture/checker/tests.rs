@@ -3,12 +3,14 @@
 use super::*;
 use crate::torture::history::{Line, What};
 
+mod shared;
+
 fn line(from: Nanos, to: Nanos, what: What) -> Line {
     Line { span: Span { from, to }, what }
 }
 
 fn waiting(at: Nanos) -> Line {
-    line(at, at, What::Waiting { lock: "a".to_owned() })
+    line(at, at, What::Waiting { lock: "a".to_owned(), share: Share::Lock })
 }
 
 fn acquired(from: Nanos, to: Nanos, token: u64, id: &str) -> Line {
@@ -57,7 +59,8 @@ fn only(run: &Run, words: &str) {
 
 fn broke(id: &str, from: Nanos) -> FaultLine {
     let span = Span { from, to: from + 1 };
-    FaultLine { span, kind: "lock-broken".into(), whom: "a".into(), healed: false, broke: Some(id.into()) }
+    let broke = vec![id.to_owned()];
+    FaultLine { span, kind: "lock-broken".into(), whom: "a".into(), healed: false, broke, permits: None }
 }
 
 #[test]
@@ -212,4 +215,34 @@ fn who_is_passed_over_is_seen() {
     only(&run, "y was passed over then: 6 others got a");
     run.quiet[0].turns = 6;
     assert_eq!(violations(&run), [""; 0]);
+}
+
+#[test]
+fn who_still_waits_in_the_end_is_seen() {
+    let endless = history("y", [waiting(120), line(120, 700, What::GaveUp { why: "it is to end".to_owned() })]);
+    let mut run = run(vec![hold("x", 100, 7, 1), hold("x", 450, 9, 2), endless], stored(2, 9));
+    let live = vec!["x".to_owned(), "y".to_owned()];
+    let quiet = |from, to, limit| Quiet { when: "then", from, to, limit, live: live.clone(), turns: 4 };
+    run.quiet = vec![quiet(90, 300, 300), quiet(300, 600, 460)];
+    let found = violations(&run);
+    assert!(found.iter().any(|told| told == "y still waited for a (Lock) in the end"), "{found:#?}");
+    // It has not waited for longer than anybody may have to.
+    run.quiet = vec![quiet(90, 300, 600), quiet(300, 600, 600)];
+    assert!(violations(&run).iter().all(|told| !told.contains("still waited")));
+    // It was killed, and another process is there since.
+    run.quiet = vec![quiet(90, 300, 300), quiet(300, 600, 460)];
+    run.quiet.iter_mut().for_each(|quiet| quiet.live = vec!["x".to_owned()]);
+    assert_eq!(violations(&run), [""; 0]);
+}
+
+#[test]
+fn a_hold_that_was_taken_away_by_nobody_is_seen() {
+    let mut held = hold("x", 100, 7, 1);
+    held.lines.push(line(130, 131, What::Lost { why: "somebody took it away".to_owned(), taken: true }));
+    let mut run = run(vec![held], stored(1, 7));
+    only(&run, "x.7 was told that somebody took a away, and nobody did");
+    run.faults = vec![broke("x.7", 125)];
+    assert_eq!(violations(&run), [""; 0]);
+    run.faults = vec![broke("y.9", 125), broke("x.7", 140)];
+    only(&run, "x.7 was told");
 }
