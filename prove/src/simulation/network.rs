@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::record::SESSION_PREFIX;
 use leasehold::protocol::{Version, Write};
 use leasehold::testing::Event;
 use leasehold::{Failure, Sight, Store};
@@ -76,6 +77,8 @@ pub(super) struct Link {
     /// Changes when all connections break.
     breaks: watch::Sender<u64>,
     dice: Mutex<Dice>,
+    /// The answer to the next opening of a session never comes. Who wants to know is told when it was sent.
+    unlucky: Mutex<Option<oneshot::Sender<()>>>,
 }
 
 /// What becomes of one request.
@@ -86,6 +89,15 @@ struct Fate {
     kind: Kind,
     /// It is carried out again, so long after the first time.
     again: Option<Duration>,
+}
+
+/// What sort of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    Read,
+    Write,
+    /// It opens a session.
+    Opening,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -107,6 +119,7 @@ impl Link {
             weather: watch::Sender::default(),
             breaks: watch::Sender::default(),
             dice: Mutex::new(dice),
+            unlucky: Mutex::default(),
         })
     }
 
@@ -119,17 +132,39 @@ impl Link {
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
+    /// The answer to the next opening of a session will not come. Tells when it has been sent.
+    pub(super) fn lose_next_opening(&self) -> oneshot::Receiver<()> {
+        let (sender, sent) = oneshot::channel();
+        *self.unlucky() = Some(sender);
+        sent
+    }
+
+    /// All goes well from here on.
+    pub(super) fn heal(&self) {
+        self.change(|weather| *weather = Weather::default());
+        *self.unlucky() = None;
+    }
+
+    fn unlucky(&self) -> MutexGuard<'_, Option<oneshot::Sender<()>>> {
+        self.unlucky.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn dice(&self) -> MutexGuard<'_, Dice> {
         self.dice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fate(&self, is_write: bool) -> Fate {
+    fn fate(&self, sort: Sort) -> Fate {
+        let is_write = sort != Sort::Read;
         let weather = self.weather.borrow().clone();
         let mut dice = self.dice();
         let (low, high) = weather.delay;
         let (there, back) = (dice.millis(low..high), dice.millis(low..high));
         let again = (is_write && dice.chance(weather.twice)).then(|| dice.millis(1..LATEST));
-        let kind = if dice.chance(weather.lost) {
+        let unlucky = if sort == Sort::Opening { self.unlucky().take() } else { None };
+        let kind = if let Some(unlucky) = unlucky {
+            let _ = unlucky.send(());
+            Kind::Unheard
+        } else if dice.chance(weather.lost) {
             if dice.chance(0.5) { Kind::Lost } else { Kind::Reset }
         } else if dice.chance(weather.unheard) {
             Kind::Unheard
@@ -150,10 +185,10 @@ impl Link {
     /// Sends a request on its way. The way goes on whatever becomes of the sender.
     fn send<T: Send + 'static>(
         self: &Arc<Self>,
-        is_write: bool,
+        sort: Sort,
         carry_out: impl Fn(&Server) -> Result<T, Failure> + Send + Sync + 'static,
     ) -> BoxFuture<'static, Result<T, Failure>> {
-        let fate = self.fate(is_write);
+        let fate = self.fate(sort);
         let (reply, answer) = oneshot::channel();
         let link = self.clone();
         tokio::spawn(async move {
@@ -214,7 +249,7 @@ impl Link {
     pub(super) async fn list_and_watch(
         self: &Arc<Self>,
     ) -> Result<(Vec<Lease>, mpsc::UnboundedReceiver<Event>), Failure> {
-        let (list, mut news) = self.send(false, Server::list_and_watch).await?;
+        let (list, mut news) = self.send(Sort::Read, Server::list_and_watch).await?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let link = self.clone();
         tokio::spawn(async move {
@@ -249,7 +284,7 @@ impl Link {
     ) {
         let mut broken = Broken::of(&self);
         let reset = || Err(Failure::Unclear("the watch's connection broke".to_owned()));
-        let fate = self.fate(false);
+        let fate = self.fate(Sort::Read);
         sleep(fate.there).await;
         let cut = self.weather.borrow().cut;
         match (&fate.kind, cut) {
@@ -330,12 +365,14 @@ pub(super) struct Remote(pub(super) Arc<Link>);
 impl Store for Remote {
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>> {
         let name = name.to_owned();
-        self.0.send(false, move |server| server.read(&name))
+        self.0.send(Sort::Read, move |server| server.read(&name))
     }
 
     fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
         let (author, name, write) = (self.0.author.clone(), name.to_owned(), write.clone());
-        self.0.send(true, move |server| server.write(&author, &name, &write))
+        let opens = matches!(write, Write::Create(_)) && name.starts_with(SESSION_PREFIX);
+        let sort = if opens { Sort::Opening } else { Sort::Write };
+        self.0.send(sort, move |server| server.write(&author, &name, &write))
     }
 
     fn watch(

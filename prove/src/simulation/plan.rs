@@ -102,6 +102,13 @@ pub(super) enum Fault {
     Scribble {
         lock: usize,
     },
+    /// The answer to the next opening of a session never comes, and a while after it nothing passes, while whatever is
+    /// held is held on to. Both times are in parts of the session's duration.
+    Opening {
+        who: usize,
+        cut_after: f64,
+        lasts: f64,
+    },
     /// A wall clock is set.
     SetClock {
         who: usize,
@@ -188,6 +195,7 @@ impl Fault {
             Self::RemoveWaiter { .. } => "waiter's key removed",
             Self::SetPermits { .. } => "permits changed",
             Self::Scribble { .. } => "Lease scribbled on",
+            Self::Opening { .. } => "opening of a session unheard",
             Self::SetClock { .. } => "wall clock set",
         }
     }
@@ -266,7 +274,7 @@ impl ClientPlan {
     }
 }
 
-const KINDS: usize = 22;
+const KINDS: usize = 23;
 
 impl Fault {
     fn draw(kind: usize, clients: usize, locks: usize, dice: &mut Dice) -> Self {
@@ -304,6 +312,7 @@ impl Fault {
                 let (permits, times) = (dice.from(&[1, 1, 2, 8]), dice.from(&[1, 40]));
                 Self::SetPermits { lock, permits, times, every: dice.millis(20..1_000) }
             }
+            21 => Self::Opening { who, cut_after: dice.between(0.2..0.65), lasts: dice.between(0.4..1.5) },
             _ => {
                 let second = dice.from(&[-2_000_000_000, 0, 1, 1_700_000_000, 4_000_000_000, 200_000_000_000]);
                 Self::SetClock { who, to_second: second }
