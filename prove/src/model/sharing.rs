@@ -108,10 +108,12 @@ fn nobody_overtakes_who_came_before(world: &World, change: &Change, before: &Rec
 /// While a holder waits for the others to go, nobody comes.
 fn nobody_is_let_in_while_one_waits_to_be_alone(change: &Change, before: &Record) -> Judgement {
     let (_, after) = change.records();
-    let stays = |after: &Record| before.upgrading.as_ref().is_some_and(|id| after.is_held_by(id));
-    let other = |holder: &&Holder| holder.id != before.upgrading;
-    match change.admitted().find(other).filter(|_| after.is_some_and(stays)) {
-        Some(holder) => Err(format!("{} was let in while {:?} waits to be alone", holder.identity, before.upgrading)),
+    let Some(upgrading) = before.upgrading.as_ref() else { return Ok(()) };
+    if !after.is_some_and(|after| after.is_held_by(upgrading)) {
+        return Ok(());
+    }
+    match change.admitted().find(|holder| holder.id.as_ref() != Some(upgrading)) {
+        Some(holder) => Err(format!("{} was let in while {upgrading} waits to be alone", holder.identity)),
         None => Ok(()),
     }
 }

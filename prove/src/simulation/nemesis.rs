@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::{HOLDER, JOIN, PERMITS, SESSION_PREFIX, SessionRecord, UPGRADE, WANT};
 use leasehold::protocol::{Record, Write, grant, write};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::network::Cut;
@@ -126,9 +127,11 @@ fn inflict(world: &Arc<World>, fault: &Fault, life: usize) -> bool {
             };
             by_hand(world, &record.id.lease_name(), &write)
         }
-        Fault::Opening { who, cut_after, lasts } => {
+        Fault::Heartbeat { who, late, cut_after, lasts } => {
             let (Some(member), Some(client)) = (world.member(*who), world.plan.clients.get(*who)) else { return false };
-            cut_off_after_opening(world, member, client.session.mul_f64(*cut_after), client.session.mul_f64(*lasts));
+            let parts = |parts: &f64| client.session.mul_f64(*parts);
+            let sent = member.link.befall_next_heartbeat(late.as_ref().map(parts));
+            cut_off_after(world, member, sent, parts(cut_after), parts(lasts));
             true
         }
         Fault::SetClock { who, to_second } => {
@@ -152,10 +155,14 @@ fn later(world: &Arc<World>, pause: Duration, act: impl FnOnce(&Arc<World>) + Se
     });
 }
 
-/// The next opening of a session has no answer. A while after it was sent nothing passes, and who holds something does so
-/// until it knows better.
-fn cut_off_after_opening(world: &Arc<World>, member: Arc<Member>, pause: Duration, lasts: Duration) {
-    let sent = member.link.lose_next_opening();
+/// A while after something was sent nothing passes, and who holds something does so until it knows better.
+fn cut_off_after(
+    world: &Arc<World>,
+    member: Arc<Member>,
+    sent: oneshot::Receiver<()>,
+    pause: Duration,
+    lasts: Duration,
+) {
     let world = world.clone();
     tokio::spawn(async move {
         if sent.await.is_err() || world.log.time() >= world.plan.length {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use leasehold::protocol::record::SESSION_PREFIX;
 use leasehold::protocol::{Version, Write};
 use leasehold::testing::Event;
@@ -77,8 +77,17 @@ pub(super) struct Link {
     /// Changes when all connections break.
     breaks: watch::Sender<u64>,
     dice: Mutex<Dice>,
-    /// The answer to the next opening of a session never comes. Who wants to know is told when it was sent.
-    unlucky: Mutex<Option<oneshot::Sender<()>>>,
+    unlucky: Mutex<Option<Unlucky>>,
+}
+
+/// What is to befall the next write of a sort.
+#[derive(Debug)]
+struct Unlucky {
+    sort: Sort,
+    /// Its answer comes so late. Otherwise it never does.
+    late: Option<Duration>,
+    /// Who wants to know is told when it is sent.
+    sent: oneshot::Sender<()>,
 }
 
 /// What becomes of one request.
@@ -96,8 +105,10 @@ struct Fate {
 enum Sort {
     Read,
     Write,
-    /// It opens a session.
+    /// It opens this process's session.
     Opening,
+    /// It renews that.
+    Renewal,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -132,11 +143,13 @@ impl Link {
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
-    /// The answer to the next opening of a session will not come. Tells when it has been sent.
-    pub(super) fn lose_next_opening(&self) -> oneshot::Receiver<()> {
-        let (sender, sent) = oneshot::channel();
-        *self.unlucky() = Some(sender);
-        sent
+    /// The answer to the next opening of a session never comes, or that to its next renewal comes so late. Tells when that
+    /// is sent.
+    pub(super) fn befall_next_heartbeat(&self, late: Option<Duration>) -> oneshot::Receiver<()> {
+        let (sent, receiver) = oneshot::channel();
+        let sort = if late.is_some() { Sort::Renewal } else { Sort::Opening };
+        *self.unlucky() = Some(Unlucky { sort, late, sent });
+        receiver
     }
 
     /// All goes well from here on.
@@ -145,7 +158,7 @@ impl Link {
         *self.unlucky() = None;
     }
 
-    fn unlucky(&self) -> MutexGuard<'_, Option<oneshot::Sender<()>>> {
+    fn unlucky(&self) -> MutexGuard<'_, Option<Unlucky>> {
         self.unlucky.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,12 +171,13 @@ impl Link {
         let weather = self.weather.borrow().clone();
         let mut dice = self.dice();
         let (low, high) = weather.delay;
-        let (there, back) = (dice.millis(low..high), dice.millis(low..high));
+        let (there, mut back) = (dice.millis(low..high), dice.millis(low..high));
         let again = (is_write && dice.chance(weather.twice)).then(|| dice.millis(1..LATEST));
-        let unlucky = if sort == Sort::Opening { self.unlucky().take() } else { None };
-        let kind = if let Some(unlucky) = unlucky {
-            let _ = unlucky.send(());
-            Kind::Unheard
+        let unlucky = self.unlucky().take_if(|unlucky| unlucky.sort == sort);
+        let kind = if let Some(Unlucky { late, sent, .. }) = unlucky {
+            let _ = sent.send(());
+            back = late.unwrap_or(back);
+            if late.is_some() { Kind::Normal } else { Kind::Unheard }
         } else if dice.chance(weather.lost) {
             if dice.chance(0.5) { Kind::Lost } else { Kind::Reset }
         } else if dice.chance(weather.unheard) {
@@ -329,6 +343,10 @@ impl Link {
     }
 }
 
+fn is_held(spec: &LeaseSpec) -> bool {
+    spec.holder_identity.as_ref().is_some_and(|holder| !holder.is_empty())
+}
+
 /// Knows when the present connections of a link break.
 struct Broken {
     breaks: watch::Receiver<u64>,
@@ -370,8 +388,13 @@ impl Store for Remote {
 
     fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
         let (author, name, write) = (self.0.author.clone(), name.to_owned(), write.clone());
-        let opens = matches!(write, Write::Create(_)) && name.starts_with(SESSION_PREFIX);
-        let sort = if opens { Sort::Opening } else { Sort::Write };
+        let sort = match &write {
+            _ if !name.starts_with(SESSION_PREFIX) => Sort::Write,
+            Write::Create(_) => Sort::Opening,
+            // An ended one is named by nobody any more.
+            Write::Replace(lease) if lease.spec.as_ref().is_some_and(is_held) => Sort::Renewal,
+            _ => Sort::Write,
+        };
         self.0.send(sort, move |server| server.write(&author, &name, &write))
     }
 

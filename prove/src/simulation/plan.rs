@@ -102,10 +102,11 @@ pub(super) enum Fault {
     Scribble {
         lock: usize,
     },
-    /// The answer to the next opening of a session never comes, and a while after it nothing passes, while whatever is
-    /// held is held on to. Both times are in parts of the session's duration.
-    Opening {
+    /// The answer to the next opening of a session never comes, or that to its next renewal comes so late. A while after
+    /// that nothing passes, and whoever holds something holds on to it. All times are in parts of the session's duration.
+    Heartbeat {
         who: usize,
+        late: Option<f64>,
         cut_after: f64,
         lasts: f64,
     },
@@ -195,7 +196,8 @@ impl Fault {
             Self::RemoveWaiter { .. } => "waiter's key removed",
             Self::SetPermits { .. } => "permits changed",
             Self::Scribble { .. } => "Lease scribbled on",
-            Self::Opening { .. } => "opening of a session unheard",
+            Self::Heartbeat { late: None, .. } => "opening of a session unheard",
+            Self::Heartbeat { .. } => "renewal of a session answered late",
             Self::SetClock { .. } => "wall clock set",
         }
     }
@@ -274,7 +276,7 @@ impl ClientPlan {
     }
 }
 
-const KINDS: usize = 23;
+const KINDS: usize = 24;
 
 impl Fault {
     fn draw(kind: usize, clients: usize, locks: usize, dice: &mut Dice) -> Self {
@@ -312,7 +314,16 @@ impl Fault {
                 let (permits, times) = (dice.from(&[1, 1, 2, 8]), dice.from(&[1, 40]));
                 Self::SetPermits { lock, permits, times, every: dice.millis(20..1_000) }
             }
-            21 => Self::Opening { who, cut_after: dice.between(0.2..0.65), lasts: dice.between(0.4..1.5) },
+            21 => {
+                let (cut_after, lasts) = (dice.between(0.2..0.65), dice.between(0.4..1.5));
+                Self::Heartbeat { who, late: None, cut_after, lasts }
+            }
+            22 => {
+                // Just within the time that a request is given, and before the next renewal.
+                let late = dice.between(0.1..0.3);
+                let cut_after = late + dice.between(0.005..0.03);
+                Self::Heartbeat { who, late: Some(late), cut_after, lasts: dice.between(0.7..1.5) }
+            }
             _ => {
                 let second = dice.from(&[-2_000_000_000, 0, 1, 1_700_000_000, 4_000_000_000, 200_000_000_000]);
                 Self::SetClock { who, to_second: second }

@@ -28,7 +28,7 @@ pub(super) fn quick() -> Vec<Scenario> {
             ..semaphore("semaphore, given back in parts", [THREE, ONE, ONE])
         },
         Scenario { keep: true, allowed: &[Crash, Doze], ..long(semaphore("semaphore, a crash", [TWO, ONE, ONE])) },
-        Scenario { allowed: &[Lost], ..read_write("readers and a writer", [Read, Write, Read]) },
+        Scenario { allowed: &[Lost, Twice], ..read_write("readers and a writer", [Read, Write, Read]) },
         Scenario {
             clients: 2,
             queued: 1,
@@ -36,7 +36,13 @@ pub(super) fn quick() -> Vec<Scenario> {
             allowed: &[Lost, Twice],
             ..read_write("an upgrade, a newcomer", [Upgradeable, Read, Read])
         },
-        Scenario { queued: 2, changes: 1, faults: 0, ..read_write("an upgrade", [Read, Upgradeable, Read]) },
+        Scenario {
+            queued: 2,
+            changes: 1,
+            faults: 0,
+            prompt_reads: true,
+            ..read_write("an upgrade", [Read, Upgradeable, Read])
+        },
         Scenario {
             changes: 1,
             cancels: 1,
@@ -46,8 +52,13 @@ pub(super) fn quick() -> Vec<Scenario> {
     ]
 }
 
-/// The others.
+/// The others. Where somebody dies, the others keep what they have: so the search comes as far as that death is noticed.
 pub(super) fn all() -> Vec<Scenario> {
+    [at_once(), deaths()].concat()
+}
+
+/// Much at once.
+fn at_once() -> Vec<Scenario> {
     use Mode::{Read, Upgradeable, Write};
     vec![
         Scenario {
@@ -66,42 +77,11 @@ pub(super) fn all() -> Vec<Scenario> {
         Scenario {
             faults: 2,
             allowed: &[Break, DeleteLock, Resize, Lost, WatchBreaks],
-            ticks: 1,
             ..semaphore("semaphore, a person and a loss", [ONE, TWO, ONE])
         },
         Scenario {
-            faults: 2,
-            allowed: &[Crash, WatchBreaks, Doze, Lost],
-            ..long(semaphore("semaphore, two crashes", [ONE, TWO, ONE]))
-        },
-        Scenario {
-            prompt_writes: false,
-            allowed: &[Crash],
-            ..long(semaphore("semaphore, a slow crash", [ONE, TWO, ONE]))
-        },
-        Scenario {
-            tick: Duration::from_secs(20),
-            faults: 2,
-            allowed: &[DeleteSession, Doze],
-            ..long(semaphore("semaphore, sessions vanish", [TWO, ONE, ONE]))
-        },
-        Scenario {
-            operator: true,
-            faults: 2,
-            allowed: &[Crash, Doze, WatchBreaks],
-            ..long(semaphore("semaphore and operator, two crashes", [ONE, TWO, ONE]))
-        },
-        Scenario {
-            prompt_sessions: false,
-            keep: true,
-            clients: 2,
-            queued: 2,
-            allowed: &[Crash, WatchBreaks, DeleteSession],
-            ..long(semaphore("semaphore, slow sessions, an end", [TWO, ONE, ONE]))
-        },
-        Scenario {
             standing: false,
-            queued: 0,
+            queued: 1,
             cancels: 1,
             allowed: &[Lost, Twice],
             ..read_write("readers and a writer, from nothing", [Read, Write, Read])
@@ -112,36 +92,82 @@ pub(super) fn all() -> Vec<Scenario> {
             ..read_write("an upgrade, lost or repeated", [Upgradeable, Read, Upgradeable])
         },
         Scenario {
+            keep: true,
             changes: 2,
-            allowed: &[Crash, Doze, WatchBreaks],
-            ..long(read_write("an upgrade, a crash", [Read, Upgradeable, Read]))
-        },
-        Scenario {
-            changes: 1,
-            operator: true,
-            allowed: &[Crash, Doze],
-            ..long(read_write("an upgrade and operator, a crash", [Read, Upgradeable, Write]))
-        },
-        Scenario {
-            changes: 2,
-            prompt_writes: false,
             allowed: &[Break, DeleteLock, WatchBreaks],
             ..patient_with(read_write("a writer steps down, a person", [Write, Read, Upgradeable]))
         },
     ]
 }
 
+/// Long enough for deaths.
+fn deaths() -> Vec<Scenario> {
+    use Mode::{Read, Upgradeable, Write};
+    vec![
+        Scenario {
+            keep: true,
+            faults: 2,
+            allowed: &[Crash, Doze],
+            ..long(semaphore("semaphore, two crashes", [ONE, TWO, ONE]))
+        },
+        Scenario {
+            keep: true,
+            prompt_writes: false,
+            allowed: &[Crash],
+            ..long(semaphore("semaphore, a slow crash", [TWO, ONE, ONE]))
+        },
+        Scenario {
+            keep: true,
+            tick: Duration::from_secs(20),
+            ticks: 4,
+            allowed: &[DeleteSession],
+            ..long(semaphore("semaphore, sessions vanish", [TWO, ONE, ONE]))
+        },
+        Scenario {
+            keep: true,
+            prompt_sessions: false,
+            clients: 2,
+            queued: 2,
+            ticks: 4,
+            allowed: &[Crash, DeleteSession],
+            ..long(semaphore("semaphore, slow sessions, an end", [TWO, ONE, ONE]))
+        },
+        Scenario {
+            keep: true,
+            operator: true,
+            ticks: 5,
+            allowed: &[Crash, Doze],
+            ..long(semaphore("semaphore and operator, a crash", [ONE, TWO, ONE]))
+        },
+        Scenario {
+            keep: true,
+            changes: 1,
+            allowed: &[Crash, Doze],
+            ..long(read_write("an upgrade, a crash", [Read, Upgradeable, Read]))
+        },
+        Scenario {
+            keep: true,
+            changes: 1,
+            operator: true,
+            ticks: 5,
+            allowed: &[Crash],
+            ..long(read_write("an upgrade and operator, a crash", [Read, Upgradeable, Write]))
+        },
+    ]
+}
+
 /// Three on a semaphore that somebody made beforehand.
 fn semaphore(name: &'static str, wants: [Mode; 3]) -> Scenario {
-    let (clients, queued, ticks) = (3, 3, 0);
-    let (kind, permits, resized, standing) = (Kind::Semaphore, 2, 1, true);
-    Scenario { clients, queued, ticks, kind, permits, resized, standing, wants, ..Scenario::plain(name) }
+    Scenario { permits: 2, standing: true, ..three(name, Kind::Semaphore, wants) }
 }
 
 /// Three on a read-write lock.
 fn read_write(name: &'static str, wants: [Mode; 3]) -> Scenario {
-    let (clients, queued, ticks, kind) = (3, 3, 0, Kind::ReadWriteLock);
-    Scenario { clients, queued, ticks, kind, wants, ..Scenario::plain(name) }
+    three(name, Kind::ReadWriteLock, wants)
+}
+
+fn three(name: &'static str, kind: Kind, wants: [Mode; 3]) -> Scenario {
+    Scenario { clients: 3, kind, wants, queued: 3, ticks: 0, ..Scenario::plain(name) }
 }
 
 /// Long enough for the dead to be found dead, and all traffic of the lock is prompt.
