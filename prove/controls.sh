@@ -63,7 +63,7 @@ for patch in "$@"; do
 			layer=nobody
 			missed=1
 		fi
-	elif catches model --quick; then
+	elif catches model --quick --stop; then
 		layer=model
 	elif catches simulate --brief --seeds 100000 --at-most "$seconds"; then
 		layer=simulation
