@@ -194,7 +194,7 @@ impl Hold {
         }
     }
 
-    /// Makes more or less of it. Its token is another one from then on.
+    /// Makes more or less of it. Where it is more, its token is another one from then on.
     pub(crate) async fn change(&mut self, mode: Mode) -> Result<(), Lost> {
         self.check()?;
         let (done, changed) = oneshot::channel();

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use leasehold::protocol::contender::{Answer, Contender, Loss, Next, Notice, Wish};
+use leasehold::protocol::contender::{Answer, Contender, Loss, Next, Notice, Refusal, Wish};
 use leasehold::protocol::write::{self, Term};
-use leasehold::protocol::{HolderId, Moment, Now, Record, Version, Write};
+use leasehold::protocol::{HolderId, Kind, Mode, Moment, Now, Record, Version, Write};
 use leasehold::{Failure, MemoryStore, Store};
 use serde_json::{Value, json};
 
@@ -121,6 +121,53 @@ fn a_renewal_that_is_answered_after_the_deadline_revives_nothing() {
         let next = contender.poll(at(seconds));
         assert!(!matches!(next, Next::Write(_)), "a lost hold is renewed at {seconds} s: {next:?}");
     }
+}
+
+/// The Lease of a semaphore with so many permits.
+fn semaphore(version: u64, permits: u32, annotations: &Value) -> Box<Record> {
+    let mut lease = json!({
+        "metadata": { "name": "a", "uid": "u", "resourceVersion": version.to_string(),
+            "labels": { "leasehold.dev/kind": "semaphore" }, "annotations": annotations },
+        "spec": { "holderIdentity": "semaphore", "leaseTransitions": 1 },
+    });
+    lease["metadata"]["annotations"]["leasehold.dev/permits"] = json!(permits.to_string());
+    Box::new(Record::parse(serde_json::from_value(lease).unwrap()).unwrap())
+}
+
+#[test]
+fn who_waits_for_a_semaphore_that_is_deleted_does_not_make_one_without_permits() {
+    let mut contender = contender();
+    let wish = Wish { kind: Kind::Semaphore, mode: Mode::Permits(2), ..wish() };
+    contender.start(id("me_x.1"), wish, at(0).moment);
+    let held = json!({ "holder.leasehold.dev/you_y.1": "1" });
+    reads(&mut contender, 0, Answer::Is(semaphore(8, 2, &held)));
+    let mut queued = held;
+    queued["join.leasehold.dev/me_x.1"] = json!("8");
+    queued["want.leasehold.dev/me_x.1"] = json!("2");
+    writes(&mut contender, 0, Answer::Is(semaphore(9, 2, &queued)), 0);
+    reads(&mut contender, 10, Answer::Absent);
+    let next = contender.poll(at(10));
+    assert!(matches!(next, Next::Wait(_)), "nobody said how many permits there are: {next:?}");
+    let told = notices(&mut contender);
+    assert!(matches!(told[..], [Notice::Refused { why: Refusal::Denied(..), .. }]), "not refused: {told:?}");
+}
+
+#[test]
+fn who_made_the_lease_on_the_spot_keeps_its_token_when_it_has_less() {
+    let mut contender = contender();
+    let wish = Wish { kind: Kind::Semaphore, mode: Mode::Permits(2), permits: Some(2), ..wish() };
+    contender.start(id("me_x.1"), wish, at(0).moment);
+    reads(&mut contender, 0, Answer::Absent);
+    let held = |want: &str| json!({ "holder.leasehold.dev/me_x.1": "", "want.leasehold.dev/me_x.1": want });
+    writes(&mut contender, 0, Answer::Is(semaphore(8, 2, &held("2"))), 0);
+    contender.poll(at(0));
+    let told = notices(&mut contender);
+    assert!(matches!(told[..], [Notice::Acquired { token: 8, .. }]), "not acquired: {told:?}");
+    contender.change(&id("me_x.1"), Mode::Permits(1));
+    writes(&mut contender, 1, Answer::Is(semaphore(12, 2, &held("1"))), 1);
+    contender.poll(at(1));
+    let told = notices(&mut contender);
+    assert!(matches!(told[..], [Notice::Changed { token: 8, .. }]), "it is no other tenancy: {told:?}");
 }
 
 #[test]

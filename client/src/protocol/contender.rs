@@ -109,6 +109,7 @@ enum Stage {
 struct Hold {
     id: HolderId,
     wish: Wish,
+    token: u64,
     tenancy: Tenancy,
     /// Only where it lives by its own record.
     own: Option<OwnTerm>,

@@ -1,18 +1,18 @@
 //! One client process: a session, one lock's contender, observers. It does what the client's drivers do, one step at a
 //! time: the deciding is done by the protocol.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::protocol::contender::{Answer, Contender, Denial, Next, Notice, Refusal, Wish};
-use leasehold::protocol::record::HOLDER;
-use leasehold::protocol::{HolderId, Moment, Now, SessionId, Version};
+use leasehold::protocol::{HolderId, Kind, Mode, Moment, Now, SessionId, Version};
 
 use super::eyes::{Call, Eyes};
 use super::heart::Heart;
-use super::wire::{Change, LOCK, Place, Reply, Server, Stored, What};
+use super::scenario::Scenario;
+use super::watch::{Sight, Watch};
+use super::wire::{LOCK, Place, Reply, Server, What, rank};
 
 /// What a scenario's clients are like.
 #[derive(Clone, Debug)]
@@ -50,21 +50,23 @@ pub(super) enum Slot {
 pub(super) struct Client {
     pub(super) name: String,
     pub(super) crashed: bool,
+    /// What its user asks for.
+    pub(super) wish: Wish,
     pub(super) contender: Contender,
     pub(super) call: Option<Call>,
     pub(super) hearts: Vec<Heart>,
     opened: u32,
     lost: BTreeSet<SessionId>,
-    engaged: Option<Engaged>,
+    pub(super) engaged: Option<Engaged>,
     pub(super) want: Want,
     /// How many acquisitions its user has begun.
     pub(super) begun: u8,
     pub(super) guard: Option<Guard>,
     pub(super) eyes: Eyes,
     pub(super) watch: Option<Watch>,
-    watch_anew: bool,
-    recheck_at: Option<Moment>,
-    watch_retry_at: Moment,
+    pub(super) watch_anew: bool,
+    pub(super) recheck_at: Option<Moment>,
+    pub(super) watch_retry_at: Moment,
     /// The highest version of the lock that it has seen.
     seen: Version,
     /// When a step is due, by its own clock.
@@ -84,8 +86,8 @@ pub(super) enum Want {
 }
 
 #[derive(Clone, Debug, Hash)]
-struct Engaged {
-    session: SessionId,
+pub(super) struct Engaged {
+    pub(super) session: SessionId,
     uses_session: bool,
     session_over: bool,
 }
@@ -94,57 +96,44 @@ struct Engaged {
 pub(super) struct Guard {
     pub(super) id: HolderId,
     pub(super) token: u64,
+    /// How much of it its user believes to hold.
+    pub(super) mode: Mode,
+    /// It is to become this.
+    pub(super) change: Option<Mode>,
     deadline: Option<Moment>,
     over: bool,
 }
 
-/// A watch of the lock for one session's label, and what it has yet to show.
-#[derive(Clone, Debug, Hash)]
-pub(super) struct Watch {
-    session: SessionId,
-    pub(super) sights: VecDeque<Sight>,
-}
-
-#[derive(Clone, Debug, Hash)]
-pub(super) enum Sight {
-    Shows(Arc<Stored>),
-    Hides(Version),
-}
-
-impl Watch {
-    fn begin(session: SessionId, from: Option<Version>, server: &Server) -> Self {
-        let mut watch = Self { session, sights: VecDeque::new() };
-        if let Some(from) = from {
-            for change in server.history.iter().filter(|change| change.version > from) {
-                watch.take(change);
-            }
-        } else if let Some(stored) = server.get(&Place::Lock).filter(|stored| stored.has_label(&watch.label())) {
-            watch.sights.push_back(Sight::Shows(stored.clone()));
-        }
-        watch
-    }
-
-    fn label(&self) -> String {
-        format!("{HOLDER}{}", self.session)
-    }
-
-    /// The lock has changed: it is told in its turn, if it concerns this session.
-    pub(super) fn take(&mut self, change: &Change) {
-        let label = self.label();
-        let concerns = |stored: &&Arc<Stored>| stored.has_label(&label);
-        if let Some(after) = change.after.as_ref().filter(concerns) {
-            self.sights.push_back(Sight::Shows(after.clone()));
-        } else if change.before.as_ref().is_some_and(|before| concerns(&before)) {
-            self.sights.push_back(Sight::Hides(change.version));
+impl Guard {
+    /// What its user can make of it now.
+    pub(super) fn changes(&self) -> Vec<Mode> {
+        match (self.mode, self.change) {
+            (Mode::Permits(permits), None) if permits > 1 => vec![Mode::Permits(permits - 1)],
+            (Mode::Upgradeable, None) => vec![Mode::Write, Mode::Read],
+            // It gives up to wait for that.
+            (Mode::Upgradeable, Some(Mode::Write)) => vec![Mode::Upgradeable],
+            (Mode::Write, None) => vec![Mode::Upgradeable, Mode::Read],
+            _ => Vec::new(),
         }
     }
 }
 
 impl Client {
-    pub(super) fn new(number: usize, habits: &Habits) -> Self {
+    pub(super) fn new(number: usize, scenario: &Scenario) -> Self {
+        let habits = &scenario.habits;
+        let wish = Wish {
+            kind: scenario.kind,
+            mode: scenario.wants.get(number).copied().unwrap_or_default(),
+            // Where it does not stand there yet, whoever makes it must know.
+            permits: (scenario.kind == Kind::Semaphore && !scenario.standing).then_some(scenario.permits),
+            own_duration: habits.own,
+            patience: PATIENCE,
+            ..Wish::default()
+        };
         Self {
             name: format!("p{number}"),
             crashed: false,
+            wish,
             contender: Contender::new(LOCK.to_owned(), habits.duration, Duration::ZERO, 0),
             call: None,
             hearts: Vec::new(),
@@ -186,14 +175,26 @@ impl Client {
         self.wake = Some(now);
     }
 
+    /// Its user makes more or less of what it holds. Less it is from now on, more when it has been told so.
+    pub(super) fn change(&mut self, mode: Mode, now: Moment) {
+        if let Some(guard) = &mut self.guard {
+            guard.change = Some(mode);
+            if rank(mode) < rank(guard.mode) {
+                guard.mode = mode;
+            }
+            self.contender.change(&guard.id, mode);
+        }
+        self.wake = Some(now);
+    }
+
     /// Nothing of it runs any more. What it has sent may still arrive: it is handed to the caller.
-    pub(super) fn crash(&mut self, habits: &Habits) -> Vec<Call> {
+    pub(super) fn crash(&mut self, scenario: &Scenario) -> Vec<Call> {
         let hearts = std::mem::take(&mut self.hearts).into_iter().filter_map(|heart| heart.call);
         let eyes = std::mem::take(&mut self.eyes).open.into_values().filter_map(|eye| eye.call);
         let calls = self.call.take().into_iter().chain(hearts).chain(eyes).filter(|call| call.reply.is_none());
         let calls = calls.collect();
         let number = self.name[1..].parse().unwrap_or_default();
-        *self = Self { crashed: true, begun: u8::MAX, ..Self::new(number, habits) };
+        *self = Self { crashed: true, begun: u8::MAX, ..Self::new(number, scenario) };
         calls
     }
 
@@ -209,6 +210,16 @@ impl Client {
             }
     }
 
+    /// What it was told that it has.
+    pub(super) fn has(&self) -> Option<(HolderId, u64)> {
+        self.guard.as_ref().map(|guard| (guard.id.clone(), guard.token))
+    }
+
+    /// Whether its user waits for anything.
+    pub(super) fn waits(&self) -> bool {
+        self.want != Want::Nothing || self.guard.as_ref().is_some_and(|guard| guard.change.is_some() && !guard.over)
+    }
+
     pub(super) fn may_start(&self) -> bool {
         self.want == Want::Nothing && self.guard.is_none() && self.engaged.is_none()
     }
@@ -222,6 +233,11 @@ impl Client {
     /// Whether this acquisition's session was lost, rather than given up.
     pub(super) fn has_lost(&self, session: &SessionId) -> bool {
         self.lost.contains(session)
+    }
+
+    /// Whether it neither crashed nor lost a session.
+    pub(super) fn has_always_lived(&self) -> bool {
+        !self.crashed && self.lost.is_empty()
     }
 
     /// The oldest version of the lock from which it may still begin a watch.
@@ -400,9 +416,8 @@ impl Client {
         let now = at.now.moment;
         if let Some(heart) = self.hearts.iter_mut().find(|heart| heart.is_valid(now)) {
             let id = HolderId { session: heart.id().clone(), n: heart.next_acquisition() };
-            let wish = Wish { own_duration: at.habits.own, patience: PATIENCE, ..Wish::default() };
             self.engaged = Some(Engaged { session: id.session.clone(), uses_session: true, session_over: false });
-            self.contender.start(id, wish, now);
+            self.contender.start(id, self.wish.clone(), now);
             self.want = Want::Acquiring;
             self.beat(at); // It is in use from now on.
         } else if !self.hearts.iter().any(Heart::is_opening) {
@@ -420,7 +435,7 @@ impl Client {
     fn tell(&mut self, notice: Notice, now: Moment) {
         match notice {
             Notice::Acquired { id, token, deadline } => {
-                let guard = Guard { id, token, deadline, over: false };
+                let guard = Guard { id, token, mode: self.wish.mode, change: None, deadline, over: false };
                 if let (true, Some(engaged)) = (deadline.is_some(), &mut self.engaged) {
                     engaged.uses_session = false;
                 }
@@ -451,39 +466,13 @@ impl Client {
                     guard.over = true;
                 }
             }
-            // Of a lock nothing can change, and nothing is said beside it here.
-            Notice::Refused { .. }
-            | Notice::Left { .. }
-            | Notice::Changed { .. }
-            | Notice::Published { .. }
-            | Notice::Requested { .. } => {}
-        }
-    }
-
-    /// Begins, keeps or ends the watch. Returns when to come back, and whether what is known is in doubt now.
-    fn keep_watch(&mut self, at: &At<'_>) -> (Option<Moment>, bool) {
-        let now = at.now.moment;
-        let session = self.engaged.as_ref().map(|engaged| engaged.session.clone());
-        let held_from = if at.habits.watch_losses { self.contender.watch_hold_from() } else { None };
-        let wanted = self.contender.watch_from().map(|(from, _)| from).or(held_from);
-        if session.is_some() && self.watch.as_ref().is_some_and(|watch| Some(&watch.session) != session.as_ref()) {
-            self.watch = None;
-        }
-        if let (Some(from), Some(session), None) = (wanted, session, &self.watch) {
-            if now < self.watch_retry_at {
-                self.contender.set_watched(false);
-                return (Some(self.watch_retry_at), false);
+            Notice::Changed { mode, token, .. } => {
+                if let Some(guard) = self.guard.as_mut().filter(|guard| guard.change == Some(mode)) {
+                    (guard.mode, guard.token, guard.change) = (mode, token, None);
+                }
             }
-            let from = (!self.watch_anew).then_some(from);
-            self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
-            self.watch = Some(Watch::begin(session, from, at.server));
+            // Nothing is said beside a hold here.
+            Notice::Refused { .. } | Notice::Left { .. } | Notice::Published { .. } | Notice::Requested { .. } => {}
         }
-        if self.recheck_at.is_some_and(|at| now >= at) {
-            (self.recheck_at, self.watch_anew) = (None, false);
-            self.contender.doubt();
-            return (None, true);
-        }
-        self.contender.set_watched(self.watch.is_some());
-        (self.recheck_at, false)
     }
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use leasehold::protocol::LATEST_COMMIT;
+use leasehold::protocol::{Kind, LATEST_COMMIT};
 
-use super::client::Want;
 use super::invariants::{Violation, judge, judge_end};
 use super::scenario::Scenario;
 use super::world::{Action, Effects, World};
@@ -53,13 +52,21 @@ impl World {
         })
     }
 
+    /// What a person changed is as it was.
+    fn heal(&mut self, scenario: &Scenario) {
+        let resized = self.server.get().lock().is_some_and(|lock| lock.capacity != scenario.permits);
+        if scenario.kind == Kind::Semaphore && resized {
+            self.resize(scenario.permits, &mut Effects::default());
+        }
+    }
+
     fn release_move(&self) -> Option<Action> {
-        let held = self.clients.iter().position(|client| client.get().guard.is_some());
+        let held = self.clients.iter().position(|client| client.get().guard.is_some() && !client.get().waits());
         held.map(Action::Release)
     }
 
     fn waits(&self) -> bool {
-        self.clients.iter().any(|client| client.get().want != Want::Nothing)
+        self.clients.iter().any(|client| client.get().waits())
     }
 }
 
@@ -82,6 +89,7 @@ pub(super) fn follow(
 ) -> Result<Duration, Violation> {
     let begin = world.time;
     world.faults = 0;
+    world.heal(scenario);
     let mut served_after = Duration::ZERO;
     let mut newcomer = world.clients.iter().position(|client| !client.get().crashed);
     if matches!(stragglers, Stragglers::Lost) {

@@ -9,6 +9,7 @@
 mod client;
 mod ending;
 mod eyes;
+mod happening;
 mod heart;
 mod invariants;
 mod moves;
@@ -16,7 +17,9 @@ mod operator;
 mod scenario;
 mod scenarios;
 mod search;
+mod sharing;
 mod story;
+mod watch;
 mod wire;
 mod world;
 

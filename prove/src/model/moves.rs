@@ -83,8 +83,7 @@ impl World {
         let client = self.clients[actor].get();
         if client.may_start() && client.begun < scenario.acquisitions {
             // Clients that are alike begin in the order of their numbers: any other order is the same by other names.
-            let alike = scenario.fast == [0; 3];
-            let first = client.begun == 0 && alike;
+            let first = client.begun == 0 && scenario.clients_are_alike();
             if !first || self.clients[..actor].iter().all(|other| other.get().begun > 0) {
                 moves.push(Action::Start(actor));
             }
@@ -92,6 +91,9 @@ impl World {
         if let Some(guard) = &client.guard {
             if !scenario.keep || !client.is_live(guard, self.now(scenario, actor).moment) {
                 moves.push(Action::Release(actor));
+            }
+            if self.changes > 0 && client.is_live(guard, self.now(scenario, actor).moment) {
+                moves.extend(guard.changes().into_iter().map(|mode| Action::Change(actor, mode)));
             }
         } else if client.want != Want::Nothing && self.cancels > 0 {
             moves.push(Action::Cancel(actor));
@@ -101,11 +103,16 @@ impl World {
     fn person_moves(&self, scenario: &Scenario, moves: &mut Vec<Action>) {
         let server = self.server.get();
         if let Some(lock) = server.lock() {
-            if may(scenario, self.faults, Fault::Break) && lock.holder.is_some() {
+            if may(scenario, self.faults, Fault::Break) && lock.is_held() {
                 moves.push(Action::Break);
             }
             if may(scenario, self.faults, Fault::DeleteLock) {
                 moves.push(Action::DeleteLock);
+            }
+            if may(scenario, self.faults, Fault::Resize) {
+                let permits =
+                    [scenario.permits, scenario.resized].into_iter().filter(|permits| *permits != lock.capacity);
+                moves.extend(permits.map(Action::Resize));
             }
         }
         if may(scenario, self.faults, Fault::DeleteSession) {

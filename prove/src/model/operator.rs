@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use leasehold::protocol::observer::Verdict;
 use leasehold::protocol::record::Tenancy;
-use leasehold::protocol::{Liveness, Moment, Record, SessionId, Version, Waiter, Write, write};
+use leasehold::protocol::write::shared;
+use leasehold::protocol::{
+    Holder, HolderId, Kind, Liveness, Moment, Record, SessionId, Version, Waiter, Write, grant, write,
+};
 
 use super::client::{At, Slot};
 use super::eyes::{Call, Eyes};
@@ -25,7 +28,8 @@ pub(super) struct Operator {
     doubtful: bool,
     /// What its watch of the lock has shown last. Events in between are shown as one.
     shown: Version,
-    free_since: Option<(Tenancy, Moment)>,
+    /// Since when nobody has used it, or there has been room for this one.
+    free_since: Option<(Tenancy, Option<HolderId>, Moment)>,
     own: Option<(Version, Duration, Moment)>,
     retry_at: Moment,
     pub(super) call: Option<Call>,
@@ -67,9 +71,10 @@ impl Operator {
         if self.known.as_ref().is_some_and(|known| known.version >= stored.version) {
             return;
         }
-        let free = record.holder.is_none().then(|| record.tenancy());
-        if self.free_since.as_ref().map(|(tenancy, _)| tenancy) != free.as_ref() {
-            self.free_since = free.map(|tenancy| (tenancy, now));
+        let free = idle(record);
+        let known = self.free_since.as_ref().map(|(tenancy, head, _)| (tenancy, head));
+        if known != free.as_ref().map(|(tenancy, head)| (tenancy, head)) {
+            self.free_since = free.map(|(tenancy, head)| (tenancy, head, now));
         }
         let before = self.known.as_ref().and_then(|known| known.lock());
         let same = before.is_some_and(|before| before.holder == record.holder && before.tenancy() == record.tenancy());
@@ -79,8 +84,7 @@ impl Operator {
                 _ => None,
             };
         }
-        let holder = record.holder.as_ref().and_then(|holder| holder.id.as_ref());
-        for id in holder.into_iter().chain(record.waiters.iter().map(|waiter| &waiter.id)) {
+        for id in record.ids() {
             self.meet(&id.session, now);
         }
         self.known = Some(stored.clone());
@@ -115,12 +119,13 @@ impl Operator {
         if self.call.is_none() && retry.is_none() {
             let what = match self.known.as_ref().and_then(|known| known.lock()) {
                 Some(_) if self.doubtful => Some(What::Read),
-                Some(record) => self.decide(record, at).map(What::Write),
+                Some(record) if record.kind == Kind::Lock => self.decide(record, at).map(What::Write),
+                Some(record) => self.decide_shared(record, at).map(What::Write),
                 None => None,
             };
             self.call = what.map(|what| Call::new(Place::Lock, what, at.real));
         }
-        let free = self.free_since.as_ref().map(|(_, since)| *since);
+        let free = self.free_since.as_ref().map(|(_, _, since)| *since);
         let due = [free.map(|since| since + STUCK), free.map(|since| since + LEFTOVER)];
         let own = self.own.map(|(_, duration, since)| since + duration);
         let later = due.into_iter().chain([own]).flatten().filter(|then| *then > now);
@@ -135,7 +140,7 @@ impl Operator {
         if next.is_some_and(|next| self.eyes.verdict(&next.id.session) == Verdict::Unknown) {
             return None;
         }
-        let free_for = self.free_since.as_ref().map_or(Duration::ZERO, |(_, since)| now.since(*since));
+        let free_for = self.free_since.as_ref().map_or(Duration::ZERO, |(_, _, since)| now.since(*since));
         let gone = match record.holder.as_ref().map(|holder| &holder.liveness) {
             None => None,
             Some(Liveness::Session(session)) => Some(self.eyes.verdict(session) == Verdict::Ended),
@@ -153,4 +158,37 @@ impl Operator {
             _ => None,
         }
     }
+
+    /// Of those that live by their sessions, which all do here.
+    fn decide_shared(&self, record: &Record, at: &At<'_>) -> Option<Write> {
+        let ended = |session: &SessionId| self.eyes.verdict(session) == Verdict::Ended;
+        let is_dead = |holder: &Holder| matches!(&holder.liveness, Liveness::Session(session) if ended(session));
+        let round = grant::round(record, is_dead, |waiter| ended(&waiter.id.session));
+        if round.served.iter().any(|waiter| self.eyes.verdict(&waiter.id.session) == Verdict::Unknown) {
+            return None;
+        }
+        let free_for = self.free_since.as_ref().map_or(Duration::ZERO, |(_, _, since)| at.now.moment.since(*since));
+        let unused = record.shared.len() == round.dead.len() && record.waiters.len() == round.passed_over.len();
+        let removable = record.ephemeral && unused;
+        let anybody_ended = !round.dead.is_empty() || !round.passed_over.is_empty();
+        match round.served.is_empty() {
+            true if removable && !round.dead.is_empty() => Some(shared::remove(record)),
+            true if anybody_ended => Some(shared::remove_dead(record, &round)),
+            true if removable && free_for >= LEFTOVER => Some(shared::remove(record)),
+            false if anybody_ended || free_for >= STUCK => Some(shared::grant(record, &round, at.now.stamp)),
+            _ => None,
+        }
+    }
+}
+
+/// The tenancy in which nobody uses it, or in which there is room for this waiter.
+fn idle(record: &Record) -> Option<(Tenancy, Option<HolderId>)> {
+    let tenancy = record.tenancy();
+    if record.kind == Kind::Lock {
+        return record.holder.is_none().then_some((tenancy, None));
+    }
+    let round = grant::round(record, |_| false, |_| false);
+    let head = round.served.first().map(|waiter| waiter.id.clone());
+    let unused = !record.is_held() && record.waiters.is_empty();
+    (unused || head.is_some()).then_some((tenancy, head))
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use leasehold::protocol::{Kind, Mode};
+
 use super::client::Habits;
 
 /// Something that goes wrong. Each costs one of a path's faults.
@@ -19,12 +21,14 @@ pub(super) enum Fault {
     Doze,
     /// A client ends for good.
     Crash,
-    /// A person takes the lock from its holder.
+    /// A person takes the lock from its holder, or from the first of several.
     Break,
     /// A person deletes the lock's Lease.
     DeleteLock,
     /// Somebody deletes a session's Lease.
     DeleteSession,
+    /// A person changes how many permits there are, or changes it back.
+    Resize,
 }
 
 /// One bounded world.
@@ -33,6 +37,15 @@ pub(super) enum Fault {
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) clients: usize,
+    /// What is contended for.
+    pub(super) kind: Kind,
+    /// How many permits a semaphore has, and how many a person makes of it.
+    pub(super) permits: u32,
+    pub(super) resized: u32,
+    /// How much of it each client wants.
+    pub(super) wants: [Mode; 3],
+    /// How many times somebody makes more or less of what it holds.
+    pub(super) changes: u8,
     /// How many acquisitions each client's user begins.
     pub(super) acquisitions: u8,
     /// How many of all acquisitions may be cancelled.
@@ -75,6 +88,11 @@ impl Scenario {
         Self {
             name,
             clients: 2,
+            kind: Kind::Lock,
+            permits: 1,
+            resized: 1,
+            wants: [Mode::Permits(1); 3],
+            changes: 0,
             acquisitions: 1,
             cancels: 0,
             queued: 0,
@@ -96,6 +114,12 @@ impl Scenario {
             prompt_writes: false,
             diligent: false,
         }
+    }
+
+    /// Clients that are alike can go by each other's names.
+    pub(super) fn clients_are_alike(&self) -> bool {
+        let wants = &self.wants[..self.clients];
+        self.fast == [0; 3] && wants.iter().all(|want| *want == wants[0])
     }
 
     pub(super) fn horizon(&self) -> Duration {

@@ -1,5 +1,7 @@
 //! The scenarios that are searched.
 
+mod sharing;
+
 use std::time::Duration;
 
 use super::client::Habits;
@@ -25,12 +27,12 @@ pub(super) fn quick() -> Vec<Scenario> {
         Scenario { queued: 2, faults: 0, keep: true, ..own("two, own liveness") },
     ];
     // Of the small ones more are followed to the end.
-    quick.into_iter().map(|scenario| Scenario { sample: 16, ..scenario }).collect()
+    [quick, sharing::quick()].concat().into_iter().map(|scenario| Scenario { sample: 16, ..scenario }).collect()
 }
 
 /// All.
 pub(super) fn all() -> Vec<Scenario> {
-    [quick(), at_once(), deaths()].concat()
+    [quick(), at_once(), deaths(), sharing::all()].concat()
 }
 
 /// Much at once.

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::client::{Slot, Want};
+use leasehold::protocol::Kind;
+
+use super::client::{Guard, Slot, Want};
 use super::ending::{Stragglers, follow};
 use super::invariants::Violation;
 use super::scenario::Scenario;
@@ -65,6 +67,7 @@ fn line(world: &World, scenario: &Scenario, action: &Action) -> String {
         Action::Start(actor) => format!("{}'s user begins an acquisition", name(actor)),
         Action::Release(actor) => format!("{}'s user releases", name(actor)),
         Action::Cancel(actor) => format!("{}'s user cancels", name(actor)),
+        Action::Change(actor, mode) => format!("{}'s user makes it {mode:?}", name(actor)),
         Action::Arrive(actor, slot) => format!("{}'s request is carried out: {}", name(actor), what(actor, slot)),
         Action::Twice(actor, slot) => {
             format!("{}'s request is carried out, and will be again: {}", name(actor), what(actor, slot))
@@ -81,6 +84,7 @@ fn line(world: &World, scenario: &Scenario, action: &Action) -> String {
         Action::Crash(actor) => format!("{} crashes", name(actor)),
         Action::Break => "a person takes the lock from its holder".to_owned(),
         Action::DeleteLock => "a person deletes the lock's Lease".to_owned(),
+        Action::Resize(permits) => format!("a person makes it {permits} permits"),
         Action::DeleteSession(session) => format!("somebody deletes session {session}"),
     };
     format!("[{:?}] {told}", world.time).replace("[0ns]", &format!("[0s, horizon {:?}]", scenario.horizon()))
@@ -98,8 +102,9 @@ fn believed(world: &World, scenario: &Scenario) -> String {
                 let live = client.is_live(guard, world.now(scenario, number).moment);
                 write!(
                     told,
-                    "p{number} holds {} token {} {}",
+                    "p{number} holds {}{} token {} {}",
                     guard.id,
+                    had(client.wish.kind, guard),
                     guard.token,
                     if live { "live" } else { "lost" }
                 )
@@ -113,13 +118,28 @@ fn believed(world: &World, scenario: &Scenario) -> String {
     match world.server.get().lock() {
         None => told.push_str("no Lease"),
         Some(lock) => {
-            let holder = lock.holder.as_ref().map_or("nobody", |holder| holder.identity.as_str());
-            let waiters: Vec<_> = lock.waiters.iter().map(|waiter| waiter.id.to_string()).collect();
-            let _ = write!(told, "at {}: {holder} then {waiters:?}", lock.version);
+            let alone = lock.kind == Kind::Lock;
+            let tell = |id: String, mode| if alone { id } else { format!("{id} {mode:?}") };
+            let holders: Vec<_> = lock.holders().map(|holder| tell(holder.identity.clone(), holder.mode)).collect();
+            let waiters: Vec<_> =
+                lock.waiters.iter().map(|waiter| tell(waiter.id.to_string(), waiter.want.mode)).collect();
+            let _ = write!(told, "at {}: {holders:?} then {waiters:?}", lock.version);
+            if let Some(upgrading) = &lock.upgrading {
+                let _ = write!(told, ", {upgrading} is to be alone");
+            }
         }
     }
     if !world.late.is_empty() {
         let _ = write!(told, "; {} may still arrive", world.late.len());
     }
     told
+}
+
+/// How much of it is held, and what is to become of that.
+fn had(kind: Kind, guard: &Guard) -> String {
+    match (kind, guard.change) {
+        (Kind::Lock, _) => String::new(),
+        (_, None) => format!(" ({:?})", guard.mode),
+        (_, Some(change)) => format!(" ({:?}, to be {change:?})", guard.mode),
+    }
 }

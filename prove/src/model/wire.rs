@@ -1,14 +1,14 @@
 //! Requests and answers, and the sequential store that carries them out.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use json_patch::{Patch, PatchOperation};
 use k8s_openapi::api::coordination::v1::Lease;
-use leasehold::protocol::record::SessionRecord;
-use leasehold::protocol::{Record, SessionId, Version, Write};
+use leasehold::protocol::record::{HOLDER, JOIN, SessionRecord, UPGRADE, WANT};
+use leasehold::protocol::{Holder, Kind, Mode, Record, SessionId, Version, Write};
 use serde_json::Value;
 
 /// The one lock of a world.
@@ -150,6 +150,39 @@ pub(super) struct Change {
     pub(super) version: Version,
     pub(super) before: Option<Arc<Stored>>,
     pub(super) after: Option<Arc<Stored>>,
+}
+
+impl Change {
+    /// The lock as it was, and as it is.
+    pub(super) fn records(&self) -> (Option<&Record>, Option<&Record>) {
+        let [before, after] =
+            [&self.before, &self.after].map(|stored| stored.as_ref().and_then(|stored| stored.lock()));
+        (before, after)
+    }
+
+    /// Whom it let in: who holds something and did not before, or less of it.
+    pub(super) fn admitted(&self) -> impl Iterator<Item = &Holder> {
+        let (before, after) = self.records();
+        let before = before.filter(|before| after.is_some_and(|after| after.uid == before.uid));
+        let stays = move |after: &Record, holder: &Holder| {
+            let had = before.and_then(|before| before.holders().find(|had| had.identity == holder.identity));
+            had.is_some_and(|had| match after.kind {
+                Kind::Lock => before.is_some_and(|before| before.tenancy() == after.tenancy()),
+                Kind::Semaphore | Kind::ReadWriteLock => rank(had.mode) >= rank(holder.mode),
+            })
+        };
+        after.into_iter().flat_map(move |after| after.holders().filter(move |holder| !stays(after, holder)))
+    }
+}
+
+/// More is larger.
+pub(super) fn rank(mode: Mode) -> u32 {
+    match mode {
+        Mode::Permits(permits) => permits,
+        Mode::Read => 1,
+        Mode::Upgradeable => 2,
+        Mode::Write => 3,
+    }
 }
 
 /// The API server's store. Every Lease counts its own versions: nobody compares those of different Leases, and so it
@@ -348,16 +381,21 @@ fn brief(lease: &Lease) -> String {
     let spec = lease.spec.as_ref();
     let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
     let transitions = spec.and_then(|spec| spec.lease_transitions).unwrap_or_default();
-    let joins: Vec<_> = lease
-        .metadata
-        .annotations
-        .iter()
-        .flatten()
-        .filter_map(|(key, ticket)| {
-            key.strip_prefix(leasehold::protocol::record::JOIN).map(|id| format!("{id}@{ticket}"))
-        })
-        .collect();
-    format!("holder {holder:?}, transitions {transitions}, waiting {joins:?}")
+    let annotations = || lease.metadata.annotations.iter().flatten();
+    let keys = |prefix| {
+        let named = annotations().filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?, value)));
+        named.map(|(id, value)| format!("{id}@{value}")).collect::<Vec<_>>()
+    };
+    let mut told = format!("holder {holder:?}, transitions {transitions}, waiting {:?}", keys(JOIN));
+    for (what, prefix) in
+        [("held", HOLDER), ("wanted", WANT), ("to be alone", UPGRADE), ("of", "leasehold.dev/permits")]
+    {
+        let keys = keys(prefix);
+        if !keys.is_empty() {
+            let _ = write!(told, ", {what} {keys:?}");
+        }
+    }
+    told
 }
 
 impl fmt::Display for Reply {

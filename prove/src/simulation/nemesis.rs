@@ -1,18 +1,20 @@
 //! Lets the plan's faults befall, and heals them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::{HOLDER, JOIN, PERMITS, SESSION_PREFIX, SessionRecord, UPGRADE, WANT};
-use leasehold::protocol::{Record, Write, write};
+use leasehold::protocol::{Record, Write, grant, write};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::network::Weather;
+use super::network::Cut;
 use super::plan::{Fault, What};
 use super::rules::Author;
-use super::world::World;
+use super::world::{Member, World};
 
 /// Lets all the plan's faults befall, each at its time.
 pub(super) async fn run(world: &Arc<World>) {
@@ -36,7 +38,8 @@ pub(super) fn heal(world: &Arc<World>, life: usize) {
     world.log.tell(|| "everything is healed".to_owned());
     world.server.start();
     for member in world.members() {
-        member.link.change(|weather| *weather = Weather::default());
+        member.link.heal();
+        member.clings.store(false, Ordering::SeqCst);
         member.process.resume();
     }
     for who in 0..=world.plan.clients.len() {
@@ -124,6 +127,13 @@ fn inflict(world: &Arc<World>, fault: &Fault, life: usize) -> bool {
             };
             by_hand(world, &record.id.lease_name(), &write)
         }
+        Fault::Heartbeat { who, late, cut_after, lasts } => {
+            let (Some(member), Some(client)) = (world.member(*who), world.plan.clients.get(*who)) else { return false };
+            let parts = |parts: &f64| client.session.mul_f64(*parts);
+            let sent = member.link.befall_next_heartbeat(late.as_ref().map(parts));
+            cut_off_after(world, member, sent, parts(cut_after), parts(lasts));
+            true
+        }
         Fault::SetClock { who, to_second } => {
             let (Some(member), Ok(wall)) = (world.member(*who), Timestamp::from_second(*to_second)) else {
                 return false;
@@ -142,6 +152,30 @@ fn later(world: &Arc<World>, pause: Duration, act: impl FnOnce(&Arc<World>) + Se
         if world.log.time() < world.plan.length {
             act(&world);
         }
+    });
+}
+
+/// A while after something was sent nothing passes, and who holds something does so until it knows better.
+fn cut_off_after(
+    world: &Arc<World>,
+    member: Arc<Member>,
+    sent: oneshot::Receiver<()>,
+    pause: Duration,
+    lasts: Duration,
+) {
+    let world = world.clone();
+    tokio::spawn(async move {
+        if sent.await.is_err() || world.log.time() >= world.plan.length {
+            return;
+        }
+        member.clings.store(true, Ordering::SeqCst);
+        later(&world, pause, move |world| {
+            member.link.change(|weather| weather.cut = Cut::Silent);
+            later(world, lasts, move |_| {
+                member.link.change(|weather| weather.cut = Cut::No);
+                member.clings.store(false, Ordering::SeqCst);
+            });
+        });
     });
 }
 
@@ -172,13 +206,30 @@ fn break_lock(world: &World, lock: usize, properly: bool) -> bool {
 fn fiddle(world: &Arc<World>, lock: usize, permits: u32, times: u32, every: Duration) -> bool {
     let semaphores: Vec<usize> = (0..world.plan.locks.len()).filter(|lock| is_standing(world, *lock)).collect();
     let Some(&lock) = semaphores.get(lock % semaphores.len().max(1)) else { return false };
-    for time in 1..times {
-        let permits = if time % 2 == 0 { permits } else { world.plan.locks[lock].permits() };
-        later(world, every * time, move |world| {
-            set_permits(world, lock, permits);
-        });
-    }
-    set_permits(world, lock, permits)
+    let (world, usual) = (world.clone(), world.plan.locks[lock].permits());
+    let changed = set_permits(&world, lock, permits);
+    tokio::spawn(async move {
+        for time in 1..times {
+            sleep(every).await;
+            let permits = if time % 2 == 0 { permits } else { usual };
+            // The worst moment to take some away is when somebody is just about to be let in.
+            let mut patience = 100;
+            while permits < usual && patience > 0 && !is_there_room(&world, lock) {
+                sleep(Duration::from_millis(1)).await;
+                patience -= 1;
+            }
+            if world.log.time() >= world.plan.length {
+                return; // What is over by then has been healed with everything.
+            }
+            set_permits(&world, lock, permits);
+        }
+    });
+    changed
+}
+
+/// Whether somebody waits who could be let in.
+fn is_there_room(world: &World, lock: usize) -> bool {
+    lock_of(world, lock).is_some_and(|(record, _)| !grant::round(&record, |_| false, |_| false).served.is_empty())
 }
 
 /// Whether a semaphore's number of permits is somebody's to change: one that is made on the spot has as many again when

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use leasehold::protocol::record::SESSION_PREFIX;
 use leasehold::protocol::{Version, Write};
 use leasehold::testing::Event;
 use leasehold::{Failure, Sight, Store};
@@ -76,6 +77,17 @@ pub(super) struct Link {
     /// Changes when all connections break.
     breaks: watch::Sender<u64>,
     dice: Mutex<Dice>,
+    unlucky: Mutex<Option<Unlucky>>,
+}
+
+/// What is to befall the next write of a sort.
+#[derive(Debug)]
+struct Unlucky {
+    sort: Sort,
+    /// Its answer comes so late. Otherwise it never does.
+    late: Option<Duration>,
+    /// Who wants to know is told when it is sent.
+    sent: oneshot::Sender<()>,
 }
 
 /// What becomes of one request.
@@ -86,6 +98,17 @@ struct Fate {
     kind: Kind,
     /// It is carried out again, so long after the first time.
     again: Option<Duration>,
+}
+
+/// What sort of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    Read,
+    Write,
+    /// It opens this process's session.
+    Opening,
+    /// It renews that.
+    Renewal,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -107,6 +130,7 @@ impl Link {
             weather: watch::Sender::default(),
             breaks: watch::Sender::default(),
             dice: Mutex::new(dice),
+            unlucky: Mutex::default(),
         })
     }
 
@@ -119,17 +143,42 @@ impl Link {
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
+    /// The answer to the next opening of a session never comes, or that to its next renewal comes so late. Tells when that
+    /// is sent.
+    pub(super) fn befall_next_heartbeat(&self, late: Option<Duration>) -> oneshot::Receiver<()> {
+        let (sent, receiver) = oneshot::channel();
+        let sort = if late.is_some() { Sort::Renewal } else { Sort::Opening };
+        *self.unlucky() = Some(Unlucky { sort, late, sent });
+        receiver
+    }
+
+    /// All goes well from here on.
+    pub(super) fn heal(&self) {
+        self.change(|weather| *weather = Weather::default());
+        *self.unlucky() = None;
+    }
+
+    fn unlucky(&self) -> MutexGuard<'_, Option<Unlucky>> {
+        self.unlucky.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn dice(&self) -> MutexGuard<'_, Dice> {
         self.dice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fate(&self, is_write: bool) -> Fate {
+    fn fate(&self, sort: Sort) -> Fate {
+        let is_write = sort != Sort::Read;
         let weather = self.weather.borrow().clone();
         let mut dice = self.dice();
         let (low, high) = weather.delay;
-        let (there, back) = (dice.millis(low..high), dice.millis(low..high));
+        let (there, mut back) = (dice.millis(low..high), dice.millis(low..high));
         let again = (is_write && dice.chance(weather.twice)).then(|| dice.millis(1..LATEST));
-        let kind = if dice.chance(weather.lost) {
+        let unlucky = self.unlucky().take_if(|unlucky| unlucky.sort == sort);
+        let kind = if let Some(Unlucky { late, sent, .. }) = unlucky {
+            let _ = sent.send(());
+            back = late.unwrap_or(back);
+            if late.is_some() { Kind::Normal } else { Kind::Unheard }
+        } else if dice.chance(weather.lost) {
             if dice.chance(0.5) { Kind::Lost } else { Kind::Reset }
         } else if dice.chance(weather.unheard) {
             Kind::Unheard
@@ -150,10 +199,10 @@ impl Link {
     /// Sends a request on its way. The way goes on whatever becomes of the sender.
     fn send<T: Send + 'static>(
         self: &Arc<Self>,
-        is_write: bool,
+        sort: Sort,
         carry_out: impl Fn(&Server) -> Result<T, Failure> + Send + Sync + 'static,
     ) -> BoxFuture<'static, Result<T, Failure>> {
-        let fate = self.fate(is_write);
+        let fate = self.fate(sort);
         let (reply, answer) = oneshot::channel();
         let link = self.clone();
         tokio::spawn(async move {
@@ -214,7 +263,7 @@ impl Link {
     pub(super) async fn list_and_watch(
         self: &Arc<Self>,
     ) -> Result<(Vec<Lease>, mpsc::UnboundedReceiver<Event>), Failure> {
-        let (list, mut news) = self.send(false, Server::list_and_watch).await?;
+        let (list, mut news) = self.send(Sort::Read, Server::list_and_watch).await?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let link = self.clone();
         tokio::spawn(async move {
@@ -249,7 +298,7 @@ impl Link {
     ) {
         let mut broken = Broken::of(&self);
         let reset = || Err(Failure::Unclear("the watch's connection broke".to_owned()));
-        let fate = self.fate(false);
+        let fate = self.fate(Sort::Read);
         sleep(fate.there).await;
         let cut = self.weather.borrow().cut;
         match (&fate.kind, cut) {
@@ -294,6 +343,10 @@ impl Link {
     }
 }
 
+fn is_held(spec: &LeaseSpec) -> bool {
+    spec.holder_identity.as_ref().is_some_and(|holder| !holder.is_empty())
+}
+
 /// Knows when the present connections of a link break.
 struct Broken {
     breaks: watch::Receiver<u64>,
@@ -330,12 +383,19 @@ pub(super) struct Remote(pub(super) Arc<Link>);
 impl Store for Remote {
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>> {
         let name = name.to_owned();
-        self.0.send(false, move |server| server.read(&name))
+        self.0.send(Sort::Read, move |server| server.read(&name))
     }
 
     fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
         let (author, name, write) = (self.0.author.clone(), name.to_owned(), write.clone());
-        self.0.send(true, move |server| server.write(&author, &name, &write))
+        let sort = match &write {
+            _ if !name.starts_with(SESSION_PREFIX) => Sort::Write,
+            Write::Create(_) => Sort::Opening,
+            // An ended one is named by nobody any more.
+            Write::Replace(lease) if lease.spec.as_ref().is_some_and(is_held) => Sort::Renewal,
+            _ => Sort::Write,
+        };
+        self.0.send(sort, move |server| server.write(&author, &name, &write))
     }
 
     fn watch(

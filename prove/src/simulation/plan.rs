@@ -102,6 +102,14 @@ pub(super) enum Fault {
     Scribble {
         lock: usize,
     },
+    /// The answer to the next opening of a session never comes, or that to its next renewal comes so late. A while after
+    /// that nothing passes, and whoever holds something holds on to it. All times are in parts of the session's duration.
+    Heartbeat {
+        who: usize,
+        late: Option<f64>,
+        cut_after: f64,
+        lasts: f64,
+    },
     /// A wall clock is set.
     SetClock {
         who: usize,
@@ -188,6 +196,8 @@ impl Fault {
             Self::RemoveWaiter { .. } => "waiter's key removed",
             Self::SetPermits { .. } => "permits changed",
             Self::Scribble { .. } => "Lease scribbled on",
+            Self::Heartbeat { late: None, .. } => "opening of a session unheard",
+            Self::Heartbeat { .. } => "renewal of a session answered late",
             Self::SetClock { .. } => "wall clock set",
         }
     }
@@ -266,7 +276,7 @@ impl ClientPlan {
     }
 }
 
-const KINDS: usize = 22;
+const KINDS: usize = 24;
 
 impl Fault {
     fn draw(kind: usize, clients: usize, locks: usize, dice: &mut Dice) -> Self {
@@ -303,6 +313,16 @@ impl Fault {
             19 | 20 => {
                 let (permits, times) = (dice.from(&[1, 1, 2, 8]), dice.from(&[1, 40]));
                 Self::SetPermits { lock, permits, times, every: dice.millis(20..1_000) }
+            }
+            21 => {
+                let (cut_after, lasts) = (dice.between(0.2..0.65), dice.between(0.4..1.5));
+                Self::Heartbeat { who, late: None, cut_after, lasts }
+            }
+            22 => {
+                // Just within the time that a request is given, and before the next renewal.
+                let late = dice.between(0.1..0.3);
+                let cut_after = late + dice.between(0.005..0.03);
+                Self::Heartbeat { who, late: Some(late), cut_after, lasts: dice.between(0.7..1.5) }
             }
             _ => {
                 let second = dice.from(&[-2_000_000_000, 0, 1, 1_700_000_000, 4_000_000_000, 200_000_000_000]);

@@ -160,8 +160,9 @@ async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Sta
     let until = clock::moment() + dice.millis(1..longest);
     let watched = dice.chance(0.3);
     let mut lost = false;
-    while clock::moment() < until && !lost {
-        sleep(dice.millis(1..2000).min(until.since(clock::moment()))).await;
+    while (clock::moment() < until || member.clings.load(Ordering::SeqCst)) && !lost {
+        let left = Some(until.since(clock::moment())).filter(|left| !left.is_zero());
+        sleep(dice.millis(1..2000).min(left.unwrap_or(Duration::MAX))).await;
         let Some(guard) = world.look(key) else { return };
         let checked = guard.check();
         lost = checked.is_err();

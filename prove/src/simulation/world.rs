@@ -43,6 +43,8 @@ pub(super) struct Member {
     pub(super) link: Arc<Link>,
     /// Tasks that have not come to their end.
     pub(super) busy: AtomicUsize,
+    /// Whoever holds something holds on to it.
+    pub(super) clings: AtomicBool,
     pub(super) client: Option<leasehold::Client>,
 }
 
@@ -152,7 +154,15 @@ impl World {
         let author = if is_operator { Author::Operator } else { Author::Process(host.clone()) };
         let link = Link::new(self.server.clone(), author, Dice::new(dice.number(), 1));
         let client = (!is_operator).then(|| workload::client(&self.plan.clients[who], &host, &link));
-        let member = Arc::new(Member { who, host, process, link, busy: AtomicUsize::new(0), client });
+        let member = Arc::new(Member {
+            who,
+            host,
+            process,
+            link,
+            busy: AtomicUsize::new(0),
+            clings: AtomicBool::new(false),
+            client,
+        });
         self.log.tell(|| format!("{} starts", member.host));
         self.members.lock().unwrap_or_else(PoisonError::into_inner).push(member.clone());
         if is_operator {

@@ -213,6 +213,7 @@ impl Contender {
         self.holds.push(Hold {
             id: turn.id,
             wish: turn.wish,
+            token,
             tenancy,
             own,
             change: None,
@@ -267,14 +268,15 @@ impl Contender {
                 return None;
             }
             turn.stage = Stage::Waiting;
-        } else if turn.stage == Stage::Seeking {
+        } else {
+            if turn.stage != Stage::Seeking {
+                // Its place is gone: the Lease was removed, or somebody removed its key. It queues up again, if it can.
+                turn = Turn { stage: Stage::Seeking, started: now, fresh: true, ..turn };
+            }
             if let Some(why) = self.is_refused(&turn, now) {
                 self.notices.push_back(Notice::Refused { id: turn.id, why });
                 return None;
             }
-        } else {
-            // Its place is gone: the Lease was removed, or somebody removed its key. It queues up again.
-            turn = Turn { stage: Stage::Seeking, started: now, fresh: true, ..turn };
         }
         Some(turn)
     }
@@ -407,8 +409,9 @@ impl Contender {
             {
                 hold.change = None;
                 hold.wish.mode = mode;
-                let token = holder.token.unwrap_or(record.version.0);
-                self.notices.push_back(Notice::Changed { id: hold.id.clone(), mode, token });
+                // Where the Lease tells none, it is the one that this client was told when it made it.
+                hold.token = holder.token.unwrap_or(hold.token);
+                self.notices.push_back(Notice::Changed { id: hold.id.clone(), mode, token: hold.token });
             }
         }
     }

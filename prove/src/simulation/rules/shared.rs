@@ -35,10 +35,11 @@ impl Change<'_> {
 
     /// Who holds something now and did not, or more than it did.
     fn admitted<'a>(before: &Record, after: &'a Record) -> Vec<&'a Holder> {
-        let permits = |holder: &Holder| holder.mode.permits(after.capacity);
+        // Who can become the writer has more than any other reader.
+        let rank = |holder: &Holder| (holder.mode.permits(after.capacity), holder.mode == Mode::Upgradeable);
         let admitted = |holder: &&Holder| {
             let had = before.shared.iter().find(|had| had.identity == holder.identity);
-            had.is_none_or(|had| permits(had) < permits(holder))
+            had.is_none_or(|had| rank(had) < rank(holder))
         };
         after.shared.iter().filter(admitted).collect()
     }
