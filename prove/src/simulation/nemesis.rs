@@ -180,7 +180,8 @@ fn cut_off_after(
 }
 
 /// Clears the holder, or the first of several.
-fn break_lock(world: &World, lock: usize, properly: bool) -> bool {
+/// Somebody takes a lock from its holder, or one share from whoever has been there longest. Whether there was any.
+pub(super) fn break_lock(world: &World, lock: usize, properly: bool) -> bool {
     let Some((record, mut lease)) = lock_of(world, lock) else { return false };
     if let Some(holder) = record.shared.first() {
         world.hold_broken(&holder.identity);

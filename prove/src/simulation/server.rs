@@ -19,8 +19,8 @@ use super::rules::{self, Author, Change, Heads};
 
 pub(super) const NAMESPACE: &str = "simulated";
 
-/// Where nothing goes wrong, who can be let in is let in as soon as that.
-const AT_ONCE: Duration = Duration::from_millis(300);
+/// Where nothing goes wrong, who can be let in is let in as soon as that, and who watches is told of a loss.
+pub(super) const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// The API server, the one there is.
 #[derive(Debug)]

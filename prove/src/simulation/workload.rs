@@ -9,9 +9,10 @@ use tokio::time::sleep;
 
 use super::dice::Dice;
 use super::guard::{Guard, Handle};
+use super::nemesis::break_lock;
 use super::network::{Link, Remote};
 use super::plan::{ClientPlan, What};
-use super::server::NAMESPACE;
+use super::server::{AT_ONCE, NAMESPACE};
 use super::world::{Member, World};
 
 /// A client of the simulated API server.
@@ -155,6 +156,21 @@ fn judge_loss(world: &World, stay: &Stay, id: &str, lost: &Lost) {
     }
 }
 
+/// Who has asked to be told of a loss is told at once when somebody takes the lock, where nothing else goes wrong. Whether
+/// it is lost then.
+async fn see_a_break(world: &World, stay: &Stay, guard: &Guard) -> bool {
+    let lost = guard.lost();
+    sleep(Duration::from_secs(1)).await;
+    if guard.check().is_err() || !break_lock(world, stay.lock, true) {
+        return guard.check().is_err();
+    }
+    sleep(AT_ONCE).await;
+    if !lost.is_cancelled() {
+        world.log.violation(format!("{} has not been told that somebody took its lock", guard.holder_identity()));
+    }
+    true
+}
+
 async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Stay, dice: &mut Dice) {
     let longest = if dice.chance(0.05) { 40_000 } else { 500 };
     let until = clock::moment() + dice.millis(1..longest);
@@ -182,6 +198,9 @@ async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Sta
                 Err(error) => world.log.tell(|| format!("not published: {error}")),
                 Ok(()) => {}
             }
+        }
+        if !lost && world.plan.calm && world.plan.locks[stay.lock] == What::Lock && dice.chance(0.05) {
+            lost = see_a_break(world, stay, &guard).await;
         }
         let changes = !lost && guard.can_change() && dice.chance(0.3);
         drop(guard);
