@@ -31,9 +31,12 @@ struct Options {
     /// How many contend. Alone they are measured in any case.
     #[arg(long, value_delimiter = ',', default_value = "2,8,32,128")]
     contenders: Vec<usize>,
-    /// How many contend for a semaphore, and read under a read-write lock.
+    /// How many contend for a semaphore.
     #[arg(long, value_delimiter = ',', default_value = "20,100,200")]
     sharers: Vec<usize>,
+    /// How many read under a read-write lock. A hundred who come and go without a pause overwhelm the API server.
+    #[arg(long, value_delimiter = ',', default_value = "8,20")]
+    readers: Vec<usize>,
     /// How many permits that semaphore has.
     #[arg(long, default_value_t = 10)]
     permits: u32,
@@ -63,6 +66,8 @@ async fn main() -> Result<()> {
     }
     for contenders in options.sharers {
         bench.contended(What::Semaphore(options.permits), contenders, long(contenders), Some(alone)).await?;
+    }
+    for contenders in options.readers {
         bench.contended(What::Readers, contenders, long(contenders), Some(alone)).await?;
     }
     bench.three_at_once(100).await?;
