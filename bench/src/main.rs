@@ -40,6 +40,9 @@ struct Options {
     /// How many permits that semaphore has.
     #[arg(long, default_value_t = 10)]
     permits: u32,
+    /// How many hold permits of one semaphore while as many wait.
+    #[arg(long, default_value_t = 100)]
+    fan_out: u32,
     /// How many locks one client holds at once.
     #[arg(long, default_value_t = 10_000)]
     held: usize,
@@ -69,6 +72,9 @@ async fn main() -> Result<()> {
     }
     for contenders in options.readers {
         bench.contended(What::Readers, contenders, long(contenders), Some(alone)).await?;
+    }
+    if options.fan_out > 0 {
+        bench.fan_out(options.fan_out).await?;
     }
     bench.three_at_once(100).await?;
     if options.held > 0 {

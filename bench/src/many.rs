@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
-use leasehold::{MultiLock, clock};
+use hdrhistogram::Histogram;
+use leasehold::protocol::Record;
+use leasehold::{MultiLock, Store, clock};
+use tokio::task::JoinSet;
 
 use crate::counting::Counts;
-use crate::measure::{Bench, ratio};
+use crate::measure::{Bench, What, millis, ratio};
 
 /// How many locks are acquired at a time.
 const AT_ONCE: usize = 64;
@@ -32,6 +35,41 @@ impl Bench {
         let spent = counts.now() - before;
         self.report.add("multi_3_requests", ratio(spent.writes + spent.reads, rounds), "", None, rounds);
         client.shutdown().await;
+        Ok(())
+    }
+
+    /// Who is told of it when one of many holders goes and one of as many waiters comes in, one after the other.
+    pub(crate) async fn fan_out(&mut self, permits: u32) -> Result<()> {
+        let counts = Arc::new(Counts::default());
+        self.make("fan-out", What::Semaphore(permits)).await?;
+        let semaphore = || anyhow::Ok(self.client(&counts)?.semaphore("fan-out").build()?);
+        let mut holders = Vec::new();
+        for _ in 0..permits {
+            holders.push(semaphore()?.acquire(1).await?);
+        }
+        let (looks, mut waiters) = (semaphore()?, JoinSet::new());
+        for place in 1..=usize::try_from(permits)? {
+            let semaphore = semaphore()?;
+            waiters.spawn(async move { semaphore.acquire(1).await });
+            while looks.status().await?.waiters.len() < place {}
+        }
+        let bytes = Record::parse(self.store()?.read("fan-out").await?)?.annotation_bytes();
+        let (before, mut handed, mut served) = (counts.now(), Histogram::<u64>::new(3)?, Vec::new());
+        for holder in holders {
+            let begun = clock::moment();
+            holder.release().await?;
+            served.push(waiters.join_next().await.context("a waiter")???);
+            handed.record(u64::try_from(clock::moment().since(begun).as_nanos())?)?;
+        }
+        let spent = counts.now() - before;
+        let each = |count: u64| ratio(count, u64::from(permits));
+        let rounds = u64::from(permits);
+        self.report.add(&format!("fan_out_writes_{permits}"), each(spent.writes), "", None, rounds);
+        self.report.add(&format!("fan_out_reads_{permits}"), each(spent.reads), "", None, rounds);
+        self.report.add(&format!("fan_out_events_{permits}"), each(spent.events), "", None, rounds);
+        self.report.add(&format!("fan_out_ms_{permits}"), millis(&handed), "ms", None, rounds);
+        let bytes = ratio(u64::try_from(bytes)?, 1);
+        self.report.add(&format!("fan_out_annotation_bytes_{permits}"), bytes, "B", None, 1);
         Ok(())
     }
 

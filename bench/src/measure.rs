@@ -28,7 +28,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    fn store(&self) -> Result<KubeStore> {
+    pub(crate) fn store(&self) -> Result<KubeStore> {
         Ok(KubeStore::new(self.config.clone(), &self.namespace)?)
     }
 
@@ -43,7 +43,7 @@ impl Bench {
     }
 
     /// A Lease that stays when it is free, as the operator makes them.
-    async fn make(&self, name: &str, what: What) -> Result<Lease> {
+    pub(crate) async fn make(&self, name: &str, what: What) -> Result<Lease> {
         let leases = kube::Api::<Lease>::namespaced(kube::Client::try_from(self.config.clone())?, &self.namespace);
         let mut metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
         let kind = |kind: Kind| Some([(KIND.to_owned(), kind.name().to_owned())].into());
@@ -343,7 +343,7 @@ fn record(histogram: &mut Histogram<u64>, begun: leasehold::protocol::Moment, me
 }
 
 /// The median, in milliseconds.
-fn millis(histogram: &Histogram<u64>) -> f64 {
+pub(crate) fn millis(histogram: &Histogram<u64>) -> f64 {
     Duration::from_nanos(histogram.value_at_quantile(0.5)).as_secs_f64() * 1000.0
 }
 
