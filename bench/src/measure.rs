@@ -191,7 +191,8 @@ impl Bench {
         let rate = ratio(cycles, 1) / elapsed.as_secs_f64();
         let fewest = shares.iter().copied().min().unwrap_or(0);
         let most = shares.iter().copied().max().unwrap_or(0);
-        self.report.add(&format!("{prefix}cycles_per_s_{contenders}"), rate, "1/s", alone, cycles);
+        let rate_of = if matches!(what, What::Readers) { "throughput" } else { "cycles_per_s" };
+        self.report.add(&format!("{prefix}{rate_of}_{contenders}"), rate, "1/s", alone, cycles);
         if contenders > 1 {
             let heartbeats = ratio(spent.heartbeats, 1) / elapsed.as_secs_f64();
             self.report.add(
