@@ -358,7 +358,8 @@ impl Record {
         };
         let annotations = self.lease.metadata.annotations.iter().flatten().filter(|(key, _)| !left(key));
         let stands: usize = annotations.map(|(key, value)| key.len() + value.len()).sum();
-        stands + self.waiters.iter().map(Waiter::growth).sum::<usize>()
+        let several = self.kind != Kind::Lock;
+        stands + self.waiters.iter().filter(|_| several).map(Waiter::growth).sum::<usize>()
     }
 
     /// Where this acquisition stands in the queue: 0 is the head.
