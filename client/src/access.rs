@@ -12,11 +12,17 @@ use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::record::{FULL_BYTES, LONGEST_REASON, SESSION_PREFIX};
 use crate::protocol::{Holder, Record, ReleaseRequest, write};
-use crate::slot::{Command, Order, Slot};
+use crate::slot::{Command, Order, Slot, Stay};
 use crate::store::{Failure, within};
 
 /// The longest time within which a holder can be asked to let go.
 const LONGEST_REQUEST: Duration = Duration::from_hours(24);
+
+/// The longest time for which something can be made to stay: any longer is a mistake.
+const LONGEST_STAY: Duration = Duration::from_hours(10 * 366 * 24);
+
+/// The greatest difference of wall clocks that can be reckoned with.
+const LONGEST_SKEW: Duration = Duration::from_hours(24);
 
 /// The way to one lock, semaphore or read-write lock.
 #[derive(Clone, Debug)]
@@ -25,6 +31,7 @@ pub(crate) struct Access {
     pub(crate) name: Arc<str>,
     /// A task that holds it already waits for itself, rather than being told.
     pub(crate) same_task_waits: bool,
+    pub(crate) stay: Stay,
 }
 
 /// How a wait is going.
@@ -40,7 +47,7 @@ pub struct Progress {
 impl Access {
     pub(crate) fn new(client: Client, name: String) -> Result<Self, OptionsError> {
         check_name(&name)?;
-        Ok(Self { client, name: name.into(), same_task_waits: false })
+        Ok(Self { client, name: name.into(), same_task_waits: false, stay: Stay::default() })
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
@@ -188,6 +195,25 @@ impl Access {
         ReadError::Api { name: self.name.to_string(), source }
     }
 
+    /// What is acquired by this way is held for so long.
+    pub(crate) fn stays(&mut self, stay: Stay) -> Result<(), OptionsError> {
+        let Stay { at_least, at_most } = stay;
+        for (option, time) in [("hold_at_least", at_least), ("max_hold", at_most)] {
+            if let Some(time) = time.filter(|time| time.is_zero() || *time > LONGEST_STAY) {
+                let problem = format!("{time:?} will not do: more than nothing, and at most 10 years");
+                return Err(OptionsError::new(option, problem));
+            }
+        }
+        if let (Some(least), Some(most)) = (at_least, at_most)
+            && least > most
+        {
+            let problem = format!("{least:?} is more than max_hold, {most:?}");
+            return Err(OptionsError::new("hold_at_least", problem));
+        }
+        self.stay = stay;
+        Ok(())
+    }
+
     /// Whether something can live by itself for so long.
     pub(crate) fn check_duration(&self, duration: Option<Duration>) -> Result<(), OptionsError> {
         let problem = match duration {
@@ -217,14 +243,27 @@ impl Access {
         let wish = Wish { patience: self.client.inner().contact_timeout, ..wish };
         let (kind, mode) = (wish.kind, wish.mode);
         let commands = slot.commands.clone();
-        let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
+        let stay = self.stay;
+        let order = Order { slot, session: session.clone(), wish, stay, reply, turn, ahead: ahead.clone() };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
         grant.slot.is_acquired(&grant, kind, mode);
-        let hold = Hold::new(self.clone(), session, grant);
+        let mut hold = Hold::new(self.clone(), session, grant);
         // What took too long to arrive is not handed out. Dropping the hold gives it back.
         hold.check().map_err(|_| Refusal::SessionLost)?;
+        hold.stay(stay.at_least);
         Ok(hold)
+    }
+}
+
+/// A bound on the difference of wall clocks that something may be made to rely on.
+pub(crate) fn checked_skew(skew: Option<Duration>) -> Result<Option<Duration>, OptionsError> {
+    match skew {
+        Some(skew) if skew < Duration::from_secs(1) || skew > LONGEST_SKEW => {
+            let problem = format!("{skew:?} will not do: 1 s to a day are possible");
+            Err(OptionsError::new("max_clock_skew", problem))
+        }
+        skew => Ok(skew),
     }
 }
 

@@ -15,6 +15,9 @@ pub enum LossReason {
     /// Somebody ended this process's session, or removed its Lease.
     #[error("this process's session was ended")]
     SessionEnded,
+    /// It was held for as long as it may be at most.
+    #[error("it was held for as long as it may be at most")]
+    HeldTooLong,
     /// It was released, by [`Client::shutdown`](crate::Client::shutdown) for example.
     #[error("it was released")]
     Released,

@@ -169,7 +169,7 @@ impl MultiLock {
                 Ok(hold) => holds.push(hold),
                 Err(error) => {
                     // What was held until then is given back before anybody hears of it.
-                    let _ = release_all(holds).await;
+                    futures::future::join_all(holds.into_iter().map(|hold: Hold| hold.give_up(None))).await;
                     return Err(error);
                 }
             }

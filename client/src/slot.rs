@@ -1,12 +1,14 @@
 //! What a lock's driver is asked, and what it hands out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 
+use crate::clock;
 use crate::error::LossReason;
 use crate::protocol::contender::{Refusal, Wish};
-use crate::protocol::{HolderId, Kind, Mode, ReleaseRequest};
+use crate::protocol::{HolderId, Kind, Mode, Moment, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::task::Waiting;
 use crate::validity::Validity;
@@ -73,8 +75,8 @@ impl Slot {
 pub(crate) enum Command {
     /// Begin an acquisition. If whoever asks goes away, it is given up.
     Acquire(Box<Order>),
-    /// Release what is held. The answer says whether it was held until then.
-    Release(HolderId, Option<oneshot::Sender<bool>>),
+    /// Give back what is held, or leave it on the Lease for so long. The answer says whether it was held until then.
+    Release(HolderId, Option<Duration>, Option<oneshot::Sender<bool>>),
     /// Renew a hold that lives by its own record.
     Renew(HolderId, oneshot::Sender<()>),
     /// Make more or less of a hold. The answer is its fencing token from then on.
@@ -87,11 +89,21 @@ pub(crate) enum Command {
     ShutDown(oneshot::Sender<()>),
 }
 
+/// For how long something is held.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stay {
+    /// Given back before, it is left on the Lease for the rest.
+    pub(crate) at_least: Option<Duration>,
+    /// Then it is lost.
+    pub(crate) at_most: Option<Duration>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) slot: Arc<Slot>,
     pub(crate) session: SessionUse,
     pub(crate) wish: Wish,
+    pub(crate) stay: Stay,
     pub(crate) reply: oneshot::Sender<Result<Grant, Refusal>>,
     /// In this process one acquisition of a lock at a time: the others queue up for this.
     pub(crate) turn: OwnedMutexGuard<()>,
@@ -109,7 +121,21 @@ pub(crate) struct Grant {
     pub(crate) slot: Arc<Slot>,
     /// Who asks for it to be let go, and how.
     pub(crate) request: watch::Receiver<Option<ReleaseRequest>>,
+    /// Until when it stays on the Lease though it is given back. Only what somebody has got does.
+    pub(crate) stay_until: Option<Moment>,
     pub(crate) released: bool,
+}
+
+impl Grant {
+    /// For how long it has to stay there still.
+    pub(crate) fn rest(&self) -> Option<Duration> {
+        rest(self.stay_until)
+    }
+}
+
+/// For how long something is to stay still, if it is.
+pub(crate) fn rest(until: Option<Moment>) -> Option<Duration> {
+    until.map(|until| until.since(clock::moment())).filter(|rest| !rest.is_zero())
 }
 
 impl Drop for Grant {
@@ -117,7 +143,7 @@ impl Drop for Grant {
         self.slot.owners().retain(|owner| owner.id != self.id);
         if !self.released {
             self.validity.lose(LossReason::Released);
-            let _ = self.slot.commands.send(Command::Release(self.id.clone(), None));
+            let _ = self.slot.commands.send(Command::Release(self.id.clone(), self.rest(), None));
         }
     }
 }

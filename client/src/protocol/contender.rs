@@ -63,6 +63,8 @@ pub struct Contender {
     read_at: Moment,
     /// The holders that live by their own records, and since when these have not changed.
     own_seen: BTreeMap<String, (OwnRecord, Moment)>,
+    /// What time it is by both clocks, and by how much wall clocks differ at most, where that may be relied on.
+    wall: Option<(Now, Duration)>,
     /// Since when those who share it have been seen to hold it.
     held_since: BTreeMap<HolderId, Moment>,
     /// A write of this client's has left somebody at the head of the queue who may not know.
@@ -138,6 +140,8 @@ struct Exit {
     lost: bool,
     /// A write of this client's may have ended it, or there never was a hold.
     ours: bool,
+    /// It is left there, for so long from then on.
+    keep: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Hash)]
@@ -227,6 +231,7 @@ impl Contender {
             retry_at: Moment::default(),
             read_at: Moment::default(),
             own_seen: BTreeMap::new(),
+            wall: None,
             held_since: BTreeMap::new(),
             untold: false,
             verdicts: BTreeMap::new(),
@@ -249,10 +254,19 @@ impl Contender {
     /// Give up whatever there is of this acquisition: cancel it, or release the hold.
     pub fn leave(&mut self, id: &HolderId) {
         if let Some(turn) = self.turn.take_if(|turn| turn.id == *id) {
-            self.exits.push(Exit { id: turn.id, lost: false, ours: true });
+            self.exits.push(Exit { id: turn.id, lost: false, ours: true, keep: None });
         }
+        self.leave_hold(id, None);
+    }
+
+    /// Give up this hold, but leave it on the Lease for so long from then on, by itself.
+    pub fn keep(&mut self, id: &HolderId, duration: Duration) {
+        self.leave_hold(id, Some(duration));
+    }
+
+    fn leave_hold(&mut self, id: &HolderId, keep: Option<Duration>) {
         for hold in self.holds.extract_if(.., |hold| hold.id == *id) {
-            self.exits.push(Exit { id: hold.id, lost: hold.lost, ours: false });
+            self.exits.push(Exit { id: hold.id, lost: hold.lost, ours: false, keep: keep.filter(|_| !hold.lost) });
         }
         self.refusals = 0;
     }
@@ -304,7 +318,7 @@ impl Contender {
         if let Some(turn) = self.turn.take_if(|turn| turn.id.session == *session) {
             let id = turn.id;
             self.notices.push_back(Notice::Refused { id: id.clone(), why: Refusal::SessionLost });
-            self.exits.push(Exit { id, lost: false, ours: true });
+            self.exits.push(Exit { id, lost: false, ours: true, keep: None });
         }
         for hold in &mut self.holds {
             if hold.id.session == *session && hold.own.is_none() && !hold.lost {
@@ -464,6 +478,8 @@ impl Contender {
 
     /// What to do next. After a request was handed out, nothing is until its [`answer`](Self::answer).
     pub fn poll(&mut self, now: Now) -> Next {
+        let skew = self.turn.as_ref().and_then(|turn| turn.wish.max_clock_skew);
+        self.wall = skew.map(|skew| (now, skew));
         match &self.in_flight {
             // What a watch has shown need not wait for a read's answer.
             Some(request) if request.is_read => {

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::coordination::v1::Lease;
 
 use super::want::{ALL, Kind, Mode, Want};
@@ -42,6 +42,8 @@ pub const PERMITS: &str = "leasehold.dev/permits";
 pub const LIVENESS: &str = "leasehold.dev/liveness";
 /// Value of [`LIVENESS`]: alive for `leaseDurationSeconds` from the last `renewTime` on this Lease.
 pub const OWN: &str = "own";
+/// Value of [`LIVENESS`]: as [`OWN`], and whoever took it has left it there. It goes when its time has passed.
+pub const KEPT: &str = "kept";
 /// Annotation: the Lease was made on the spot by whoever took the lock, and goes when the lock is free.
 pub const EPHEMERAL: &str = "leasehold.dev/ephemeral";
 /// Annotation from the custom resource: the lease duration, in seconds, of whoever asks for none.
@@ -148,6 +150,8 @@ pub struct Holder {
     ///
     /// It does not for the holder that made the Lease on the spot: that holder alone was told.
     pub token: Option<u64>,
+    /// Its process has left it there until its time has passed: it is nobody's to renew, or to give back.
+    pub kept: bool,
     /// What it publishes of itself.
     pub payload: Option<String>,
     /// Somebody asks it to let go.
@@ -242,7 +246,9 @@ impl Record {
             let id: Option<HolderId> = identity.parse().ok();
             // client-go keeps our labels when it takes a Lease over, so a label counts only for its own session.
             let label = id.as_ref().and_then(|id| labels.get(&format!("{HOLDER}{}", id.session)));
-            let own = annotations.get(LIVENESS).is_some_and(|liveness| liveness == OWN);
+            let liveness = annotations.get(LIVENESS).map(String::as_str);
+            let kept = liveness == Some(KEPT);
+            let own = kept || liveness == Some(OWN);
             let liveness = match &id {
                 Some(id) if label.is_some() && !own => Liveness::Session(id.session.clone()),
                 _ => Liveness::Own(duration(&lease).unwrap_or(UNNAMED_DURATION)),
@@ -254,6 +260,7 @@ impl Record {
                 renewed: spec.renew_time.as_ref().map(|time| time.0),
                 mode: Mode::default(),
                 granted: None,
+                kept,
                 payload: beside(annotations, PAYLOAD, &identity),
                 request: beside(annotations, REQUEST, &identity).and_then(|request| request.parse().ok()),
                 id,
@@ -307,10 +314,10 @@ impl Record {
         self.holders().next().is_some()
     }
 
-    /// The hold of this acquisition.
+    /// The hold of this acquisition, unless its process has left it there.
     #[must_use]
     pub fn holding(&self, id: &HolderId) -> Option<&Holder> {
-        self.holders().find(|holder| holder.id.as_ref() == Some(id))
+        self.holders().find(|holder| holder.id.as_ref() == Some(id) && !holder.kept)
     }
 
     /// How many permits are held. It can be more than there are, while a semaphore shrinks.
@@ -332,9 +339,10 @@ impl Record {
         self.holding(id).is_some()
     }
 
-    /// The acquisitions that hold it or wait for it.
+    /// The acquisitions that hold it or wait for it, but for what was left there.
     pub fn ids(&self) -> impl Iterator<Item = &HolderId> {
-        self.holders().filter_map(|holder| holder.id.as_ref()).chain(self.waiters.iter().map(|waiter| &waiter.id))
+        let holders = self.holders().filter(|holder| !holder.kept).filter_map(|holder| holder.id.as_ref());
+        holders.chain(self.waiters.iter().map(|waiter| &waiter.id))
     }
 
     /// Whether this session holds the lock or waits for it.
@@ -437,9 +445,11 @@ fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
                 liveness: want.own.map_or_else(|| Liveness::Session(id.session.clone()), Liveness::Own),
                 token: before.map(|before| before.0 + 1),
                 acquired: want.since,
-                renewed: None,
+                // It stands there in whole seconds.
+                renewed: want.since.filter(|_| want.kept).and_then(|since| since.checked_add(1.second()).ok()),
                 mode: want.mode,
                 granted: Some(before.unwrap_or_default()),
+                kept: want.kept,
                 payload: beside(annotations, PAYLOAD, identity),
                 request: beside(annotations, REQUEST, identity).and_then(|request| request.parse().ok()),
                 id: Some(id),

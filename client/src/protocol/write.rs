@@ -15,8 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Value, json};
 
 use super::record::{
-    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN, PAYLOAD,
-    REQUEST, Record, SessionRecord, WANT, Waiter,
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, JOIN, KEPT, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN,
+    PAYLOAD, REQUEST, Record, SessionRecord, WANT, Waiter,
 };
 use super::{HolderId, Kind, ReleaseRequest, SessionId, Version, Want};
 
@@ -48,8 +48,10 @@ pub struct Term {
 }
 
 impl Term {
+    /// In whole seconds, rounded up.
     fn seconds(self) -> i32 {
-        i32::try_from(self.duration.as_secs()).unwrap_or(i32::MAX).max(1)
+        let seconds = self.duration.as_secs() + u64::from(self.duration.subsec_nanos() > 0);
+        i32::try_from(seconds).unwrap_or(i32::MAX).max(1)
     }
 }
 
@@ -215,13 +217,23 @@ pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
     ops.write()
 }
 
-/// Renew a holder that lives by the lock's own record (and make it one). Condition: the same tenancy and holder.
+/// Renew a holder that lives by the lock's own record (and make it one). Condition: the same tenancy and holder, living as
+/// it did.
 ///
 /// The new renewTime is always of a later second than the one that stands there: an equal one would change nothing, and
 /// client-go's leader election sees no less than a second. Where the last one is ahead of this clock, or renewals follow
 /// each other quickly, it runs ahead.
 #[must_use]
 pub fn renew(record: &Record, term: Term, stamp: Timestamp) -> Write {
+    let mut ops = renewal(record, term, stamp);
+    // Carried out late, it must not take back that the hold is to stay.
+    let before = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(LIVENESS));
+    ops.test(["metadata", "annotations", LIVENESS], json!(before));
+    ops.add(["metadata", "annotations", LIVENESS], json!(OWN));
+    ops.write()
+}
+
+fn renewal(record: &Record, term: Term, stamp: Timestamp) -> Ops {
     let mut ops = Ops::of(record);
     ops.test_tenancy(record);
     let last = record.holder.as_ref().and_then(|holder| holder.renewed);
@@ -229,7 +241,14 @@ pub fn renew(record: &Record, term: Term, stamp: Timestamp) -> Write {
     let stamp = next_second.map_or(stamp, |next| next.max(stamp));
     ops.add(["spec", "renewTime"], json!(MicroTime(stamp)));
     ops.add(["spec", "leaseDurationSeconds"], json!(term.seconds()));
-    ops.add(["metadata", "annotations", LIVENESS], json!(OWN));
+    ops
+}
+
+/// Leave a hold there for so long from now on, in whole seconds rounded up, whatever becomes of its process. Condition: the same tenancy and holder.
+#[must_use]
+pub fn keep(record: &Record, duration: Duration, stamp: Timestamp) -> Write {
+    let mut ops = renewal(record, Term { duration, own: true }, stamp);
+    ops.add(["metadata", "annotations", LIVENESS], json!(KEPT));
     ops.write()
 }
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use super::super::write::shared::{self, Round};
 use super::super::write::{self, Term};
 use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant, renew_interval};
-use super::{Contender, Hold, Holder, Known, Next, Stage, Step, Turn};
+use super::{Contender, Exit, Hold, Holder, Known, Next, Stage, Step, Turn};
 
 impl Contender {
     pub(super) fn next(&self, now: Now) -> Step {
@@ -15,8 +17,8 @@ impl Contender {
         if let Some(step) = self.clean_up(now).or_else(|| self.see_to_the_next(now)) {
             return step;
         }
-        let exits = self.exits.iter().map(|exit| self.depart_from(&exit.id, now));
-        let holds = self.holds.iter().map(|hold| self.keep(hold, now));
+        let exits = self.exits.iter().map(|exit| self.depart_from(exit, now));
+        let holds = self.holds.iter().map(|hold| self.go_on_holding(hold, now));
         let turn = self.turn.iter().map(|turn| self.go_on(turn, now));
         let mut wake: Option<Moment> = None;
         for step in exits.chain(holds).chain(turn) {
@@ -128,7 +130,7 @@ impl Contender {
 
     // --------------------------------------------------------------------------------------------------- while it is held
 
-    fn keep(&self, hold: &Hold, now: Now) -> Step {
+    fn go_on_holding(&self, hold: &Hold, now: Now) -> Step {
         let record = match &self.known {
             _ if hold.lost => return Next::Wait(None).into(),
             Known::Present(record) => record,
@@ -186,9 +188,16 @@ impl Contender {
 
     // ---------------------------------------------------------------------------------------------------- on the way out
 
-    fn depart_from(&self, id: &HolderId, now: Now) -> Step {
+    fn depart_from(&self, exit: &Exit, now: Now) -> Step {
+        let id = &exit.id;
         let step = match &self.known {
-            Known::Present(record) => self.depart(id, record, now),
+            Known::Present(record) => match (exit.keep, record.holding(id)) {
+                (Some(duration), Some(_)) if record.kind == Kind::Lock => {
+                    Next::Write(write::keep(record, duration, now.stamp)).into()
+                }
+                (Some(duration), Some(holder)) => Next::Write(shared::keep(record, holder, duration, now.stamp)).into(),
+                _ => self.depart(id, record, now),
+            },
             Known::Unknown | Known::Absent => Next::Read.into(),
         };
         Step { leaving: Some(id.clone()), ..step }
@@ -286,7 +295,15 @@ impl Contender {
 
     /// When a holder expires, if it lives by its own record and does not renew it.
     fn own_expiry(&self, holder: &Holder) -> Option<Moment> {
-        self.own_seen.get(&holder.identity).map(|(seen, since)| *since + seen.duration)
+        let (seen, since) = self.own_seen.get(&holder.identity)?;
+        let by_watching = *since + seen.duration;
+        let by_the_wall = || {
+            let (now, skew) = self.wall?;
+            let lived = now.stamp.duration_since(holder.renewed?);
+            let left = SignedDuration::try_from(seen.duration + skew).ok()?.checked_sub(lived)?;
+            Some(now.moment + Duration::try_from(left).unwrap_or_default())
+        };
+        Some(by_the_wall().map_or(by_watching, |by_the_wall| by_the_wall.min(by_watching)))
     }
 
     fn read_when_due(&self, now: Now) -> Next {
@@ -317,7 +334,7 @@ impl Contender {
     fn want(&self, turn: &Turn) -> Want {
         match turn.wish.kind {
             Kind::Lock => Want::default(),
-            _ => Want { mode: turn.wish.mode, own: self.own_duration(turn), since: None },
+            _ => Want { mode: turn.wish.mode, own: self.own_duration(turn), ..Want::default() },
         }
     }
 

@@ -264,7 +264,7 @@ impl Contender {
             if let Some(why) = self.is_too_much(&turn) {
                 self.notices
                     .push_back(Notice::Refused { id: turn.id.clone(), why: Refusal::Denied(Denial::Invalid, why) });
-                self.exits.push(Exit { id: turn.id, lost: false, ours: true });
+                self.exits.push(Exit { id: turn.id, lost: false, ours: true, keep: None });
                 return None;
             }
             turn.stage = Stage::Waiting;

@@ -22,6 +22,9 @@ pub struct Wish {
     pub queue: bool,
     /// How long to wait for a first clear answer of the API server.
     pub patience: Duration,
+    /// By how much other machines' wall clocks differ from this one's at most, where that may be relied on: then a holder
+    /// that lives by its own record is over by what stands there, and need not have been watched for so long.
+    pub max_clock_skew: Option<Duration>,
 }
 
 impl Default for Wish {
@@ -35,6 +38,7 @@ impl Default for Wish {
             renewal: true,
             queue: true,
             patience: Duration::from_secs(10),
+            max_clock_skew: None,
         }
     }
 }

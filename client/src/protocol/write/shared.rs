@@ -15,7 +15,7 @@ use super::super::record::{
     EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, KIND, PAYLOAD, PERMITS, REQUEST, Record, UPGRADE, WANT, Waiter,
 };
 use super::super::{HolderId, Kind, Liveness, Mode, SessionId, Want};
-use super::{JOIN, Ops, Write, is_beside, next_transition, untracked};
+use super::{JOIN, Ops, Term, Write, is_beside, next_transition, untracked};
 
 /// Who is let in, and who is removed with it.
 #[derive(Clone, Debug, Default)]
@@ -157,6 +157,17 @@ pub fn renew(record: &Record, holder: &Holder) -> Write {
     ops.write()
 }
 
+/// Leave what one holds there for so long from now on, whatever becomes of its process. Condition: its key as it was
+/// written.
+#[must_use]
+pub fn keep(record: &Record, holder: &Holder, duration: Duration, stamp: Timestamp) -> Write {
+    let (mut ops, key) = of_holder(record, holder);
+    ops.copy_version(["metadata", "annotations", &key]);
+    let own = Duration::from_secs(Term { duration, own: true }.seconds().unsigned_abs().into());
+    ops.want(record, holder, Want { mode: holder.mode, own: Some(own), since: Some(stamp), kept: true });
+    ops.write()
+}
+
 /// Let the first in the queue see what happens: it has come to the head unnoticed. Condition: it still waits.
 #[must_use]
 pub fn tell(record: &Record, first: &Waiter) -> Write {
@@ -184,7 +195,7 @@ pub fn upgrade(record: &Record, holder: &Holder, round: &Round<'_>, stamp: Times
     ops.remove_gone(record, round);
     let key = ops.test_holder(record, holder);
     ops.copy_version(["metadata", "annotations", &key]);
-    ops.want(record, holder, Want { mode: Mode::Write, own: own(holder), since: Some(stamp) });
+    ops.want(record, holder, Want { mode: Mode::Write, own: own(holder), since: Some(stamp), kept: false });
     ops.write()
 }
 
@@ -196,7 +207,7 @@ pub fn downgrade(record: &Record, holder: &Holder, mode: Mode) -> Write {
     let key = format!("{WANT}{}", holder.identity);
     let held = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
     ops.test(["metadata", "annotations", &key], json!(held));
-    ops.want(record, holder, Want { mode, own: own(holder), since: holder.acquired });
+    ops.want(record, holder, Want { mode, own: own(holder), since: holder.acquired, kept: false });
     ops.write()
 }
 
