@@ -333,12 +333,14 @@ impl Contender {
 
     /// Why what is wanted is not what the Lease is for.
     fn is_misfit(&self, turn: &Turn) -> Option<String> {
-        let (name, wish) = (&self.name, &turn.wish);
+        let wish = &turn.wish;
+        let name = wish.resource_id.as_deref().unwrap_or(&self.name);
         match &self.known {
             Known::Absent if wish.kind == Kind::Semaphore && wish.permits.is_none() => Some(format!(
                 "there is no semaphore {name:?}: create the custom resource, or say how many permits it has"
             )),
             Known::Unknown | Known::Absent => None,
+            Known::Present(record) if record.is_of_another(name).is_some() => record.is_of_another(name),
             Known::Present(record) if record.kind != wish.kind => {
                 Some(format!("{name:?} is a {}, not a {}", record.kind.name(), wish.kind.name()))
             }
@@ -357,7 +359,8 @@ impl Contender {
         let Known::Present(record) = &self.known else { return None };
         match turn.wish.mode {
             Mode::Permits(wanted) if wanted > record.capacity && record.capacity > 0 => {
-                Some(format!("{wanted} permits of {:?} are wanted, but there are {}", self.name, record.capacity))
+                let name = turn.wish.resource_id.as_deref().unwrap_or(&self.name);
+                Some(format!("{wanted} permits of {name:?} are wanted, but there are {}", record.capacity))
             }
             _ => None,
         }

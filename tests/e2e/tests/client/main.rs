@@ -15,6 +15,7 @@ mod conditions;
 mod exclusion;
 mod foreign;
 mod loss;
+mod names;
 mod outage;
 mod queue;
 mod shared;
