@@ -1,6 +1,7 @@
 //! What is held, whatever it is.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -22,17 +23,29 @@ pub struct Hold {
     access: Access,
     session: SessionUse,
     grant: Grant,
+    /// How many fences were taken of it.
+    pub(crate) fences: AtomicU64,
 }
 
 impl Hold {
     pub(crate) fn new(access: Access, session: SessionUse, grant: Grant) -> Self {
-        Self { access, session, grant }
+        Self { access, session, grant, fences: AtomicU64::new(0) }
     }
 
     /// The fencing token: larger than that of everybody who was let in earlier, under this name.
     ///
     /// Send it with every write to what the lock protects, and let that refuse a token smaller than the largest it has
-    /// seen. Then even a holder that ignores its loss does no harm.
+    /// seen. Then even a holder that ignores its loss does no harm. It is below 2^63, so it fits a database's `BIGINT`:
+    ///
+    /// ```sql
+    /// BEGIN;
+    /// UPDATE fence SET token = :token WHERE resource = 'accounts' AND token <= :token;
+    /// -- no row was changed: somebody else has written since. ROLLBACK, and stop.
+    /// UPDATE account SET balance = balance - 10 WHERE id = 4711;
+    /// COMMIT;
+    /// ```
+    ///
+    /// [`fence`](Self::fence) does it for objects of Kubernetes. `docs/fencing.md` says more about both.
     #[must_use]
     pub fn token(&self) -> u64 {
         self.grant.token

@@ -21,7 +21,8 @@
 //!   long as the rates of any two machines' clocks differ by less than 1 %. Their values may differ by anything.
 //! - **A guard knows when to stop**: no check succeeds after the time from which somebody else could hold the lock, also
 //!   not after this process was paused. Lost is for good.
-//! - **Fencing**: [`Hold::token`] grows with every holder, also if the Lease is deleted and made anew.
+//! - **Fencing**: [`Hold::token`] grows with every holder, also if the Lease is deleted and made anew. By
+//!   [`Hold::fence`] and the policy of `config/fencing` the API server refuses what a former holder still writes.
 //! - **Fairness**: waiters are served in the order in which the API server took their joins.
 //! - **Nothing lingers**: a process that dies frees what it held after its session's duration; a dropped guard, or a
 //!   dropped `acquire` future, is given back in the background.
@@ -60,6 +61,7 @@ mod client;
 pub mod clock;
 mod driver;
 mod error;
+mod fence;
 mod hold;
 mod lock;
 mod multi;
@@ -82,6 +84,7 @@ pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
 };
+pub use fence::{FENCE, FENCED};
 pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};

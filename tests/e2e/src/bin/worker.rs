@@ -8,7 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use leasehold::{Client, Lock, LockGuard, clock};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use leasehold::{Client, FENCE, Lock, LockGuard, clock};
+use serde_json::json;
+use tokio::io::AsyncBufReadExt as _;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -33,6 +38,8 @@ enum What {
     Hold { file: PathBuf },
     /// Try once.
     Try,
+    /// Write a ConfigMap under the lock; at a line on standard input write it again in every form, held or not.
+    Fence { config_map: String },
 }
 
 // One thread: what the process does first after a pause is then the work, and not the client's own tasks.
@@ -51,6 +58,7 @@ async fn main() -> Result<()> {
     match options.what {
         What::Count { file, times } => count(&lock, &file, times).await?,
         What::Hold { file } => hold(&lock, &file).await?,
+        What::Fence { config_map } => fence(&lock, &config_map).await?,
         What::Try => match lock.try_acquire().await {
             Ok(guard) => {
                 say(&format!("acquired {}", guard.token()));
@@ -108,5 +116,65 @@ async fn hold(lock: &Lock, file: &PathBuf) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     say(&format!("released {:?}", guard.release().await.err().map(|error| error.to_string())));
+    Ok(())
+}
+
+/// What comes after the line is what a program does that looks neither at `check()` nor at `lost()`.
+async fn fence(lock: &Lock, name: &str) -> Result<()> {
+    let config = kube::Config::infer().await?;
+    let api: Api<ConfigMap> = Api::default_namespaced(kube::Client::try_from(config)?);
+    let guard = acquire(lock).await?;
+    let mut object = api.get(name).await?;
+    guard.fence(&mut object)?;
+    object.data.get_or_insert_default().insert("by".to_owned(), guard.holder_identity());
+    api.replace(name, &PostParams::default(), &object).await?;
+    let taken = (0..5).map(|_| guard.next_fence()).collect::<Result<Vec<_>, _>>()?;
+    say("wrote");
+    tokio::io::BufReader::new(tokio::io::stdin()).read_line(&mut String::new()).await?;
+
+    let data = json!({ "by": "stale" });
+    for (n, form) in ["put", "merge", "json", "strategic", "apply"].into_iter().enumerate() {
+        // With a fence that was taken before the pause, and with none.
+        for fence in [Some(&taken[n]), None] {
+            let metadata = match fence {
+                Some(fence) => json!({ "name": name, "annotations": { FENCE: fence } }),
+                None => json!({ "name": name }),
+            };
+            let body = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data });
+            let params = PatchParams::default();
+            let outcome = match form {
+                "put" => {
+                    // Of no version: a version alone would be refused as well, as a conflict.
+                    object.metadata.resource_version = None;
+                    object.metadata.annotations = None;
+                    if let Some(fence) = fence {
+                        object.metadata.annotations = Some([(FENCE.to_owned(), fence.clone())].into());
+                    }
+                    object.data = Some([("by".to_owned(), "stale".to_owned())].into());
+                    api.replace(name, &PostParams::default(), &object).await
+                }
+                "merge" => api.patch(name, &params, &Patch::Merge(&body)).await,
+                "strategic" => api.patch(name, &params, &Patch::Strategic(&body)).await,
+                "apply" => api.patch(name, &PatchParams::apply("worker").force(), &Patch::Apply(&body)).await,
+                _ => {
+                    let mut steps = vec![json!({ "op": "replace", "path": "/data/by", "value": "stale" })];
+                    if let Some(fence) = fence {
+                        let path = format!("/metadata/annotations/{}", FENCE.replace('/', "~1"));
+                        steps.push(json!({ "op": "replace", "path": path, "value": fence }));
+                    }
+                    let patch = Patch::<()>::Json(serde_json::from_value(json!(steps))?);
+                    api.patch(name, &params, &patch).await
+                }
+            };
+            let with = fence.map_or("bare", |_| "fenced");
+            match outcome {
+                Ok(_) => say(&format!("sent {form} {with} 200")),
+                Err(kube::Error::Api(status)) => say(&format!("sent {form} {with} {} {}", status.code, status.message)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    say(&format!("then {:?}", guard.next_fence().map_err(|lost| lost.reason)));
+    drop(guard);
     Ok(())
 }

@@ -45,8 +45,12 @@ pub(crate) struct Workers {
 
 impl Workers {
     pub(crate) async fn new(namespace: &Namespace) -> Result<Self> {
+        Self::with_rules(namespace, rules()).await
+    }
+
+    pub(crate) async fn with_rules(namespace: &Namespace, rules: Vec<PolicyRule>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let account = namespace.service_account("worker", rules()).await?;
+        let account = namespace.service_account("worker", rules).await?;
         account.write_kubeconfig(&folder.path().join("kubeconfig"))?;
         Ok(Self { folder })
     }
@@ -56,12 +60,12 @@ impl Workers {
     }
 
     pub(crate) fn start(&self, host: &str, args: &[&str]) -> Result<Process> {
-        Program::new(bin("worker")?)
-            .args(args)
-            .env("KUBECONFIG", self.path().join("kubeconfig"))
-            .env("POD_NAME", host)
-            .named(host)
-            .start()
+        self.program(host, args)?.start()
+    }
+
+    pub(crate) fn program(&self, host: &str, args: &[&str]) -> Result<Program> {
+        let program = Program::new(bin("worker")?).args(args);
+        Ok(program.env("KUBECONFIG", self.path().join("kubeconfig")).env("POD_NAME", host).named(host))
     }
 }
 
