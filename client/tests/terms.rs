@@ -235,7 +235,7 @@ async fn what_was_lost_is_not_kept() {
             clock::sleep_until(clock::moment() + MINUTE).await;
             let late = guard.keep(HOUR).await;
             assert!(matches!(late, Err(ReleaseError::Lost(_))), "{late:?}");
-            two.lock("a").build().unwrap().acquire_timeout(MINUTE * 2).await.unwrap();
+            let _next = two.lock("a").build().unwrap().acquire_timeout(MINUTE * 2).await.unwrap();
         })
         .await
         .unwrap();
