@@ -13,7 +13,7 @@ use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::name::lease_name;
 use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
 use crate::protocol::{Holder, Record, ReleaseRequest, write};
-use crate::slot::{Command, Order, Slot, Stay};
+use crate::slot::{Command, InLine, Order, Slot, Stay};
 use crate::store::{Failure, within};
 
 /// The longest time within which a holder can be asked to let go.
@@ -62,7 +62,7 @@ impl Access {
             return Err(taken("another task of this process".to_owned()));
         };
         let wish = Wish { queue: false, ..wish.clone() };
-        match self.take(slot, turn, wish, &watch::Sender::default()).await {
+        match self.take(slot, turn, wish, &watch::Sender::default(), None).await {
             Ok(hold) => Ok(hold),
             Err(Refusal::Held { holder }) => Err(taken(holder)),
             Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
@@ -89,8 +89,9 @@ impl Access {
                 if limit.is_none() && !self.same_task_waits && slot.is_in_its_own_way(wish) {
                     return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
                 }
+                let in_line = slot.waits(wish.mode);
                 let turn = slot.turn.clone().lock_owned().await;
-                match self.take(slot, turn, wish.clone(), &ahead).await {
+                match self.take(slot, turn, wish.clone(), &ahead, Some(&in_line)).await {
                     Ok(hold) => return Ok(hold),
                     Err(_) if self.client.inner().is_shut_down() => return Err(AcquireError::ShutDown),
                     // It queues up again, by a new session.
@@ -113,12 +114,16 @@ impl Access {
                 None => std::future::pending().await,
             }
         };
-        tokio::pin!(acquiring, too_late);
+        let deadlocked = self.deadlocked();
+        tokio::pin!(acquiring, too_late, deadlocked);
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut acquiring => return outcome,
                 () = &mut too_late => break,
+                deadlock = &mut deadlocked => {
+                    return Err(AcquireError::Deadlock { name: self.name.to_string(), deadlock });
+                }
                 Ok(()) = seen.changed() => {
                     let (holder, ahead) = seen.borrow_and_update().clone();
                     progress(Progress { holder, ahead });
@@ -248,18 +253,21 @@ impl Access {
         turn: OwnedMutexGuard<()>,
         wish: Wish,
         ahead: &watch::Sender<(String, usize)>,
+        in_line: Option<&InLine>,
     ) -> Result<Hold, Refusal> {
         let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
         let (reply, outcome) = oneshot::channel();
         let resource_id = (self.name != self.lease).then(|| self.name.clone());
         let wish = Wish { patience: self.client.inner().contact_timeout, resource_id, ..wish };
-        let (kind, mode) = (wish.kind, wish.mode);
+        let mode = wish.mode;
+        let id = session.next_acquisition();
+        in_line.inspect(|in_line| in_line.waits_by(&id));
         let commands = slot.commands.clone();
         let stay = self.stay;
-        let order = Order { slot, session: session.clone(), wish, stay, reply, turn, ahead: ahead.clone() };
+        let order = Order { id, slot, session: session.clone(), wish, stay, reply, turn, ahead: ahead.clone() };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
-        grant.slot.is_acquired(&grant, kind, mode);
+        grant.slot.is_acquired(&grant, mode);
         let mut hold = Hold::new(self.clone(), session, grant);
         // What took too long to arrive is not handed out. Dropping the hold gives it back.
         hold.check().map_err(|_| Refusal::SessionLost)?;

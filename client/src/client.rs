@@ -9,6 +9,7 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
+use crate::deadlocks::DeadlockOptions;
 use crate::driver::{Driver, Shared};
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
@@ -55,6 +56,7 @@ pub(crate) struct Inner {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) contact_timeout: Duration,
+    pub(crate) deadlocks: DeadlockOptions,
     /// Put before every name.
     pub(crate) key_prefix: String,
     /// By which people recognise this process.
@@ -195,6 +197,11 @@ impl Inner {
         Some(slot)
     }
 
+    /// All that this client has to do with, by the names of their Leases.
+    pub(crate) fn all_slots(&self) -> Vec<(String, Arc<Slot>)> {
+        self.slots().by_name.iter().map(|(name, slot)| (name.clone(), slot.clone())).collect()
+    }
+
     pub(crate) fn is_shut_down(&self) -> bool {
         self.slots().shut_down
     }
@@ -222,6 +229,7 @@ pub struct ClientBuilder {
     grace: Duration,
     request_timeout: Option<Duration>,
     contact_timeout: Duration,
+    pub(crate) deadlocks: DeadlockOptions,
     key_prefix: String,
 }
 
@@ -236,6 +244,7 @@ impl Default for ClientBuilder {
             grace: Duration::ZERO,
             request_timeout: None,
             contact_timeout: Duration::from_secs(10),
+            deadlocks: DeadlockOptions::default(),
             key_prefix: String::new(),
         }
     }
@@ -362,6 +371,7 @@ impl ClientBuilder {
                 sessions: Sessions::new(store, options),
                 shared: Arc::new(shared),
                 contact_timeout: self.contact_timeout,
+                deadlocks: self.deadlocks.checked()?,
                 key_prefix: self.key_prefix,
                 host,
                 slots: Mutex::default(),

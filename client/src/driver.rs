@@ -207,8 +207,7 @@ impl Driver {
             // Whoever asked hears that nobody answers.
             Command::Acquire(_) if self.is_shut_down => {}
             Command::Acquire(order) => {
-                let Order { slot, session, wish, stay, reply, turn, ahead } = *order;
-                let id = session.next_acquisition();
+                let Order { id, slot, session, wish, stay, reply, turn, ahead } = *order;
                 let shared = wish.kind != Kind::Lock;
                 self.contender.start(id.clone(), wish, now);
                 self.engaged.push(Engaged {
@@ -249,6 +248,7 @@ impl Driver {
                     self.publications.push((id, done));
                 }
             }
+            Command::Report(id, holds) => self.contender.report(&id, holds),
             Command::WatchForLoss(id) => {
                 let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);
                 engaged.for_each(|engaged| engaged.watch_for_loss = true);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::protocol::deadlock::Deadlock;
+
 /// Why something that was held is held no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -136,6 +138,16 @@ pub enum AcquireError {
         /// The lock's name.
         name: String,
     },
+    /// It waits for others that wait for what it holds, in a circle, and has come last of them.
+    ///
+    /// Only where that is [asked for](crate::OnDeadlock::FailYoungest). Release what is held, and begin again.
+    #[error("lock {name:?} can never be acquired, release what is held: {deadlock}")]
+    Deadlock {
+        /// The lock's name.
+        name: String,
+        /// Who waits for whom.
+        deadlock: Deadlock,
+    },
     /// So many hold it and wait for it that no more find room on its Lease.
     #[error("{}", full(name, *holders, *waiters))]
     Full {
@@ -166,7 +178,7 @@ impl AcquireError {
         match self {
             Self::TimedOut { .. } | Self::Full { .. } => true,
             Self::Api { source, .. } => source.is_retryable(),
-            Self::HeldByThisTask { .. } | Self::ShutDown => false,
+            Self::HeldByThisTask { .. } | Self::Deadlock { .. } | Self::ShutDown => false,
         }
     }
 }

@@ -128,6 +128,14 @@ impl Hold {
         Ok(self.remaining())
     }
 
+    /// Counts this as held by the task that calls this (outside of tasks: the thread), and no longer by the one that acquired it.
+    ///
+    /// It says who would wait for itself ([`HeldByThisTask`](crate::AcquireError::HeldByThisTask)), and who is in whose
+    /// way where deadlocks are [looked for](crate::ClientBuilder::on_deadlock). Call it where a guard is handed to another task.
+    pub fn adopt(&self) {
+        self.grant.slot.is_adopted(&self.grant.id);
+    }
+
     /// Shows people a small text beside this hold: what the process is doing, where it can be reached.
     ///
     /// `status()`, to whoever waits for example, and the custom resource show it for as long as this is held. It takes the place of what was

@@ -59,6 +59,7 @@ mod access;
 mod blocking;
 mod client;
 pub mod clock;
+mod deadlocks;
 mod driver;
 mod error;
 mod fence;
@@ -80,6 +81,7 @@ mod validity;
 
 pub use access::Progress;
 pub use client::{Client, ClientBuilder};
+pub use deadlocks::OnDeadlock;
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
@@ -89,6 +91,7 @@ pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use protocol::ReleaseRequest;
+pub use protocol::deadlock::Deadlock;
 pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
 pub use semaphore::{Permits, Semaphore, SemaphoreBuilder};
 pub use status::{

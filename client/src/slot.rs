@@ -1,5 +1,6 @@
 //! What a lock's driver is asked, and what it hands out.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,39 @@ pub(crate) struct Slot {
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
     /// What this process holds of it, and who acquired it.
     owners: Mutex<Vec<Owner>>,
+    /// Who of this process waits for it.
+    queue: Mutex<Vec<LocalWaiter>>,
+}
+
+/// A task that waits: by a place in the cluster's queue, or for its turn in this process.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalWaiter {
+    by: Waiting,
+    pub(crate) n: u64,
+    pub(crate) mode: Mode,
+    /// Its place in the cluster's queue.
+    pub(crate) id: Option<HolderId>,
+}
+
+/// A place among those who wait in this process.
+#[derive(Debug)]
+pub(crate) struct InLine {
+    slot: Arc<Slot>,
+    pub(crate) n: u64,
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.slot.queue().retain(|waiter| waiter.n != self.n);
+    }
+}
+
+impl InLine {
+    /// It waits by this acquisition from now on.
+    pub(crate) fn waits_by(&self, id: &HolderId) {
+        let mut queue = self.slot.queue();
+        queue.iter_mut().filter(|waiter| waiter.n == self.n).for_each(|waiter| waiter.id = Some(id.clone()));
+    }
 }
 
 #[derive(Debug)]
@@ -32,7 +66,7 @@ struct Owner {
 
 impl Slot {
     pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { commands, turn: Arc::default(), owners: Mutex::default() }
+        Self { commands, turn: Arc::default(), owners: Mutex::default(), queue: Mutex::default() }
     }
 
     /// Whether whoever calls this holds it in a way that would never let it have it so, and so would wait for itself.
@@ -53,16 +87,46 @@ impl Slot {
     }
 
     /// Whoever calls this has acquired it.
-    pub(crate) fn is_acquired(&self, grant: &Grant, kind: Kind, mode: Mode) {
-        if kind == Kind::Semaphore {
-            return;
-        }
+    pub(crate) fn is_acquired(&self, grant: &Grant, mode: Mode) {
         let (id, validity) = (grant.id.clone(), grant.validity.clone());
         self.owners().push(Owner { id, by: Waiting::current(), mode, validity });
     }
 
     pub(crate) fn is_changed(&self, id: &HolderId, mode: Mode) {
         self.owners().iter_mut().filter(|owner| owner.id == *id).for_each(|owner| owner.mode = mode);
+    }
+
+    /// Whoever calls this has it from now on, whoever acquired it.
+    pub(crate) fn is_adopted(&self, id: &HolderId) {
+        let by = Waiting::current();
+        self.owners().iter_mut().filter(|owner| owner.id == *id).for_each(|owner| owner.by = by);
+    }
+
+    /// What this task or thread holds of it.
+    pub(crate) fn held_by(&self, by: Waiting) -> Vec<HolderId> {
+        let owners = self.owners();
+        owners
+            .iter()
+            .filter(|owner| owner.by == by && owner.validity.check().is_ok())
+            .map(|owner| owner.id.clone())
+            .collect()
+    }
+
+    /// Whoever calls this waits for it, until what is returned is dropped.
+    pub(crate) fn waits(self: &Arc<Self>, mode: Mode) -> InLine {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.queue().push(LocalWaiter { by: Waiting::current(), n, mode, id: None });
+        InLine { slot: self.clone(), n }
+    }
+
+    /// Who waits for it in this process, and by which task or thread.
+    pub(crate) fn waiting(&self) -> Vec<(Waiting, LocalWaiter)> {
+        self.queue().iter().map(|waiter| (waiter.by, waiter.clone())).collect()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Vec<LocalWaiter>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn owners(&self) -> MutexGuard<'_, Vec<Owner>> {
@@ -83,6 +147,8 @@ pub(crate) enum Command {
     Change(HolderId, Mode, oneshot::Sender<u64>),
     /// Show people this text beside a hold. The answer is why not, if it will not be there.
     Publish(HolderId, String, oneshot::Sender<Result<(), String>>),
+    /// Say what those hold elsewhere who wait by this acquisition.
+    Report(HolderId, Vec<HolderId>),
     /// Somebody wants to be told of a loss, or of a request to let go, at once.
     WatchForLoss(HolderId),
     /// Give up whatever is going on, and begin nothing any more. The answer comes when it is over.
@@ -100,6 +166,7 @@ pub(crate) struct Stay {
 
 #[derive(Debug)]
 pub(crate) struct Order {
+    pub(crate) id: HolderId,
     pub(crate) slot: Arc<Slot>,
     pub(crate) session: SessionUse,
     pub(crate) wish: Wish,

@@ -95,6 +95,8 @@ struct Turn {
     started: Moment,
     /// A request sent after the start has been answered.
     fresh: bool,
+    /// What those hold elsewhere who wait by it, if that is to be said.
+    holds: Option<Vec<HolderId>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,6 +172,7 @@ struct InFlight {
     leaving: Option<HolderId>,
     /// It was sent to say this beside this hold.
     publishes: Option<(HolderId, String)>,
+    reports: bool,
     shifts: bool,
     floor: Version,
 }
@@ -194,13 +197,15 @@ struct Step {
     publishes: Option<(HolderId, String)>,
     /// It makes more or less of this hold.
     changes: Option<HolderId>,
+    /// It says what a waiter holds elsewhere.
+    reports: bool,
     /// After it somebody else may be at the head of the queue.
     shifts: bool,
 }
 
 impl From<Next> for Step {
     fn from(next: Next) -> Self {
-        Self { next, renews: None, leaving: None, publishes: None, changes: None, shifts: false }
+        Self { next, renews: None, leaving: None, publishes: None, changes: None, reports: false, shifts: false }
     }
 }
 
@@ -248,7 +253,14 @@ impl Contender {
     pub fn start(&mut self, id: HolderId, wish: Wish, now: Moment) {
         debug_assert!(self.turn.is_none() && (wish.kind != Kind::Lock || !self.is_engaged()), "one at a time");
         (self.failures, self.refusals) = (0, 0);
-        self.turn = Some(Turn { id, wish, stage: Stage::Seeking, started: now, fresh: false });
+        self.turn = Some(Turn { id, wish, stage: Stage::Seeking, started: now, fresh: false, holds: None });
+    }
+
+    /// Say on the Lease what those hold elsewhere who wait by this acquisition.
+    pub fn report(&mut self, id: &HolderId, holds: Vec<HolderId>) {
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.id == *id) {
+            turn.holds = Some(holds);
+        }
     }
 
     /// Give up whatever there is of this acquisition: cancel it, or release the hold.
@@ -489,7 +501,7 @@ impl Contender {
             Some(_) => return Next::Wait(None),
             None => self.advance(now.moment),
         }
-        let Step { next, renews, leaving, publishes, changes, shifts } = self.next(now);
+        let Step { next, renews, leaving, publishes, changes, reports, shifts } = self.next(now);
         let is_read = match &next {
             Next::Wait(_) => return next,
             Next::Read | Next::Check => true,
@@ -503,6 +515,7 @@ impl Contender {
             is_removal: matches!(next, Next::Write(Write::Delete { .. })),
             leaving,
             publishes,
+            reports,
             shifts,
             floor: self.floor,
         });

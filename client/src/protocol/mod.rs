@@ -10,6 +10,7 @@
 //! | [`write`](mod@write) | every guarded command: one request, with its condition and its change |
 //! | [`want`] | what is shared, and how much of it somebody wants |
 //! | [`grant`] | who is next: "as many from the head as fit" |
+//! | [`deadlock`] | who waits for whom, in a circle |
 //! | [`contender`] | one client's part in one lock: acquire, wait, hold, leave |
 //! | [`session`] | this process's heartbeat |
 //! | [`observer`] | another session seen from outside: alive, or ended |
@@ -17,6 +18,7 @@
 //! This module is public for the operator and for tools. Its shape may change in any release.
 
 pub mod contender;
+pub mod deadlock;
 pub mod grant;
 mod id;
 mod moment;

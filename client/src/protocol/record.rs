@@ -24,6 +24,11 @@ pub const WANT: &str = "want.leasehold.dev/";
 pub const HOLDER: &str = "holder.leasehold.dev/";
 /// Annotation of a shared holder that wants to become the only one: `upgrade.leasehold.dev/<id>`.
 pub const UPGRADE: &str = "upgrade.leasehold.dev/";
+/// Annotation of a waiter: `holds.leasehold.dev/<id>`, its value names the acquisitions that its task holds elsewhere, and
+/// gives back only when it is let in. It stands there once it has waited for long.
+pub const HOLDS: &str = "holds.leasehold.dev/";
+/// Of how many of them it tells at most.
+pub const MOST_HOLDS: usize = 16;
 /// Annotation of a holder: `payload.leasehold.dev/<id>`, its value is what the holder publishes of itself.
 pub const PAYLOAD: &str = "payload.leasehold.dev/";
 /// Annotation of a holder that is asked to let go: `request.leasehold.dev/<id>`, its value is a [`ReleaseRequest`].
@@ -193,6 +198,8 @@ pub struct Waiter {
     pub ticket: Ticket,
     /// What it wants.
     pub want: Want,
+    /// What its task holds elsewhere, if it has said so.
+    pub holds: Vec<HolderId>,
 }
 
 impl Waiter {
@@ -232,7 +239,13 @@ impl Record {
             .map_while(|(key, value)| Some((key.strip_prefix(JOIN)?, value)))
             .filter_map(|(id, ticket)| {
                 let want = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
-                Some(Waiter { id: id.parse().ok()?, ticket: ticket.parse().ok()?, want: want.unwrap_or_default() })
+                let holds = annotations.get(&format!("{HOLDS}{id}")).into_iter().flat_map(|ids| ids.split(' '));
+                Some(Waiter {
+                    id: id.parse().ok()?,
+                    ticket: ticket.parse().ok()?,
+                    want: want.unwrap_or_default(),
+                    holds: holds.filter_map(|id| id.parse().ok()).collect(),
+                })
             })
             .collect();
         waiters.sort_by(|a, b| (a.ticket, &a.id).cmp(&(b.ticket, &b.id)));

@@ -5,6 +5,7 @@
 
 pub mod shared;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
@@ -15,8 +16,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Value, json};
 
 use super::record::{
-    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, ID, JOIN, KEPT, KIND, KIND_LOCK, KIND_SESSION, LIVENESS,
-    OWN, PAYLOAD, REQUEST, Record, SessionRecord, WANT, Waiter,
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, HOLDS, Holder, ID, JOIN, KEPT, KIND, KIND_LOCK, KIND_SESSION,
+    LIVENESS, OWN, PAYLOAD, REQUEST, Record, SessionRecord, WANT, Waiter,
 };
 use super::{HolderId, Kind, ReleaseRequest, SessionId, Version, Want};
 
@@ -147,9 +148,24 @@ fn emptied(record: &Record, dropped: &[&Waiter]) -> Lease {
         annotations.remove(&format!("{JOIN}{}", waiter.id));
         annotations.remove(&format!("{WANT}{}", waiter.id));
     }
+    without_old_reports(annotations);
     untracked(&mut lease.metadata);
     lease.spec.get_or_insert_default().lease_transitions = Some(next_transition(record.transitions));
     lease
+}
+
+/// What was said of waiters that are none any more.
+fn old_reports(annotations: Option<&BTreeMap<String, String>>) -> impl Iterator<Item = &str> {
+    let reports = annotations
+        .into_iter()
+        .flat_map(|all| all.keys().filter(|key| key.starts_with(HOLDS)).map(move |key| (all, key)));
+    let old = |(all, key): &(&BTreeMap<String, String>, &String)| !all.contains_key(&key.replacen(HOLDS, JOIN, 1));
+    reports.filter(old).map(|(_, key)| key.as_str())
+}
+
+fn without_old_reports(annotations: &mut BTreeMap<String, String>) {
+    let old: Vec<_> = old_reports(Some(annotations)).map(str::to_owned).collect();
+    old.iter().for_each(|key| drop(annotations.remove(key)));
 }
 
 /// One empty entry tells the API server to stop tracking who owns which field, which costs a fifth of every write.
@@ -180,6 +196,7 @@ pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Tim
             ops.remove(["metadata", "labels", label]);
         }
     }
+    ops.remove_old_reports(record);
     ops.copy_version(["metadata", "labels", &format!("{HOLDER}{}", to.session)]);
     ops.remove_if_there(record, LIVENESS);
     ops.remove_beside(record, |_| true);
@@ -205,6 +222,17 @@ pub fn join(record: &Record, id: &HolderId, want: &Want) -> Write {
     if *want != Want::default() {
         ops.add(["metadata", "annotations", &format!("{WANT}{id}")], json!(want.to_string()));
     }
+    ops.write()
+}
+
+/// Say what a waiter's task holds elsewhere. Condition: the `join` key as it was written.
+#[must_use]
+pub fn report(record: &Record, waiter: &Waiter, holds: &[HolderId]) -> Write {
+    let mut ops = Ops::of(record);
+    ops.test(["metadata", "uid"], json!(record.uid));
+    ops.test(["metadata", "annotations", &format!("{JOIN}{}", waiter.id)], json!(waiter.ticket.to_string()));
+    let holds: Vec<_> = holds.iter().map(ToString::to_string).collect();
+    ops.add(["metadata", "annotations", &format!("{HOLDS}{}", waiter.id)], json!(holds.join(" ")));
     ops.write()
 }
 
@@ -392,7 +420,16 @@ impl Ops {
         let key = format!("{JOIN}{}", waiter.id);
         self.test(["metadata", "annotations", &key], json!(waiter.ticket.to_string()));
         self.remove(["metadata", "annotations", &key]);
-        self.remove_if_there(record, &format!("{WANT}{}", waiter.id));
+        for prefix in [WANT, HOLDS] {
+            self.remove_if_there(record, &format!("{prefix}{}", waiter.id));
+        }
+    }
+
+    /// Removes what was said of waiters just when they were let in.
+    fn remove_old_reports(&mut self, record: &Record) {
+        for key in old_reports(record.lease.metadata.annotations.as_ref()) {
+            self.remove(["metadata", "annotations", key]);
+        }
     }
 
     fn remove_if_there(&mut self, record: &Record, key: &str) {

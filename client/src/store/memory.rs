@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::{Failure, Sight, Store};
+use super::{Failure, Sight, Store, others_than_sessions};
 use crate::protocol::{Version, Write};
 use crate::testing::{ApiServer, Event};
 
@@ -60,6 +60,14 @@ impl Store for MemoryStore {
             // Lease itself.
             let removal = matches!(write, Write::Delete { .. });
             Ok(lease.filter(|_| !removal).map(Arc::unwrap_or_clone))
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Lease>, Failure>> {
+        async move {
+            let (leases, _) = self.server.list(Some(&self.namespace), &others_than_sessions())?;
+            Ok(leases.into_iter().map(Arc::unwrap_or_clone).collect())
         }
         .boxed()
     }

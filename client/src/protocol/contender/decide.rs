@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use super::super::record::{CROWDED_BYTES, HOLDS};
 use super::super::write::shared::{self, Round};
 use super::super::write::{self, Term};
 use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant, renew_interval};
@@ -98,6 +99,9 @@ impl Contender {
                 return shifting(shared::remove_dead(record, &round));
             }
         }
+        if let Some((waiter, holds)) = self.unreported(turn, record) {
+            return Step { reports: true, ..Next::Write(write::report(record, waiter, holds)).into() };
+        }
         // A term that has passed is of no use while others are ahead.
         let expiry = record.holders().filter_map(|holder| self.own_expiry(holder)).filter(|at| *at > now.moment).min();
         match (self.read_when_due(now), expiry) {
@@ -105,6 +109,15 @@ impl Contender {
             (next, _) => next,
         }
         .into()
+    }
+
+    /// What is to be said of this waiter, does not stand there, and finds room.
+    fn unreported<'a>(&self, turn: &'a Turn, record: &'a Record) -> Option<(&'a Waiter, &'a [HolderId])> {
+        let holds = turn.holds.as_deref()?;
+        let waiter = record.waiters.iter().find(|waiter| waiter.id == turn.id)?;
+        let bytes: usize = holds.iter().map(|id| id.session.as_str().len() + 12).sum();
+        let room = record.bytes_to_come() + HOLDS.len() + 80 + bytes <= CROWDED_BYTES;
+        (room && waiter.holds != holds).then_some((waiter, holds))
     }
 
     /// Whether it is for this waiter to let in who fits: it is the first, or nothing has happened there for too long.

@@ -79,6 +79,11 @@ impl Contender {
                 self.give_up_publishing(&request, &why);
                 self.known = Known::Unknown;
             }
+            // It waits all the same, and says nothing.
+            Answer::Denied(..) if request.reports => {
+                self.turn.iter_mut().for_each(|turn| turn.holds = None);
+                self.known = Known::Unknown;
+            }
             Answer::Denied(denial, why) => match &self.turn {
                 Some(turn) if turn.stage == Stage::Seeking && request.of_turn(turn) => {
                     self.refuse(Refusal::Denied(denial, why));
