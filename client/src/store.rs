@@ -10,11 +10,11 @@ use k8s_openapi::api::coordination::v1::Lease;
 use crate::protocol::{Version, Write};
 
 mod kube;
-#[cfg(feature = "testing")]
+#[cfg(feature = "memory")]
 mod memory;
 
 pub use self::kube::KubeStore;
-#[cfg(feature = "testing")]
+#[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
 
 /// The Leases of one namespace.
