@@ -36,6 +36,14 @@ pub struct Lost {
     pub reason: LossReason,
 }
 
+impl Lost {
+    /// What an implementation of your own ([`provider`](crate::provider)) says.
+    #[must_use]
+    pub fn new(name: impl Into<String>, reason: LossReason) -> Self {
+        Self { name: name.into(), reason }
+    }
+}
+
 /// What the API server, or the way to it, had against a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -379,7 +387,9 @@ pub struct OptionsError {
 }
 
 impl OptionsError {
-    pub(crate) fn new(option: &'static str, problem: impl Into<String>) -> Self {
+    /// What an implementation of your own ([`provider`](crate::provider)) says.
+    #[must_use]
+    pub fn new(option: &'static str, problem: impl Into<String>) -> Self {
         Self { option, problem: problem.into() }
     }
 }

@@ -42,8 +42,18 @@
 //!
 //! # Testing without a cluster
 //!
-//! The feature `testing` brings `MemoryStore`, which keeps Leases in memory: give it to [`ClientBuilder::store`]. It is a
-//! namespace of a `testing::ApiServer`, which answers as kube-apiserver does.
+//! With the feature `memory`, `Client::in_memory()` is a client whose Leases are in this process's memory: the same code,
+//! and so the same order, expiry, losses and tokens. Several clients of one `MemoryStore` ([`ClientBuilder::store`]) contend
+//! as several processes do. Where the implementation is to be chosen later, keep an `Arc<dyn `[`provider::Provider`]`>`.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | what it brings |
+//! | --- | --- |
+//! | `memory` | `Client::in_memory()`, `MemoryStore` and the `memory::ApiServer` behind it, which answers as kube-apiserver does |
+//! | `testing` | for tests: `memory`, simulated processes that can be paused and killed, and `testing::conformance` for implementations of your own |
 //!
 //! # Permissions
 //!
@@ -65,9 +75,12 @@ mod error;
 mod fence;
 mod hold;
 mod lock;
+#[cfg(feature = "memory")]
+pub mod memory;
 mod multi;
 mod observers;
 pub mod protocol;
+pub mod provider;
 mod rwlock;
 mod semaphore;
 mod session;
@@ -97,7 +110,7 @@ pub use semaphore::{Permits, Semaphore, SemaphoreBuilder};
 pub use status::{
     HolderStatus, LockStatus, ReadWriteLockStatus, ReleaseRequestStatus, SemaphoreStatus, ShareStatus, WaiterStatus,
 };
-#[cfg(feature = "testing")]
+#[cfg(feature = "memory")]
 pub use store::MemoryStore;
 pub use store::{Failure, KubeStore, Sight, Store};
 

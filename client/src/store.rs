@@ -12,11 +12,11 @@ use crate::protocol::record::{KIND, KIND_SESSION};
 use crate::protocol::{Version, Write};
 
 mod kube;
-#[cfg(feature = "testing")]
+#[cfg(feature = "memory")]
 mod memory;
 
 pub use self::kube::KubeStore;
-#[cfg(feature = "testing")]
+#[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
 
 /// The Leases of one namespace.

@@ -344,7 +344,8 @@ impl Contender {
             Known::Absent if wish.kind == Kind::Semaphore && wish.permits.is_none() => Some(format!(
                 "there is no semaphore {name:?}: create the custom resource, or say how many permits it has"
             )),
-            Known::Unknown | Known::Absent => None,
+            Known::Unknown => None,
+            Known::Absent => self.is_too_much(turn),
             Known::Present(record) if record.is_of_another(name).is_some() => record.is_of_another(name),
             Known::Present(record) if record.kind != wish.kind => {
                 Some(format!("{name:?} is a {}, not a {}", record.kind.name(), wish.kind.name()))
@@ -361,11 +362,16 @@ impl Contender {
 
     /// Why as many permits as are wanted can never be had. A semaphore without any is only closed for a while.
     fn is_too_much(&self, turn: &Turn) -> Option<String> {
-        let Known::Present(record) = &self.known else { return None };
+        let there_are = match &self.known {
+            Known::Unknown => return None,
+            // Whoever makes it says so.
+            Known::Absent => turn.wish.permits?,
+            Known::Present(record) => record.capacity,
+        };
         match turn.wish.mode {
-            Mode::Permits(wanted) if wanted > record.capacity && record.capacity > 0 => {
+            Mode::Permits(wanted) if wanted > there_are && there_are > 0 => {
                 let name = turn.wish.resource_id.as_deref().unwrap_or(&self.name);
-                Some(format!("{wanted} permits of {name:?} are wanted, but there are {}", record.capacity))
+                Some(format!("{wanted} permits of {name:?} are wanted, but there are {there_are}"))
             }
             _ => None,
         }

@@ -13,6 +13,7 @@
 
 mod beside;
 mod conditions;
+mod conformance;
 mod exclusion;
 mod fencing;
 mod foreign;
