@@ -38,7 +38,7 @@ enum What {
     Hold { file: PathBuf },
     /// Try once.
     Try,
-    /// Write a ConfigMap under the lock; at a line on standard input write it again in every form, held or not.
+    /// Write an object under the lock; at a line on standard input write it again in every form, held or not.
     Fence { config_map: String },
 }
 

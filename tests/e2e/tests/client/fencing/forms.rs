@@ -121,7 +121,7 @@ fn attacks() -> Vec<(String, Form, &'static str)> {
     attacks
 }
 
-/// A writer's view of a namespace: it has all permissions on ConfigMaps, and is nobody's administrator.
+/// A writer's view of a namespace: it has all permissions on what it writes, and is nobody's administrator.
 async fn writer(namespace: &Namespace) -> Result<Api<ConfigMap>> {
     let account = namespace.service_account("writer", rules()).await?;
     Ok(Api::namespaced(account.client()?, namespace.name()))
