@@ -5,6 +5,8 @@ mod ask;
 mod backend;
 mod child;
 mod config;
+#[cfg(test)]
+mod documents;
 mod exit;
 mod forbidden;
 mod read;

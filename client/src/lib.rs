@@ -4,6 +4,18 @@
 //! whole or not at all; who waits for it watches for its grant. No other service is needed, and no custom resource: a
 //! lock exists by being named. Semaphores and read-write locks are Leases that several hold.
 //!
+//! This page is a tour: it shows what there is, in the order in which one needs it. The
+//! [guide](https://github.com/leasehold/leasehold/blob/main/docs/guide.md) says how to use it well.
+//!
+//! - The calls: [acquire and release](#acquire-and-release), [know that you hold it](#know-that-you-hold-it),
+//!   [be safe even when you do not](#be-safe-even-when-you-do-not), [waiting](#waiting), [more than one](#more-than-one),
+//!   [fixed terms](#fixed-terms), [leaders](#leaders), [people](#people), [without async](#without-async)
+//! - Around them: [options](#options), [testing without a cluster](#testing-without-a-cluster), [features](#features),
+//!   [permissions](#permissions), [which Kubernetes](#which-kubernetes)
+//! - What it is worth: [what is guaranteed](#what-is-guaranteed), [costs](#costs)
+//!
+//! # Acquire and release
+//!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = leasehold::Client::try_default().await?;
@@ -15,10 +27,154 @@
 //! # }
 //! ```
 //!
+//! One [`Client`] for a process and namespace is enough. It keeps one *session*, a heartbeat in the API server by which
+//! everything lives that it holds or waits for. Names are any text (`order:payment:4711`). A guard that is dropped is
+//! released in the background; [`release`](LockGuard::release) does it now and says how it went, and
+//! [`shutdown`](Client::shutdown) gives back all that is left.
+//!
+//! # Know that you hold it
+//!
+//! A lock can be lost: the API server may be out of reach for too long, this process may be paused, somebody may break
+//! it. A guard knows, by this machine's clock alone and without a request:
+//!
+//! ```
+//! use leasehold::{LockGuard, Lost};
+//!
+//! async fn steps(guard: &LockGuard, step: impl AsyncFn(u32)) -> Result<(), Lost> {
+//!     let lost = guard.lost(); // a CancellationToken
+//!     for n in 0..10 {
+//!         guard.check()?; // never `Ok` after the time from which somebody else could hold it
+//!         tokio::select! {
+//!             () = step(n) => {}
+//!             () = lost.cancelled() => return guard.check(),
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`check`](Hold::check) and [`remaining`](Hold::remaining) read the clock; [`lost`](Hold::lost) fires. Lost is for good, also
+//! if a late renewal then succeeds. [`Lock::with_lock`] runs work under a lock and drops it when the lock is lost.
+//! [`extend`](Hold::extend) renews now. All of these are methods of [`Hold`], which every guard is.
+//!
+//! # Be safe even when you do not
+//!
+//! A process can be paused between `check()` and the write that it was to make safe. Then only the place where the
+//! write arrives can refuse it. [`Hold::token`] is a number that is larger for each later holder: send it along, and
+//! let what is written to refuse a smaller one than it has seen. [`Hold::fence`] does so for objects of Kubernetes,
+//! with a policy that the API server applies. `docs/fencing.md` has both, and databases.
+//!
+//! # Waiting
+//!
+//! | | |
+//! | --- | --- |
+//! | [`try_acquire`](Lock::try_acquire) | not at all |
+//! | [`acquire_timeout`](Lock::acquire_timeout) | for so long |
+//! | [`acquire`](Lock::acquire) | as long as it takes, through outages of the API server |
+//! | [`acquire_with_progress`](Lock::acquire_with_progress) | and hear who holds it and how many are ahead |
+//! | [`wait_until_free`](Lock::wait_until_free) | until nobody has it, without taking it |
+//!
+//! Waiters are served in the order in which the API server took their joins, each by a hand-off straight from the holder
+//! before. Nobody polls. A future that is dropped leaves the queue. Nothing is reentrant: a task that acquires what it
+//! holds is told so ([`AcquireError::HeldByThisTask`]). Every operation has an error of its own, with
+//! [`is_retryable`](AcquireError::is_retryable).
+//!
+//! # More than one
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use leasehold::{Client, MultiLock};
+//!
+//! let client = Client::in_memory(); // in production: Client::try_default().await?
+//! let connections = client.semaphore("db-connections").with_permits(5).build()?;
+//! let permits = connections.acquire(2).await?; // two of five, for all processes together
+//!
+//! let catalogue = client.read_write_lock("catalogue")?;
+//! let reader = catalogue.upgradeable_read().await?; // beside other readers
+//! let writer = reader.upgrade().await?; // alone, without a gap in which somebody else could write
+//! let reader = writer.downgrade().await?;
+//! # drop((permits, reader));
+//!
+//! // All or nothing, without deadlock whatever the order in which they are named.
+//! let (from, to) = (client.lock("account-1").build()?, client.lock("account-2").build()?);
+//! let both = MultiLock::new().lock(&from).lock(&to).permits(&connections, 1).build()?;
+//! both.acquire_timeout(Duration::from_secs(5)).await?.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Semaphore`]: weighted permits, resizable while they are used; they can be given back in part. [`ReadWriteLock`]: readers,
+//! one upgradeable reader beside them, one writer. [`MultiLock`]: any of these at once. Whoever holds one thing and waits
+//! for another can be in a deadlock: after half a minute such circles are found, and named in a warning
+//! ([`on_deadlock`](ClientBuilder::on_deadlock)).
+//!
+//! # Fixed terms
+//!
+//! | | by |
+//! | --- | --- |
+//! | a hold that lives by its own Lease, for longer than a session | [`lease_duration`](LockBuilder::lease_duration) |
+//! | that ends by itself unless it is extended | [`renewal(false)`](LockBuilder::renewal) |
+//! | that nobody else has for a while, though it is given back (a job once a day) | [`hold_at_least`](LockBuilder::hold_at_least) |
+//! | the same, said when the work has succeeded (a duplicate is to be dropped) | [`LockGuard::keep`] |
+//! | that ends however often it is renewed (work that may hang) | [`max_hold`](LockBuilder::max_hold) |
+//! | so many in a time (a rate) | permits with a [`lease_duration`](SemaphoreBuilder::lease_duration), without [`renewal`](SemaphoreBuilder::renewal), that are not given back before |
+//!
+//! Nobody's clock is believed for this, so somebody must have watched for the whole term.
+//! [`max_clock_skew`](LockBuilder::max_clock_skew) trades that for an assumption.
+//!
+//! # Leaders
+//!
+//! One of several replicas is a lock that is acquired for as long as the replica lives.
+//!
+//! # People
+//!
+//! [`status`](Lock::status) says who holds it, since when, and who waits. [`publish`](Hold::publish) shows a text beside a hold.
+//! [`request_release`](Lock::request_release) asks a holder to let go, and [`release_requested`](Hold::release_requested) hears of it.
+//! `kubectl leasehold` does the same from a shell, and custom resources show it to `kubectl get`.
+//!
+//! # Without async
+//!
+//! [`Client::blocking_try_default`], [`Lock::blocking_acquire`], [`LockGuard::blocking_release`]. Renewals run on a thread of
+//! this crate's own, so the caller's may block as it likes. In async code, work that blocks belongs into
+//! `spawn_blocking`: where all threads of a runtime are blocked for longer than a session lasts, locks are lost.
+//!
+//! # Options
+//!
+//! Those of a client are methods of [`ClientBuilder`], those of one lock of [`LockBuilder`] and [`SemaphoreBuilder`]. Defaults:
+//! sessions of 30 s, renewed every 10 s, so that what a killed process held passes on after 40 s at most to
+//! whoever waits near the head of the queue; no grace; requests of 5 s. How to choose is in the guide.
+//!
+//! # Testing without a cluster
+//!
+//! With the feature `memory`, `Client::in_memory()` is a client whose Leases are in this process's memory: the same code,
+//! and so the same order, expiry, losses and tokens. Several clients of one `MemoryStore` ([`ClientBuilder::store`]) contend
+//! as several processes do. Where the implementation is to be chosen later, keep an `Arc<dyn `[`provider::Provider`]`>`.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | what it brings |
+//! | --- | --- |
+//! | `memory` | `Client::in_memory()`, `MemoryStore` and the `memory::ApiServer` behind it, which answers as kube-apiserver does |
+//! | `testing` | for tests: `memory`, simulated processes that can be paused and killed, and `testing::conformance` for implementations of your own |
+//!
+//! # Permissions
+//!
+//! `get`, `list`, `watch`, `create`, `update`, `patch` and `delete` on `leases.coordination.k8s.io` in the namespace. `list` is
+//! for finding deadlocks only. Whoever may write Leases in a namespace can also break the locks in it.
+//!
+//! # Which Kubernetes
+//!
+//! This crate chooses no version for `k8s-openapi`; the program that uses it does, by a feature such as `latest`.
+//!
 //! # What is guaranteed
 //!
 //! - **Mutual exclusion**: never do two guards of one lock pass their [`check`](Hold::check) at the same time, as
-//!   long as the rates of any two machines' clocks differ by less than 1 %. Their values may differ by anything.
+//!   long as the rates of any two machines' clocks differ by less than 1 %. Their values may differ by anything,
+//!   unless [`max_clock_skew`](LockBuilder::max_clock_skew) relies on them.
 //! - **A guard knows when to stop**: no check succeeds after the time from which somebody else could hold the lock, also
 //!   not after this process was paused. Lost is for good.
 //! - **Fencing**: [`Hold::token`] grows with every holder, also if the Lease is deleted and made anew. By
@@ -40,28 +196,7 @@
 //! | holding, per client | 1 write every third of the session's duration, for all its locks together |
 //! | waiting, per lock | 1 watch, and 1 read in that time (fewer for who is far back) |
 //!
-//! # Testing without a cluster
-//!
-//! With the feature `memory`, `Client::in_memory()` is a client whose Leases are in this process's memory: the same code,
-//! and so the same order, expiry, losses and tokens. Several clients of one `MemoryStore` ([`ClientBuilder::store`]) contend
-//! as several processes do. Where the implementation is to be chosen later, keep an `Arc<dyn `[`provider::Provider`]`>`.
-//!
-//! # Features
-//!
-//! None is on by default.
-//!
-//! | feature | what it brings |
-//! | --- | --- |
-//! | `memory` | `Client::in_memory()`, `MemoryStore` and the `memory::ApiServer` behind it, which answers as kube-apiserver does |
-//! | `testing` | for tests: `memory`, simulated processes that can be paused and killed, and `testing::conformance` for implementations of your own |
-//!
-//! # Permissions
-//!
-//! `get`, `watch`, `create`, `update`, `patch` and `delete` on `leases.coordination.k8s.io` in the namespace.
-//!
-//! # Which Kubernetes
-//!
-//! This crate chooses no version for `k8s-openapi`; the program that uses it does, by a feature such as `latest`.
+//! What one name carries is measured in `docs/limits.md`.
 
 #![deny(unsafe_code)]
 
@@ -114,7 +249,17 @@ pub use status::{
 pub use store::MemoryStore;
 pub use store::{Failure, KubeStore, Sight, Store};
 
-/// The README's examples are compiled with the crate's own.
+/// What stands in the README and in `docs/` is compiled with the crate's own examples.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/comparison.md")]
+    struct Comparison;
+    #[doc = include_str!("../../docs/fencing.md")]
+    struct Fencing;
+    #[doc = include_str!("../../docs/guide.md")]
+    struct Guide;
+    #[doc = include_str!("../../docs/troubleshooting.md")]
+    struct Troubleshooting;
+}
