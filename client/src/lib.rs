@@ -63,6 +63,7 @@
 //! This crate chooses no version for `k8s-openapi`; the program that uses it does, by a feature such as `latest`.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 mod access;
 mod blocking;
@@ -110,5 +111,5 @@ pub use store::{Failure, KubeStore, Sight, Store};
 
 /// The README's examples are compiled with the crate's own.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;
