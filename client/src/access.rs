@@ -10,7 +10,8 @@ use crate::clock;
 use crate::error::{AcquireError, ApiError, OptionsError, ReadError, RequestReleaseError, TryAcquireError};
 use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
-use crate::protocol::record::{FULL_BYTES, LONGEST_REASON, SESSION_PREFIX};
+use crate::protocol::name::lease_name;
+use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
 use crate::protocol::{Holder, Record, ReleaseRequest, write};
 use crate::slot::{Command, Order, Slot};
 use crate::store::{Failure, within};
@@ -22,7 +23,10 @@ const LONGEST_REQUEST: Duration = Duration::from_hours(24);
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
     pub(crate) client: Client,
+    /// The resource id.
     pub(crate) name: Arc<str>,
+    /// The name of its Lease.
+    pub(crate) lease: Arc<str>,
     /// A task that holds it already waits for itself, rather than being told.
     pub(crate) same_task_waits: bool,
 }
@@ -38,14 +42,15 @@ pub struct Progress {
 }
 
 impl Access {
-    pub(crate) fn new(client: Client, name: String) -> Result<Self, OptionsError> {
-        check_name(&name)?;
-        Ok(Self { client, name: name.into(), same_task_waits: false })
+    pub(crate) fn new(client: Client, name: &str) -> Result<Self, OptionsError> {
+        let name = client.inner().key_prefix.clone() + name;
+        let lease = lease_name(&name).map_err(|error| OptionsError::new("name", error.to_string()))?.into();
+        Ok(Self { client, name: name.into(), lease, same_task_waits: false })
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
         let taken = |holder| TryAcquireError::Held { name: self.name.to_string(), holder };
-        let slot = self.client.inner().slot(&self.name).ok_or(TryAcquireError::ShutDown)?;
+        let slot = self.client.inner().slot(&self.lease).ok_or(TryAcquireError::ShutDown)?;
         let Ok(turn) = slot.turn.clone().try_lock_owned() else {
             return Err(taken("another task of this process".to_owned()));
         };
@@ -72,7 +77,7 @@ impl Access {
         let acquiring = async {
             let mut pause = Duration::ZERO;
             loop {
-                let slot = self.client.inner().slot(&self.name).ok_or(AcquireError::ShutDown)?;
+                let slot = self.client.inner().slot(&self.lease).ok_or(AcquireError::ShutDown)?;
                 // Whoever waits for so long only is told in the end.
                 if limit.is_none() && !self.same_task_waits && slot.is_in_its_own_way(wish) {
                     return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
@@ -119,8 +124,14 @@ impl Access {
 
     pub(crate) async fn read(&self) -> Result<Option<Record>, ReadError> {
         let shared = &self.client.inner().shared;
-        match within(shared.request_timeout, shared.store.read(&self.name)).await {
-            Ok(lease) => Ok(Some(Record::parse(lease)?)),
+        match within(shared.request_timeout, shared.store.read(&self.lease)).await {
+            Ok(lease) => {
+                let record = Record::parse(lease)?;
+                match record.is_of_another(&self.name) {
+                    Some(message) => Err(self.unread(Failure::Invalid(message))),
+                    None => Ok(Some(record)),
+                }
+            }
             Err(Failure::Absent) => Ok(None),
             Err(failure) => Err(self.unread(failure)),
         }
@@ -158,7 +169,7 @@ impl Access {
                     return Err(self.unread(Failure::Invalid(message)).into());
                 }
                 let shared = &inner.shared;
-                match within(shared.request_timeout, shared.store.write(&self.name, &write)).await {
+                match within(shared.request_timeout, shared.store.write(&self.lease, &write)).await {
                     Ok(lease) => {
                         asked.push(identity);
                         record = lease.map(Record::parse).transpose().map_err(ReadError::from)?.unwrap_or(record);
@@ -214,7 +225,8 @@ impl Access {
     ) -> Result<Hold, Refusal> {
         let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
         let (reply, outcome) = oneshot::channel();
-        let wish = Wish { patience: self.client.inner().contact_timeout, ..wish };
+        let resource_id = (self.name != self.lease).then(|| self.name.clone());
+        let wish = Wish { patience: self.client.inner().contact_timeout, resource_id, ..wish };
         let (kind, mode) = (wish.kind, wish.mode);
         let commands = slot.commands.clone();
         let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
@@ -226,24 +238,6 @@ impl Access {
         hold.check().map_err(|_| Refusal::SessionLost)?;
         Ok(hold)
     }
-}
-
-/// A lock's Lease has the lock's name, so the rules are those of an object's name.
-fn check_name(name: &str) -> Result<(), OptionsError> {
-    let bad = |problem: &str| Err(OptionsError::new("name", format!("{name:?} will not do: {problem}")));
-    let part_ok = |part: &str| {
-        let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-')
-    };
-    if name.starts_with(SESSION_PREFIX) {
-        return bad("names that begin with `session-` are those of sessions' Leases");
-    }
-    if name.len() > 253 || !name.split('.').all(part_ok) {
-        return bad(
-            "up to 253 lower-case letters, digits, `-` and `.` are possible, beginning and ending with a letter or digit",
-        );
-    }
-    Ok(())
 }
 
 fn refusal(error: ApiError) -> Refusal {

@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) contact_timeout: Duration,
+    /// Put before every name.
+    pub(crate) key_prefix: String,
     /// By which people recognise this process.
     pub(crate) host: String,
     slots: Mutex<Slots>,
@@ -81,22 +83,26 @@ impl Client {
     }
 
     /// A lock by its name. It exists by being named: nothing need be created before.
+    ///
+    /// The name is any text of 1 to 1024 bytes without control characters, `order:payment:4711` for example. Its Lease has
+    /// that name where a Lease can, and otherwise one that is [made of it](crate::protocol::name::lease_name); the name
+    /// itself stands there beside.
     pub fn lock(&self, name: impl Into<String>) -> LockBuilder {
         LockBuilder::new(self.clone(), name.into())
     }
 
-    /// A semaphore by its name. How many permits it has is said by its custom resource, or by
+    /// A semaphore by its name, of the same form as [a lock's](Self::lock). How many permits it has is said by its custom resource, or by
     /// [`with_permits`](SemaphoreBuilder::with_permits).
     pub fn semaphore(&self, name: impl Into<String>) -> SemaphoreBuilder {
         SemaphoreBuilder::new(self.clone(), name.into())
     }
 
-    /// A read-write lock by its name. It exists by being named: nothing need be created before.
+    /// A read-write lock by its name, of the same form as [a lock's](Self::lock). It exists by being named: nothing need be created before.
     ///
     /// # Errors
-    /// [`OptionsError`] where the name cannot be a Lease's.
+    /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters.
     pub fn read_write_lock(&self, name: impl Into<String>) -> Result<ReadWriteLock, OptionsError> {
-        ReadWriteLock::new(self.clone(), name.into())
+        ReadWriteLock::new(self.clone(), &name.into())
     }
 
     /// The namespace in which this client's locks are.
@@ -216,6 +222,7 @@ pub struct ClientBuilder {
     grace: Duration,
     request_timeout: Option<Duration>,
     contact_timeout: Duration,
+    key_prefix: String,
 }
 
 impl Default for ClientBuilder {
@@ -229,6 +236,7 @@ impl Default for ClientBuilder {
             grace: Duration::ZERO,
             request_timeout: None,
             contact_timeout: Duration::from_secs(10),
+            key_prefix: String::new(),
         }
     }
 }
@@ -291,6 +299,16 @@ impl ClientBuilder {
         self
     }
 
+    /// Put before the name of every lock, semaphore and read-write lock of this client, `team-a/` for example. Default:
+    /// nothing.
+    ///
+    /// It is part of the name from then on: `lock("db")` is [named](crate::Lock::name) `team-a/db`, and whoever has no
+    /// prefix names it so. It is no barrier: whoever may write the Leases of a namespace may write all of them.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
+    }
+
     /// Makes the client. No request is sent yet.
     ///
     /// # Errors
@@ -344,6 +362,7 @@ impl ClientBuilder {
                 sessions: Sessions::new(store, options),
                 shared: Arc::new(shared),
                 contact_timeout: self.contact_timeout,
+                key_prefix: self.key_prefix,
                 host,
                 slots: Mutex::default(),
             }),

@@ -44,10 +44,17 @@ impl Hold {
         self.grant.id.to_string()
     }
 
-    /// The lock's name.
+    /// The lock's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.access.name
+    }
+
+    /// The name of the Lease on which it stands: the lock's own where that can be a Lease's
+    /// ([`lease_name`](crate::protocol::name::lease_name)).
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        &self.access.lease
     }
 
     /// Whether the lock is still held, by this machine's clock and at this very moment. It costs no request.

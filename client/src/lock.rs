@@ -58,9 +58,9 @@ impl LockBuilder {
     /// Makes the lock. No request is sent.
     ///
     /// # Errors
-    /// [`OptionsError`] where the name cannot be a Lease's or options do not go together.
+    /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, or options do not go together.
     pub fn build(self) -> Result<Lock, OptionsError> {
-        let mut access = Access::new(self.client, self.name)?;
+        let mut access = Access::new(self.client, &self.name)?;
         access.same_task_waits = self.same_task_waits;
         access.check_duration(self.lease_duration)?;
         let wish = Wish { own_duration: self.lease_duration, renewal: self.renewal, ..Wish::default() };
@@ -144,10 +144,17 @@ pub enum OnLost {
 }
 
 impl Lock {
-    /// The lock's name.
+    /// The lock's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.access.name
+    }
+
+    /// The name of the Lease on which it stands: the lock's own where that can be a Lease's
+    /// ([`lease_name`](crate::protocol::name::lease_name)).
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        &self.access.lease
     }
 
     /// Acquires the lock if that can be done now: it is free, and nobody waits for it.

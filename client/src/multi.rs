@@ -207,7 +207,7 @@ impl MultiGuard {
         &self.holds
     }
 
-    /// What is held under this name: for its [token](Hold::token).
+    /// What is held under this name, the client's key prefix included: for its [token](Hold::token).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Hold> {
         self.holds.iter().find(|hold| hold.name() == name)

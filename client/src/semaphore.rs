@@ -60,9 +60,9 @@ impl SemaphoreBuilder {
     /// Makes the semaphore. No request is sent.
     ///
     /// # Errors
-    /// [`OptionsError`] where the name cannot be a Lease's or options do not go together.
+    /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, or options do not go together.
     pub fn build(self) -> Result<Semaphore, OptionsError> {
-        let access = Access::new(self.client, self.name)?;
+        let access = Access::new(self.client, &self.name)?;
         if let Some(permits) = self.permits.filter(|permits| *permits == 0 || i32::try_from(*permits).is_err()) {
             let problem = format!("{permits} will not do: 1 to 2147483647 are possible");
             return Err(OptionsError::new("with_permits", problem));
@@ -123,10 +123,17 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// The semaphore's name.
+    /// The semaphore's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.access.name
+    }
+
+    /// The name of the Lease on which it stands: the semaphore's own where that can be a Lease's
+    /// ([`lease_name`](crate::protocol::name::lease_name)).
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        &self.access.lease
     }
 
     /// Acquires permits if that can be done now: they are free, and nobody waits.
@@ -224,7 +231,7 @@ impl Semaphore {
             let Some(record) = self.access.read().await? else { return Ok(false) };
             let Some(holder) = record.holding(&id) else { return Ok(false) };
             let write = write::shared::release(&record, holder, true);
-            match within(shared.request_timeout, shared.store.write(self.name(), &write)).await {
+            match within(shared.request_timeout, shared.store.write(self.lease_name(), &write)).await {
                 Ok(_) => return Ok(true),
                 Err(Failure::Refused | Failure::Absent) => {}
                 Err(failure) => return Err(self.access.unread(failure)),

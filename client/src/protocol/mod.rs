@@ -6,6 +6,7 @@
 //! | module | what it knows |
 //! | --- | --- |
 //! | [`record`] | what stands on a lock's Lease and on a session's Lease |
+//! | [`name`] | under which name a resource's Lease stands |
 //! | [`write`](mod@write) | every guarded command: one request, with its condition and its change |
 //! | [`want`] | what is shared, and how much of it somebody wants |
 //! | [`grant`] | who is next: "as many from the head as fit" |
@@ -19,6 +20,7 @@ pub mod contender;
 pub mod grant;
 mod id;
 mod moment;
+pub mod name;
 pub mod observer;
 pub mod record;
 mod request;

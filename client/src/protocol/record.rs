@@ -30,6 +30,8 @@ pub const PAYLOAD: &str = "payload.leasehold.dev/";
 pub const REQUEST: &str = "request.leasehold.dev/";
 /// Annotation from the custom resource: a holder that does not let go in time when it is asked to is evicted.
 pub const EVICT_ON_REQUEST: &str = "leasehold.dev/evict-on-request";
+/// Annotation: the resource id that the Lease is for, where it is another than the Lease's name ([`name`](super::name)).
+pub const ID: &str = "leasehold.dev/id";
 /// Label that tells what a Lease is for: a [`Kind`]'s name, or [`KIND_SESSION`].
 pub const KIND: &str = "leasehold.dev/kind";
 /// The Lease is a lock's.
@@ -84,6 +86,8 @@ pub struct Record {
     pub kind: Kind,
     /// How many permits there are in all. A lock has one.
     pub capacity: u32,
+    /// The resource id that it is for, where the Lease says that it is another than its name.
+    pub resource_id: Option<String>,
     /// `metadata.uid`: with [`transitions`](Self::transitions) it names one tenancy.
     pub uid: String,
     /// `metadata.resourceVersion`.
@@ -114,6 +118,7 @@ impl Hash for Record {
         let Self {
             kind,
             capacity,
+            resource_id,
             uid,
             version,
             transitions,
@@ -126,7 +131,7 @@ impl Hash for Record {
             evicts_on_request,
             lease: _,
         } = self;
-        (kind, capacity, uid, version, transitions, holder, shared, upgrading).hash(state);
+        (kind, capacity, resource_id, uid, version, transitions, holder, shared, upgrading).hash(state);
         (waiters, ephemeral, default_duration, evicts_on_request).hash(state);
     }
 }
@@ -267,6 +272,7 @@ impl Record {
                 Kind::Semaphore => annotations.get(PERMITS).and_then(|permits| permits.parse().ok()).unwrap_or(0),
                 Kind::ReadWriteLock => ALL,
             },
+            resource_id: annotations.get(ID).cloned(),
             shared,
             upgrading,
             uid,
@@ -279,6 +285,21 @@ impl Record {
             evicts_on_request: annotations.get(EVICT_ON_REQUEST).is_some_and(|value| value == "true"),
             lease: Arc::new(lease),
         })
+    }
+
+    /// The Lease's name.
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        self.lease.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// That the Lease is not for this resource id but for another, if it says so.
+    ///
+    /// Nobody can bring that about but by writing it there by hand, or by finding two ids with one hash.
+    #[must_use]
+    pub fn is_of_another(&self, id: &str) -> Option<String> {
+        let other = self.resource_id.as_deref().filter(|other| *other != id)?;
+        Some(format!("Lease {:?} is that of {other:?} (annotation {ID}), not of {id:?}", self.lease_name()))
     }
 
     /// The name of the present tenancy.

@@ -15,8 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Value, json};
 
 use super::record::{
-    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN, PAYLOAD,
-    REQUEST, Record, SessionRecord, WANT, Waiter,
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, ID, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN,
+    PAYLOAD, REQUEST, Record, SessionRecord, WANT, Waiter,
 };
 use super::{HolderId, Kind, ReleaseRequest, SessionId, Version, Want};
 
@@ -36,6 +36,18 @@ pub enum Write {
         /// `metadata.resourceVersion`.
         version: Version,
     },
+}
+
+impl Write {
+    /// The same, and it says for which resource id the Lease is, where that is not its name. Only of what writes the
+    /// whole Lease.
+    #[must_use]
+    pub fn with_id(mut self, id: Option<&str>) -> Self {
+        if let (Self::Create(lease) | Self::Replace(lease), Some(id)) = (&mut self, id) {
+            lease.metadata.annotations.get_or_insert_default().insert(ID.to_owned(), id.to_owned());
+        }
+        self
+    }
 }
 
 /// By what a new holder is to live, and what it says of its duration.

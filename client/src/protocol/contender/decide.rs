@@ -46,7 +46,7 @@ impl Contender {
                     Kind::Lock => write::create(&self.name, id, self.term(turn), stamp),
                     _ => shared::create(&self.name, kind, permits, id, self.want(turn), stamp),
                 };
-                self.renewing(turn, write)
+                self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
             }
             (Stage::Seeking, Known::Present(record)) => self.seek(turn, record, now),
             (Stage::Waiting, Known::Present(record)) => self.wait(turn, record, now),
@@ -66,9 +66,13 @@ impl Contender {
             Some(_) if outrun => join(),
             Some(round) if record.kind == Kind::Lock => {
                 let (term, passed_over) = (self.term(turn), &round.passed_over);
-                self.renewing(turn, write::acquire(record, &turn.id, passed_over, term, now.stamp))
+                let write = write::acquire(record, &turn.id, passed_over, term, now.stamp);
+                self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
             }
-            Some(round) => self.renewing(turn, shared::acquire(record, &turn.id, self.want(turn), &round, now.stamp)),
+            Some(round) => {
+                let write = shared::acquire(record, &turn.id, self.want(turn), &round, now.stamp);
+                self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
+            }
             None if turn.wish.queue => join(),
             None if !turn.fresh => Next::Read.into(),
             // An observer's word on the holder's session is awaited.

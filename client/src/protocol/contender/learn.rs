@@ -333,13 +333,15 @@ impl Contender {
 
     /// Why what is wanted is not what the Lease is for.
     fn is_misfit(&self, turn: &Turn) -> Option<String> {
-        let (name, wish) = (&self.name, &turn.wish);
+        let wish = &turn.wish;
+        let name = wish.resource_id.as_deref().unwrap_or(&self.name);
         match &self.known {
             Known::Absent if wish.kind == Kind::Semaphore && wish.permits.is_none() => Some(format!(
                 "there is no semaphore {name:?}: create the custom resource, or say how many permits it has"
             )),
             Known::Unknown => None,
             Known::Absent => self.is_too_much(turn),
+            Known::Present(record) if record.is_of_another(name).is_some() => record.is_of_another(name),
             Known::Present(record) if record.kind != wish.kind => {
                 Some(format!("{name:?} is a {}, not a {}", record.kind.name(), wish.kind.name()))
             }
@@ -363,7 +365,8 @@ impl Contender {
         };
         match turn.wish.mode {
             Mode::Permits(wanted) if wanted > there_are && there_are > 0 => {
-                Some(format!("{wanted} permits of {:?} are wanted, but there are {there_are}", self.name))
+                let name = turn.wish.resource_id.as_deref().unwrap_or(&self.name);
+                Some(format!("{wanted} permits of {name:?} are wanted, but there are {there_are}"))
             }
             _ => None,
         }

@@ -1,5 +1,6 @@
 //! What is said to a contender, and what it says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::write::Write;
@@ -8,6 +9,8 @@ use super::super::{HolderId, Kind, Mode, Moment, Record, ReleaseRequest};
 /// What a client wants of a lock.
 #[derive(Clone, Debug, Hash)]
 pub struct Wish {
+    /// The resource id, where it is not the Lease's name. It is written on the Lease.
+    pub resource_id: Option<Arc<str>>,
     /// What the Lease is for.
     pub kind: Kind,
     /// How much of it.
@@ -28,6 +31,7 @@ impl Default for Wish {
     /// A lock, by the session, waited for.
     fn default() -> Self {
         Self {
+            resource_id: None,
             kind: Kind::Lock,
             mode: Mode::default(),
             permits: None,

@@ -16,6 +16,7 @@ mod conformance;
 mod exclusion;
 mod foreign;
 mod loss;
+mod names;
 mod outage;
 mod queue;
 mod shared;
