@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+use tracing::Instrument;
 
 use crate::client::Client;
 use crate::clock;
@@ -12,9 +13,10 @@ use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::name::lease_name;
 use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
-use crate::protocol::{Holder, Record, ReleaseRequest, write};
+use crate::protocol::{Holder, Kind, Record, ReleaseRequest, write};
 use crate::slot::{Command, Order, Slot};
 use crate::store::{Failure, within};
+use crate::telemetry::{Attempt, Course, Labels};
 
 /// The longest time within which a holder can be asked to let go.
 const LONGEST_REQUEST: Duration = Duration::from_hours(24);
@@ -49,6 +51,33 @@ impl Access {
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
+        let mut attempt = self.attempt(wish);
+        let outcome = self.try_to_take(wish).instrument(attempt.span()).await;
+        attempt.tell(&outcome);
+        outcome
+    }
+
+    pub(crate) async fn acquire(
+        &self,
+        wish: &Wish,
+        limit: Option<Duration>,
+        progress: impl FnMut(Progress),
+    ) -> Result<Hold, AcquireError> {
+        let mut attempt = self.attempt(wish);
+        let outcome = self.wait(wish, limit, progress).instrument(attempt.span()).await;
+        attempt.tell(&outcome);
+        outcome
+    }
+
+    fn attempt(&self, wish: &Wish) -> Attempt {
+        Attempt::new(self.labels(wish.kind), self.client.namespace(), &self.name)
+    }
+
+    fn labels(&self, kind: Kind) -> Labels {
+        Labels::new(kind, &self.name, self.client.inner().shared.metrics_by_name)
+    }
+
+    async fn try_to_take(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
         let taken = |holder| TryAcquireError::Held { name: self.name.to_string(), holder };
         let slot = self.client.inner().slot(&self.lease).ok_or(TryAcquireError::ShutDown)?;
         let Ok(turn) = slot.turn.clone().try_lock_owned() else {
@@ -66,7 +95,7 @@ impl Access {
         }
     }
 
-    pub(crate) async fn acquire(
+    async fn wait(
         &self,
         wish: &Wish,
         limit: Option<Duration>,
@@ -229,7 +258,8 @@ impl Access {
         let wish = Wish { patience: self.client.inner().contact_timeout, resource_id, ..wish };
         let (kind, mode) = (wish.kind, wish.mode);
         let commands = slot.commands.clone();
-        let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
+        let course = Course::new(self.labels(kind));
+        let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone(), course };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
         grant.slot.is_acquired(&grant, kind, mode);

@@ -223,6 +223,7 @@ pub struct ClientBuilder {
     request_timeout: Option<Duration>,
     contact_timeout: Duration,
     key_prefix: String,
+    metrics_by_name: bool,
 }
 
 impl Default for ClientBuilder {
@@ -237,6 +238,7 @@ impl Default for ClientBuilder {
             request_timeout: None,
             contact_timeout: Duration::from_secs(10),
             key_prefix: String::new(),
+            metrics_by_name: false,
         }
     }
 }
@@ -309,6 +311,16 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether metrics are told apart by the names of locks, semaphores and read-write locks. Default: no. Feature
+    /// `metrics`.
+    ///
+    /// Every name makes as many more time series as there are metrics: say yes where names are few and known beforehand.
+    #[cfg(feature = "metrics")]
+    pub fn metrics_by_name(mut self, by_name: bool) -> Self {
+        self.metrics_by_name = by_name;
+        self
+    }
+
     /// Makes the client. No request is sent yet.
     ///
     /// # Errors
@@ -354,6 +366,7 @@ impl ClientBuilder {
             session_duration: duration,
             grace: self.grace,
             request_timeout,
+            metrics_by_name: self.metrics_by_name,
             next_check: AtomicU64::new(0),
         };
         Ok(Client {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::access::Access;
 use crate::error::{ExtendError, LossReason, Lost, PublishError, ReleaseError};
@@ -12,6 +13,7 @@ use crate::protocol::record::LONGEST_PAYLOAD;
 use crate::protocol::{Mode, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
+use crate::telemetry;
 use crate::validity::Validity;
 
 /// Something that is held: what the guards of all kinds have in common.
@@ -184,7 +186,14 @@ impl Hold {
     }
 
     /// Gives it back, and says how that went.
-    pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
+    pub(crate) async fn release(self) -> Result<(), ReleaseError> {
+        let span = telemetry::release_span(self.name(), self.token());
+        let outcome = self.give_back().instrument(span.clone()).await;
+        telemetry::released(&span, &outcome);
+        outcome
+    }
+
+    async fn give_back(mut self) -> Result<(), ReleaseError> {
         let before = self.check();
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);

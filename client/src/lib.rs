@@ -51,6 +51,7 @@
 //!
 //! | feature | what it brings |
 //! | --- | --- |
+//! | `metrics` | counters, gauges and histograms by the `metrics` facade: see [`telemetry`] |
 //! | `memory` | `Client::in_memory()`, `MemoryStore` and the `memory::ApiServer` behind it, which answers as kube-apiserver does |
 //! | `testing` | for tests: `memory`, simulated processes that can be paused and killed, and `testing::conformance` for implementations of your own |
 //!
@@ -86,6 +87,7 @@ mod slot;
 mod status;
 mod store;
 mod task;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod validity;
