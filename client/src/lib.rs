@@ -64,6 +64,7 @@ mod hold;
 mod lock;
 mod multi;
 mod observers;
+mod options;
 pub mod protocol;
 mod rwlock;
 mod semaphore;
@@ -77,7 +78,7 @@ pub mod testing;
 mod validity;
 
 pub use access::Progress;
-pub use client::{Client, ClientBuilder};
+pub use client::Client;
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
@@ -85,6 +86,7 @@ pub use error::{
 pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
+pub use options::ClientBuilder;
 pub use protocol::ReleaseRequest;
 pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
 pub use semaphore::{Permits, Semaphore, SemaphoreBuilder};
