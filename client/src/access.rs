@@ -31,6 +31,8 @@ pub(crate) struct Access {
     pub(crate) lease: Arc<str>,
     /// A task that holds it already waits for itself, rather than being told.
     pub(crate) same_task_waits: bool,
+    /// How long it is waited for at most where nothing is said.
+    pub(crate) wait_limit: Option<Duration>,
 }
 
 /// How a wait is going.
@@ -45,9 +47,10 @@ pub struct Progress {
 
 impl Access {
     pub(crate) fn new(client: Client, name: &str) -> Result<Self, OptionsError> {
-        let name = client.inner().key_prefix.clone() + name;
+        let name = client.inner().defaults.key_prefix.clone() + name;
         let lease = lease_name(&name).map_err(|error| OptionsError::new("name", error.to_string()))?.into();
-        Ok(Self { client, name: name.into(), lease, same_task_waits: false })
+        let wait_limit = client.inner().defaults.wait_limit;
+        Ok(Self { client, name: name.into(), lease, same_task_waits: false, wait_limit })
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
@@ -74,7 +77,7 @@ impl Access {
     }
 
     fn labels(&self, kind: Kind) -> Labels {
-        Labels::new(kind, &self.name, self.client.inner().shared.metrics_by_name)
+        Labels::new(kind, &self.name, self.client.inner().defaults.metrics_by_name)
     }
 
     async fn try_to_take(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
@@ -101,14 +104,16 @@ impl Access {
         limit: Option<Duration>,
         mut progress: impl FnMut(Progress),
     ) -> Result<Hold, AcquireError> {
+        // Whoever says for how long to wait is told in the end.
+        let endless = limit.is_none();
+        let limit = limit.or(self.wait_limit);
         let (ahead, mut seen) = watch::channel((String::new(), 0));
         let begun = clock::moment();
         let acquiring = async {
             let mut pause = Duration::ZERO;
             loop {
                 let slot = self.client.inner().slot(&self.lease).ok_or(AcquireError::ShutDown)?;
-                // Whoever waits for so long only is told in the end.
-                if limit.is_none() && !self.same_task_waits && slot.is_in_its_own_way(wish) {
+                if endless && !self.same_task_waits && slot.is_in_its_own_way(wish) {
                     return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
                 }
                 let turn = slot.turn.clone().lock_owned().await;
@@ -226,23 +231,6 @@ impl Access {
             failure => ApiError::Unavailable { message: failure.to_string() },
         };
         ReadError::Api { name: self.name.to_string(), source }
-    }
-
-    /// Whether something can live by itself for so long.
-    pub(crate) fn check_duration(&self, duration: Option<Duration>) -> Result<(), OptionsError> {
-        let problem = match duration {
-            Some(duration) if duration.is_zero() || duration.subsec_nanos() != 0 => {
-                format!("{duration:?} will not do: a whole number of seconds is needed, at least 1")
-            }
-            Some(duration) if duration <= self.client.inner().shared.grace => {
-                format!("{duration:?} is not more than the client's grace")
-            }
-            Some(duration) if i32::try_from(duration.as_secs()).is_err() => {
-                format!("{duration:?} is more than a Lease can say (2147483647 s)")
-            }
-            _ => return Ok(()),
-        };
-        Err(OptionsError::new("lease_duration", problem))
     }
 
     async fn take(

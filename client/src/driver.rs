@@ -34,8 +34,6 @@ pub(crate) struct Shared {
     pub(crate) session_duration: Duration,
     pub(crate) grace: Duration,
     pub(crate) request_timeout: Duration,
-    /// Whether measurements are told apart by the locks' names.
-    pub(crate) metrics_by_name: bool,
     /// When the next check of a lock that is merely held may be made.
     pub(crate) next_check: AtomicU64,
 }

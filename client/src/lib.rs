@@ -78,6 +78,7 @@ mod lock;
 pub mod memory;
 mod multi;
 mod observers;
+mod options;
 pub mod protocol;
 pub mod provider;
 mod rwlock;
@@ -93,7 +94,7 @@ pub mod testing;
 mod validity;
 
 pub use access::Progress;
-pub use client::{Client, ClientBuilder};
+pub use client::Client;
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
@@ -101,6 +102,7 @@ pub use error::{
 pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
+pub use options::ClientBuilder;
 pub use protocol::ReleaseRequest;
 pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
 pub use semaphore::{Permits, Semaphore, SemaphoreBuilder};
