@@ -52,6 +52,17 @@ Examples:
   # Shell syntax needs a shell
   kubectl leasehold run report -- sh -c './report --token \"$LEASEHOLD_TOKEN\" | gzip > report.gz'";
 
+const NAME_ABOUT: &str = "\
+Print the name of the Lease on which a lock, semaphore or read-write lock stands
+
+A lock can be named by any text; a Lease cannot. Where the text is no object's name, its Lease has a name that is made \
+of it, and says in the annotation leasehold.dev/id what it is for. Nothing is asked of the cluster.";
+
+const NAME_EXAMPLES: &str = "\
+Examples:
+  # Look at the Lease itself
+  kubectl get lease \"$(kubectl leasehold name order:payment:4711)\" -o yaml";
+
 const ASK_ABOUT: &str = "\
 Ask whoever holds something to let go
 
@@ -104,13 +115,15 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show a lock: its holder, since when, its queue
     Status(StatusArgs),
+    #[command(about = "Print the name of the Lease on which a lock stands", long_about = NAME_ABOUT, after_help = NAME_EXAMPLES)]
+    Name(NameArgs),
     #[command(about = "Ask whoever holds something to let go", long_about = ASK_ABOUT, after_help = ASK_EXAMPLES)]
     Ask(AskArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The lock. It need not exist: naming it is enough
+    /// The lock, by any text (order:payment:4711). It need not exist: naming it is enough
     pub(crate) name: String,
     /// Give up when the lock was not acquired in this time (30s, 5m, 1h30m) [default: wait for ever]
     #[arg(long, value_name = "DUR", value_parser = duration, conflicts_with = "no_wait")]
@@ -169,6 +182,12 @@ pub(crate) struct StatusArgs {
     /// Instead of text
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     pub(crate) output: Option<Format>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The lock, semaphore or read-write lock
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]
@@ -237,7 +256,7 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_help());
-        for name in ["run", "list", "status", "ask"] {
+        for name in ["run", "list", "status", "name", "ask"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

@@ -33,13 +33,6 @@ pub(crate) enum NotAcquired {
     Failed(Failure),
 }
 
-/// Whether a lock can have this name.
-pub(crate) fn check_name(config: Config, name: &str) -> Result<(), Failure> {
-    let client = Client::builder().kube_config(config).build().map_err(|error| not_built(&error))?;
-    client.lock(name).build().map_err(|error| Failure::usage(chain(&error)))?;
-    Ok(())
-}
-
 /// Whatever stands there under this name, for whoever only asks: what can be shared has a word for each holder.
 pub(crate) fn anything(config: Config, name: &str, host: &str) -> Result<ReadWriteLock, Failure> {
     let builder = Client::builder().namespace(config.default_namespace.clone()).kube_config(config).host(host);

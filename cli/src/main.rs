@@ -60,9 +60,9 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Status(args) => {
             let config = config::load(&cli.cluster).await?;
-            backend::check_name(config.clone(), &args.name)?;
             read::status(&Leases::new(config)?, &args).await?;
         }
+        Command::Name(args) => read::name(&args)?,
     }
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! `list` and `status`: what stands on the Leases, read without a session.
+//! `list`, `status` and `name`: what stands on the Leases, read without a session.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -6,10 +6,12 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ListParams, ObjectList};
 use kube::{Api, Client, Config};
+use leasehold::protocol::Record;
+use leasehold::protocol::name::lease_name;
 use leasehold::protocol::record::{KIND, KIND_LOCK};
 use serde::Serialize;
 
-use crate::args::{Format, ListArgs, ListFormat, StatusArgs};
+use crate::args::{Format, ListArgs, ListFormat, NameArgs, StatusArgs};
 use crate::exit::{self, Failure, chain};
 use crate::forbidden;
 use crate::view::{self, LockView};
@@ -36,9 +38,16 @@ impl Leases {
     /// One lock. It exists by being named: one without a Lease is free.
     pub(crate) async fn get(&self, name: &str) -> Result<LockView, Failure> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
-        match within_limit(leases.get_opt(name), "get").await? {
-            Some(lease) => LockView::of(lease).map_err(|error| Failure::internal(&error)),
-            None => Ok(LockView::absent(name, &self.namespace)),
+        let lease_name = lease_name(name).map_err(|error| Failure::usage(chain(&error)))?;
+        match within_limit(leases.get_opt(&lease_name), "get").await? {
+            Some(lease) => {
+                let record = Record::parse(lease).map_err(|error| Failure::internal(&error))?;
+                match record.is_of_another(name) {
+                    Some(why) => Err(Failure::usage(why)),
+                    None => Ok(LockView { name: name.to_owned(), ..LockView::of(record) }),
+                }
+            }
+            None => Ok(LockView::absent(name, &lease_name, &self.namespace)),
         }
     }
 
@@ -54,7 +63,7 @@ impl Leases {
         loop {
             let page: ObjectList<Lease> = within_limit(leases.list(&params), "list").await?;
             for lease in page.items {
-                locks.push(LockView::of(lease).map_err(|error| Failure::internal(&error))?);
+                locks.push(LockView::of(Record::parse(lease).map_err(|error| Failure::internal(&error))?));
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
@@ -98,7 +107,7 @@ pub(crate) async fn list(leases: &Leases, args: &ListArgs) -> Result<(), Failure
         Some(ListFormat::Json) => print(&json(&List { items })?),
         Some(ListFormat::Yaml) => print(&yaml(&List { items })?),
         Some(ListFormat::Name) => {
-            let names = items.iter().map(|lock| lock.name.as_str());
+            let names = items.iter().map(|lock| lock.lease_name.as_str());
             print(&names.flat_map(|name| ["lease.coordination.k8s.io/", name, "\n"]).collect::<String>())
         }
         None if items.is_empty() => {
@@ -117,6 +126,11 @@ pub(crate) async fn status(leases: &Leases, args: &StatusArgs) -> Result<(), Fai
         Some(Format::Yaml) => print(&yaml(&lock)?),
         None => print(&view::describe(&lock, leasehold::clock::now().stamp)),
     }
+}
+
+pub(crate) fn name(args: &NameArgs) -> Result<(), Failure> {
+    let name = lease_name(&args.name).map_err(|error| Failure::usage(chain(&error)))?;
+    print(&format!("{name}\n"))
 }
 
 fn json(value: &impl Serialize) -> Result<String, Failure> {

@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Table, TableStyle};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::coordination::v1::Lease;
-use leasehold::protocol::{Holder, Liveness, Malformed, Record, Waiter};
+use leasehold::protocol::{Holder, Liveness, Record, Waiter, name};
 use serde::Serialize;
 
 /// What stands in a table's cell where there is nothing to say.
@@ -15,7 +14,10 @@ const NOTHING: &str = "-";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockView {
+    /// By which clients name it: that of its Lease, or the resource id of which that is made.
     pub(crate) name: String,
+    /// Where it stands.
+    pub(crate) lease_name: String,
     pub(crate) namespace: String,
     pub(crate) state: State,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,25 +80,27 @@ pub(crate) struct WaiterView {
 
 impl LockView {
     /// What the lock's Lease says.
-    pub(crate) fn of(lease: Lease) -> Result<Self, Malformed> {
-        let name = lease.metadata.name.clone().unwrap_or_default();
-        let namespace = lease.metadata.namespace.clone().unwrap_or_default();
-        let created = lease.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let record = Record::parse(lease)?;
-        Ok(Self {
-            name,
-            namespace,
+    pub(crate) fn of(record: Record) -> Self {
+        let meta = &record.lease.metadata;
+        let lease_name = record.lease_name().to_owned();
+        // Others may have written there what they like.
+        let id = record.resource_id.filter(|id| name::lease_name(id).is_ok_and(|name| name == lease_name));
+        Self {
+            name: id.unwrap_or_else(|| lease_name.clone()),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            lease_name,
             state: if record.holder.is_some() { State::Held } else { State::Free },
             holder: record.holder.map(HolderView::of),
             waiters: record.waiters.iter().map(WaiterView::of).collect(),
-            created,
-        })
+        }
     }
 
     /// A lock without a Lease: nobody has it, and naming it is enough to take it.
-    pub(crate) fn absent(name: &str, namespace: &str) -> Self {
+    pub(crate) fn absent(name: &str, lease_name: &str, namespace: &str) -> Self {
         Self {
             name: name.to_owned(),
+            lease_name: lease_name.to_owned(),
             namespace: namespace.to_owned(),
             state: State::Free,
             holder: None,
@@ -162,7 +166,7 @@ pub(crate) fn table(locks: &[LockView], with_namespace: bool, now: Timestamp) ->
     for lock in locks {
         let holder = lock.holder.as_ref();
         let mut row = vec![
-            lock.name.clone(),
+            printable(&lock.name),
             format!("{:?}", lock.state),
             holder.map_or(NOTHING, HolderView::short).to_owned(),
             ago(holder.and_then(|holder| holder.since), now),
@@ -186,7 +190,10 @@ pub(crate) fn describe(lock: &LockView, now: Timestamp) -> String {
     let mut line = |key: &str, value: &str| {
         let _ = writeln!(text, "{:<11}{value}", format!("{key}:"));
     };
-    line("Name", &lock.name);
+    line("Name", &printable(&lock.name));
+    if lock.lease_name != lock.name {
+        line("Lease", &lock.lease_name);
+    }
     line("Namespace", &lock.namespace);
     line("State", &format!("{:?}", lock.state));
     if let Some(holder) = &lock.holder {
@@ -218,6 +225,16 @@ pub(crate) fn describe(lock: &LockView, now: Timestamp) -> String {
         let _ = writeln!(text, "  {}. {} ({})", place + 1, waiter.host, waiter.identity);
     }
     text
+}
+
+/// A name as a terminal may have it: what does not print, or turns the direction of what does, is written as it is in Rust.
+fn printable(name: &str) -> String {
+    let quotes = ['"', '\'', '\\'];
+    let part = |part: &str| {
+        let plain = part.trim_end_matches(quotes);
+        format!("{}{}", plain.escape_debug(), &part[plain.len()..])
+    };
+    name.split_inclusive(quotes).map(part).collect()
 }
 
 fn when(then: Timestamp, now: Timestamp) -> String {
@@ -259,7 +276,7 @@ mod tests {
     }
 
     fn view(lease: serde_json::Value) -> LockView {
-        LockView::of(serde_json::from_value(lease).unwrap()).unwrap()
+        LockView::of(Record::parse(serde_json::from_value(lease).unwrap()).unwrap())
     }
 
     fn locks() -> Vec<LockView> {
@@ -296,6 +313,22 @@ mod tests {
                 },
                 "spec": {"holderIdentity": ""},
             })),
+            view(json!({
+                "metadata": {
+                    "name": "order-payment-4711--u5aja2xsokmdklzq54c4iifvzd", "namespace": "shop", "uid": "4",
+                    "resourceVersion": "11", "creationTimestamp": "2026-11-21T08:59:30Z",
+                    "annotations": {"leasehold.dev/id": "order:payment:4711"},
+                },
+                "spec": {"holderIdentity": ""},
+            })),
+            // It is not the Lease of what it says.
+            view(json!({
+                "metadata": {
+                    "name": "web", "namespace": "shop", "uid": "5", "resourceVersion": "12",
+                    "creationTimestamp": "2026-11-21T08:59:30Z", "annotations": {"leasehold.dev/id": "db"},
+                },
+                "spec": {"holderIdentity": ""},
+            })),
         ]
     }
 
@@ -308,7 +341,7 @@ mod tests {
     #[test]
     fn status_texts() {
         let mut text = String::new();
-        for lock in locks().iter().chain([&LockView::absent("unheard-of", "default")]) {
+        for lock in locks().iter().chain([&LockView::absent("unheard of", "unheard-of--abc", "default")]) {
             text += &describe(lock, now());
             text += "---\n";
         }
@@ -327,9 +360,15 @@ mod tests {
 
     #[test]
     fn who_holds_it() {
-        let [backup, _, free] = &locks()[..] else { panic!() };
+        let [backup, _, free, ..] = &locks()[..] else { panic!() };
         insta::assert_snapshot!(backup.held_by(now()), @"held by web-0 since 2026-11-21T08:54:47Z (5m12s ago)");
         insta::assert_snapshot!(free.held_by(now()), @"held by nobody just now");
+    }
+
+    #[test]
+    fn a_name_does_nothing_to_a_terminal() {
+        assert_eq!(printable("it's \"Übung\" №5\\🦀 a\u{301}"), "it's \"Übung\" №5\\🦀 a\u{301}");
+        assert_eq!(printable("a\u{1b}[2J\u{202e}b"), "a\\u{1b}[2J\\u{202e}b");
     }
 
     #[test]

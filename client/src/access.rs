@@ -10,21 +10,32 @@ use crate::clock;
 use crate::error::{AcquireError, ApiError, OptionsError, ReadError, RequestReleaseError, TryAcquireError};
 use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
-use crate::protocol::record::{FULL_BYTES, LONGEST_REASON, SESSION_PREFIX};
+use crate::protocol::name::lease_name;
+use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
 use crate::protocol::{Holder, Record, ReleaseRequest, write};
-use crate::slot::{Command, Order, Slot};
+use crate::slot::{Command, InLine, Order, Slot, Stay};
 use crate::store::{Failure, within};
 
 /// The longest time within which a holder can be asked to let go.
 const LONGEST_REQUEST: Duration = Duration::from_hours(24);
 
+/// The longest time for which something can be made to stay: any longer is a mistake.
+const LONGEST_STAY: Duration = Duration::from_hours(10 * 366 * 24);
+
+/// The greatest difference of wall clocks that can be reckoned with.
+const LONGEST_SKEW: Duration = Duration::from_hours(24);
+
 /// The way to one lock, semaphore or read-write lock.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
     pub(crate) client: Client,
+    /// The resource id.
     pub(crate) name: Arc<str>,
+    /// The name of its Lease.
+    pub(crate) lease: Arc<str>,
     /// A task that holds it already waits for itself, rather than being told.
     pub(crate) same_task_waits: bool,
+    pub(crate) stay: Stay,
 }
 
 /// How a wait is going.
@@ -38,19 +49,20 @@ pub struct Progress {
 }
 
 impl Access {
-    pub(crate) fn new(client: Client, name: String) -> Result<Self, OptionsError> {
-        check_name(&name)?;
-        Ok(Self { client, name: name.into(), same_task_waits: false })
+    pub(crate) fn new(client: Client, name: &str) -> Result<Self, OptionsError> {
+        let name = client.inner().key_prefix.clone() + name;
+        let lease = lease_name(&name).map_err(|error| OptionsError::new("name", error.to_string()))?.into();
+        Ok(Self { client, name: name.into(), lease, same_task_waits: false, stay: Stay::default() })
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
         let taken = |holder| TryAcquireError::Held { name: self.name.to_string(), holder };
-        let slot = self.client.inner().slot(&self.name).ok_or(TryAcquireError::ShutDown)?;
+        let slot = self.client.inner().slot(&self.lease).ok_or(TryAcquireError::ShutDown)?;
         let Ok(turn) = slot.turn.clone().try_lock_owned() else {
             return Err(taken("another task of this process".to_owned()));
         };
         let wish = Wish { queue: false, ..wish.clone() };
-        match self.take(slot, turn, wish, &watch::Sender::default()).await {
+        match self.take(slot, turn, wish, &watch::Sender::default(), None).await {
             Ok(hold) => Ok(hold),
             Err(Refusal::Held { holder }) => Err(taken(holder)),
             Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
@@ -72,13 +84,14 @@ impl Access {
         let acquiring = async {
             let mut pause = Duration::ZERO;
             loop {
-                let slot = self.client.inner().slot(&self.name).ok_or(AcquireError::ShutDown)?;
+                let slot = self.client.inner().slot(&self.lease).ok_or(AcquireError::ShutDown)?;
                 // Whoever waits for so long only is told in the end.
                 if limit.is_none() && !self.same_task_waits && slot.is_in_its_own_way(wish) {
                     return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
                 }
+                let in_line = slot.waits(wish.mode);
                 let turn = slot.turn.clone().lock_owned().await;
-                match self.take(slot, turn, wish.clone(), &ahead).await {
+                match self.take(slot, turn, wish.clone(), &ahead, Some(&in_line)).await {
                     Ok(hold) => return Ok(hold),
                     Err(_) if self.client.inner().is_shut_down() => return Err(AcquireError::ShutDown),
                     // It queues up again, by a new session.
@@ -101,12 +114,16 @@ impl Access {
                 None => std::future::pending().await,
             }
         };
-        tokio::pin!(acquiring, too_late);
+        let deadlocked = self.deadlocked();
+        tokio::pin!(acquiring, too_late, deadlocked);
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut acquiring => return outcome,
                 () = &mut too_late => break,
+                deadlock = &mut deadlocked => {
+                    return Err(AcquireError::Deadlock { name: self.name.to_string(), deadlock });
+                }
                 Ok(()) = seen.changed() => {
                     let (holder, ahead) = seen.borrow_and_update().clone();
                     progress(Progress { holder, ahead });
@@ -119,8 +136,14 @@ impl Access {
 
     pub(crate) async fn read(&self) -> Result<Option<Record>, ReadError> {
         let shared = &self.client.inner().shared;
-        match within(shared.request_timeout, shared.store.read(&self.name)).await {
-            Ok(lease) => Ok(Some(Record::parse(lease)?)),
+        match within(shared.request_timeout, shared.store.read(&self.lease)).await {
+            Ok(lease) => {
+                let record = Record::parse(lease)?;
+                match record.is_of_another(&self.name) {
+                    Some(message) => Err(self.unread(Failure::Invalid(message))),
+                    None => Ok(Some(record)),
+                }
+            }
             Err(Failure::Absent) => Ok(None),
             Err(failure) => Err(self.unread(failure)),
         }
@@ -158,7 +181,7 @@ impl Access {
                     return Err(self.unread(Failure::Invalid(message)).into());
                 }
                 let shared = &inner.shared;
-                match within(shared.request_timeout, shared.store.write(&self.name, &write)).await {
+                match within(shared.request_timeout, shared.store.write(&self.lease, &write)).await {
                     Ok(lease) => {
                         asked.push(identity);
                         record = lease.map(Record::parse).transpose().map_err(ReadError::from)?.unwrap_or(record);
@@ -188,6 +211,25 @@ impl Access {
         ReadError::Api { name: self.name.to_string(), source }
     }
 
+    /// What is acquired by this way is held for so long.
+    pub(crate) fn stays(&mut self, stay: Stay) -> Result<(), OptionsError> {
+        let Stay { at_least, at_most } = stay;
+        for (option, time) in [("hold_at_least", at_least), ("max_hold", at_most)] {
+            if let Some(time) = time.filter(|time| time.is_zero() || *time > LONGEST_STAY) {
+                let problem = format!("{time:?} will not do: more than nothing, and at most 10 years");
+                return Err(OptionsError::new(option, problem));
+            }
+        }
+        if let (Some(least), Some(most)) = (at_least, at_most)
+            && least > most
+        {
+            let problem = format!("{least:?} is more than max_hold, {most:?}");
+            return Err(OptionsError::new("hold_at_least", problem));
+        }
+        self.stay = stay;
+        Ok(())
+    }
+
     /// Whether something can live by itself for so long.
     pub(crate) fn check_duration(&self, duration: Option<Duration>) -> Result<(), OptionsError> {
         let problem = match duration {
@@ -211,39 +253,38 @@ impl Access {
         turn: OwnedMutexGuard<()>,
         wish: Wish,
         ahead: &watch::Sender<(String, usize)>,
+        in_line: Option<&InLine>,
     ) -> Result<Hold, Refusal> {
         let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
         let (reply, outcome) = oneshot::channel();
-        let wish = Wish { patience: self.client.inner().contact_timeout, ..wish };
-        let (kind, mode) = (wish.kind, wish.mode);
+        let resource_id = (self.name != self.lease).then(|| self.name.clone());
+        let wish = Wish { patience: self.client.inner().contact_timeout, resource_id, ..wish };
+        let mode = wish.mode;
+        let id = session.next_acquisition();
+        in_line.inspect(|in_line| in_line.waits_by(&id));
         let commands = slot.commands.clone();
-        let order = Order { slot, session: session.clone(), wish, reply, turn, ahead: ahead.clone() };
+        let stay = self.stay;
+        let order = Order { id, slot, session: session.clone(), wish, stay, reply, turn, ahead: ahead.clone() };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
-        grant.slot.is_acquired(&grant, kind, mode);
-        let hold = Hold::new(self.clone(), session, grant);
+        grant.slot.is_acquired(&grant, mode);
+        let mut hold = Hold::new(self.clone(), session, grant);
         // What took too long to arrive is not handed out. Dropping the hold gives it back.
         hold.check().map_err(|_| Refusal::SessionLost)?;
+        hold.stay(stay.at_least);
         Ok(hold)
     }
 }
 
-/// A lock's Lease has the lock's name, so the rules are those of an object's name.
-fn check_name(name: &str) -> Result<(), OptionsError> {
-    let bad = |problem: &str| Err(OptionsError::new("name", format!("{name:?} will not do: {problem}")));
-    let part_ok = |part: &str| {
-        let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-')
-    };
-    if name.starts_with(SESSION_PREFIX) {
-        return bad("names that begin with `session-` are those of sessions' Leases");
+/// A bound on the difference of wall clocks that something may be made to rely on.
+pub(crate) fn checked_skew(skew: Option<Duration>) -> Result<Option<Duration>, OptionsError> {
+    match skew {
+        Some(skew) if skew < Duration::from_secs(1) || skew > LONGEST_SKEW => {
+            let problem = format!("{skew:?} will not do: 1 s to a day are possible");
+            Err(OptionsError::new("max_clock_skew", problem))
+        }
+        skew => Ok(skew),
     }
-    if name.len() > 253 || !name.split('.').all(part_ok) {
-        return bad(
-            "up to 253 lower-case letters, digits, `-` and `.` are possible, beginning and ending with a letter or digit",
-        );
-    }
-    Ok(())
 }
 
 fn refusal(error: ApiError) -> Refusal {

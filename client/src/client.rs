@@ -9,6 +9,7 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
+use crate::deadlocks::DeadlockOptions;
 use crate::driver::{Driver, Shared};
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
@@ -55,6 +56,9 @@ pub(crate) struct Inner {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) contact_timeout: Duration,
+    pub(crate) deadlocks: DeadlockOptions,
+    /// Put before every name.
+    pub(crate) key_prefix: String,
     /// By which people recognise this process.
     pub(crate) host: String,
     slots: Mutex<Slots>,
@@ -81,22 +85,26 @@ impl Client {
     }
 
     /// A lock by its name. It exists by being named: nothing need be created before.
+    ///
+    /// The name is any text of 1 to 1024 bytes without control characters, `order:payment:4711` for example. Its Lease has
+    /// that name where a Lease can, and otherwise one that is [made of it](crate::protocol::name::lease_name); the name
+    /// itself stands there beside.
     pub fn lock(&self, name: impl Into<String>) -> LockBuilder {
         LockBuilder::new(self.clone(), name.into())
     }
 
-    /// A semaphore by its name. How many permits it has is said by its custom resource, or by
+    /// A semaphore by its name, of the same form as [a lock's](Self::lock). How many permits it has is said by its custom resource, or by
     /// [`with_permits`](SemaphoreBuilder::with_permits).
     pub fn semaphore(&self, name: impl Into<String>) -> SemaphoreBuilder {
         SemaphoreBuilder::new(self.clone(), name.into())
     }
 
-    /// A read-write lock by its name. It exists by being named: nothing need be created before.
+    /// A read-write lock by its name, of the same form as [a lock's](Self::lock). It exists by being named: nothing need be created before.
     ///
     /// # Errors
-    /// [`OptionsError`] where the name cannot be a Lease's.
+    /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters.
     pub fn read_write_lock(&self, name: impl Into<String>) -> Result<ReadWriteLock, OptionsError> {
-        ReadWriteLock::new(self.clone(), name.into())
+        ReadWriteLock::new(self.clone(), &name.into())
     }
 
     /// The namespace in which this client's locks are.
@@ -189,6 +197,11 @@ impl Inner {
         Some(slot)
     }
 
+    /// All that this client has to do with, by the names of their Leases.
+    pub(crate) fn all_slots(&self) -> Vec<(String, Arc<Slot>)> {
+        self.slots().by_name.iter().map(|(name, slot)| (name.clone(), slot.clone())).collect()
+    }
+
     pub(crate) fn is_shut_down(&self) -> bool {
         self.slots().shut_down
     }
@@ -216,6 +229,8 @@ pub struct ClientBuilder {
     grace: Duration,
     request_timeout: Option<Duration>,
     contact_timeout: Duration,
+    pub(crate) deadlocks: DeadlockOptions,
+    key_prefix: String,
 }
 
 impl Default for ClientBuilder {
@@ -229,6 +244,8 @@ impl Default for ClientBuilder {
             grace: Duration::ZERO,
             request_timeout: None,
             contact_timeout: Duration::from_secs(10),
+            deadlocks: DeadlockOptions::default(),
+            key_prefix: String::new(),
         }
     }
 }
@@ -291,6 +308,16 @@ impl ClientBuilder {
         self
     }
 
+    /// Put before the name of every lock, semaphore and read-write lock of this client, `team-a/` for example. Default:
+    /// nothing.
+    ///
+    /// It is part of the name from then on: `lock("db")` is [named](crate::Lock::name) `team-a/db`, and whoever has no
+    /// prefix names it so. It is no barrier: whoever may write the Leases of a namespace may write all of them.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
+    }
+
     /// Makes the client. No request is sent yet.
     ///
     /// # Errors
@@ -344,6 +371,8 @@ impl ClientBuilder {
                 sessions: Sessions::new(store, options),
                 shared: Arc::new(shared),
                 contact_timeout: self.contact_timeout,
+                deadlocks: self.deadlocks.checked()?,
+                key_prefix: self.key_prefix,
                 host,
                 slots: Mutex::default(),
             }),

@@ -20,7 +20,7 @@ use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, 
 use crate::protocol::observer::Verdict;
 use crate::protocol::{HolderId, Kind, Mode, Moment, Record, ReleaseRequest, SessionId};
 use crate::session::SessionUse;
-use crate::slot::{Command, Grant, Order, Slot};
+use crate::slot::{Command, Grant, Order, Slot, Stay, rest};
 use crate::store::{Failure, Store, within};
 use crate::validity::Validity;
 use watching::{Watch, next_sight};
@@ -78,6 +78,11 @@ struct Engaged {
     watch_for_loss: bool,
     /// Others can hold it beside.
     shared: bool,
+    stay: Stay,
+    /// Until then it is left on the Lease, if the client shuts down before.
+    stay_until: Option<Moment>,
+    /// Then it is given back.
+    at_most_until: Option<Moment>,
     ahead: watch::Sender<(String, usize)>,
     request: watch::Sender<Option<ReleaseRequest>>,
     /// Of a lock until it is over, else until it is held.
@@ -152,6 +157,7 @@ impl Driver {
 
     /// Lets the protocol decide, and does what it says. Returns when to come back if nothing happens.
     fn step(&mut self) -> Option<Moment> {
+        let too_long = self.end_what_is_held_too_long();
         let mut wake = None;
         // Also while an answer is awaited: what a watch has shown need not wait for it.
         match self.contender.poll(clock::now()) {
@@ -192,7 +198,7 @@ impl Driver {
                 changed
             });
         }
-        wake.into_iter().chain(watch_wake).min()
+        wake.into_iter().chain(watch_wake).chain(too_long).min()
     }
 
     fn obey(&mut self, command: Command) {
@@ -201,8 +207,7 @@ impl Driver {
             // Whoever asked hears that nobody answers.
             Command::Acquire(_) if self.is_shut_down => {}
             Command::Acquire(order) => {
-                let Order { slot, session, wish, reply, turn, ahead } = *order;
-                let id = session.next_acquisition();
+                let Order { id, slot, session, wish, stay, reply, turn, ahead } = *order;
                 let shared = wish.kind != Kind::Lock;
                 self.contender.start(id.clone(), wish, now);
                 self.engaged.push(Engaged {
@@ -215,14 +220,17 @@ impl Driver {
                     deadline: None,
                     watch_for_loss: false,
                     shared,
+                    stay,
+                    stay_until: None,
+                    at_most_until: None,
                     ahead,
                     request: watch::Sender::default(),
                     turn: Some(turn),
                 });
             }
-            Command::Release(id, reply) if self.contender.has(&id) => {
+            Command::Release(id, keep, reply) if self.contender.has(&id) => {
                 self.releases.extend(reply.map(|reply| (id.clone(), reply)));
-                self.contender.leave(&id);
+                self.leave(&id, keep);
             }
             Command::Renew(id, done) if self.contender.has(&id) => {
                 self.contender.renew_now(&id, now);
@@ -240,11 +248,12 @@ impl Driver {
                     self.publications.push((id, done));
                 }
             }
+            Command::Report(id, holds) => self.contender.report(&id, holds),
             Command::WatchForLoss(id) => {
                 let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);
                 engaged.for_each(|engaged| engaged.watch_for_loss = true);
             }
-            Command::Release(_, Some(reply)) => drop(reply.send(false).ok()),
+            Command::Release(_, _, Some(reply)) => drop(reply.send(false).ok()),
             // It is over. Whoever waits for an answer hears that there is none.
             Command::Release(..) | Command::Renew(..) | Command::Change(..) | Command::Publish(..) => {}
             Command::ShutDown(done) => {
@@ -254,9 +263,33 @@ impl Driver {
                     engaged.reply = None;
                     engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Released));
                 }
+                let stays =
+                    self.engaged.iter().filter_map(|engaged| Some((engaged.id.clone(), rest(engaged.stay_until)?)));
+                for (id, rest) in stays.collect::<Vec<_>>() {
+                    self.contender.keep(&id, rest);
+                }
                 self.contender.leave_all();
             }
         }
+    }
+
+    fn leave(&mut self, id: &HolderId, keep: Option<Duration>) {
+        match keep {
+            Some(duration) => self.contender.keep(id, duration),
+            None => self.contender.leave(id),
+        }
+    }
+
+    /// Gives back what has been held for as long as it may be, and says when there is more of it.
+    fn end_what_is_held_too_long(&mut self) -> Option<Moment> {
+        let now = clock::moment();
+        for engaged in &mut self.engaged {
+            if engaged.at_most_until.take_if(|until| now >= *until).is_some() {
+                engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::HeldTooLong));
+                self.contender.leave(&engaged.id);
+            }
+        }
+        self.engaged.iter().filter_map(|engaged| engaged.at_most_until).min()
     }
 
     fn tell(&mut self, notice: Notice) {
@@ -281,6 +314,12 @@ impl Driver {
                 if deadline.is_some() {
                     engaged.session = None; // it lives by its own record from now on
                 }
+                let now = clock::moment();
+                engaged.at_most_until = engaged.stay.at_most.map(|at_most| now + at_most);
+                let validity = match engaged.at_most_until {
+                    Some(until) => validity.at_most_until(until),
+                    None => validity,
+                };
                 let validity = Arc::new(validity);
                 engaged.validity = Some(validity.clone());
                 engaged.deadline = deadline;
@@ -289,9 +328,10 @@ impl Driver {
                 }
                 let Some(slot) = engaged.slot.take() else { return };
                 let request = engaged.request.subscribe();
-                let grant = Grant { id, token, validity, slot, request, released: false };
+                let grant = Grant { id, token, validity, slot, request, stay_until: None, released: false };
                 // If nobody wants it any more, it is dropped, and so released.
-                engaged.reply.take().map(|reply| reply.send(Ok(grant)));
+                let taken = engaged.reply.take().is_some_and(|reply| reply.send(Ok(grant)).is_ok());
+                engaged.stay_until = engaged.stay.at_least.filter(|_| taken).map(|at_least| now + at_least);
             }
             Notice::Refused { id, why } => {
                 debug!(name, %id, ?why, "not acquired");

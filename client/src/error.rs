@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::protocol::deadlock::Deadlock;
+
 /// Why something that was held is held no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -15,6 +17,9 @@ pub enum LossReason {
     /// Somebody ended this process's session, or removed its Lease.
     #[error("this process's session was ended")]
     SessionEnded,
+    /// It was held for as long as it may be at most.
+    #[error("it was held for as long as it may be at most")]
+    HeldTooLong,
     /// It was released, by [`Client::shutdown`](crate::Client::shutdown) for example.
     #[error("it was released")]
     Released,
@@ -29,6 +34,14 @@ pub struct Lost {
     pub name: String,
     /// Why it is not held any more.
     pub reason: LossReason,
+}
+
+impl Lost {
+    /// What an implementation of your own ([`provider`](crate::provider)) says.
+    #[must_use]
+    pub fn new(name: impl Into<String>, reason: LossReason) -> Self {
+        Self { name: name.into(), reason }
+    }
 }
 
 /// What the API server, or the way to it, had against a request.
@@ -133,6 +146,16 @@ pub enum AcquireError {
         /// The lock's name.
         name: String,
     },
+    /// It waits for others that wait for what it holds, in a circle, and has come last of them.
+    ///
+    /// Only where that is [asked for](crate::OnDeadlock::FailYoungest). Release what is held, and begin again.
+    #[error("lock {name:?} can never be acquired, release what is held: {deadlock}")]
+    Deadlock {
+        /// The lock's name.
+        name: String,
+        /// Who waits for whom.
+        deadlock: Deadlock,
+    },
     /// So many hold it and wait for it that no more find room on its Lease.
     #[error("{}", full(name, *holders, *waiters))]
     Full {
@@ -163,7 +186,7 @@ impl AcquireError {
         match self {
             Self::TimedOut { .. } | Self::Full { .. } => true,
             Self::Api { source, .. } => source.is_retryable(),
-            Self::HeldByThisTask { .. } | Self::ShutDown => false,
+            Self::HeldByThisTask { .. } | Self::Deadlock { .. } | Self::ShutDown => false,
         }
     }
 }
@@ -364,7 +387,9 @@ pub struct OptionsError {
 }
 
 impl OptionsError {
-    pub(crate) fn new(option: &'static str, problem: impl Into<String>) -> Self {
+    /// What an implementation of your own ([`provider`](crate::provider)) says.
+    #[must_use]
+    pub fn new(option: &'static str, problem: impl Into<String>) -> Self {
         Self { option, problem: problem.into() }
     }
 }

@@ -57,10 +57,17 @@ impl Hold {
         self.grant.id.to_string()
     }
 
-    /// The lock's name.
+    /// The lock's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.access.name
+    }
+
+    /// The name of the Lease on which it stands: the lock's own where that can be a Lease's
+    /// ([`lease_name`](crate::protocol::name::lease_name)).
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        &self.access.lease
     }
 
     /// Whether the lock is still held, by this machine's clock and at this very moment. It costs no request.
@@ -119,6 +126,14 @@ impl Hold {
         }
         self.check()?;
         Ok(self.remaining())
+    }
+
+    /// Counts this as held by the task that calls this (outside of tasks: the thread), and no longer by the one that acquired it.
+    ///
+    /// It says who would wait for itself ([`HeldByThisTask`](crate::AcquireError::HeldByThisTask)), and who is in whose
+    /// way where deadlocks are [looked for](crate::ClientBuilder::on_deadlock). Call it where a guard is handed to another task.
+    pub fn adopt(&self) {
+        self.grant.slot.is_adopted(&self.grant.id);
     }
 
     /// Shows people a small text beside this hold: what the process is doing, where it can be reached.
@@ -189,14 +204,31 @@ impl Hold {
         }
     }
 
-    /// Gives it back, and says how that went.
-    pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
+    /// From now on it is held for so long at least, given back or not.
+    pub(crate) fn stay(&mut self, at_least: Option<Duration>) {
+        self.grant.stay_until = at_least.map(|at_least| crate::clock::moment() + at_least);
+    }
+
+    /// Gives it back, if it has been held for as long as it is to be at least, and says how that went.
+    pub(crate) async fn release(self) -> Result<(), ReleaseError> {
+        let rest = self.grant.rest();
+        self.give_up(rest).await
+    }
+
+    /// Leaves it on the Lease for so long, and says how that went.
+    pub(crate) async fn keep(self, duration: Duration) -> Result<(), ReleaseError> {
+        let rest = self.grant.rest().unwrap_or_default();
+        self.give_up(Some(duration.max(rest))).await
+    }
+
+    /// Gives it back, or leaves it on the Lease for so long, and says how that went.
+    pub(crate) async fn give_up(mut self, keep: Option<Duration>) -> Result<(), ReleaseError> {
         let before = self.check();
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);
         let (reply, done) = oneshot::channel();
         self.grant.released = true;
-        let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), Some(reply)));
+        let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), keep, Some(reply)));
         let limit = self.access.client.inner().shared.request_timeout * 3;
         let outcome = tokio::time::timeout(limit, done).await;
         before?;

@@ -42,8 +42,18 @@
 //!
 //! # Testing without a cluster
 //!
-//! The feature `testing` brings `MemoryStore`, which keeps Leases in memory: give it to [`ClientBuilder::store`]. It is a
-//! namespace of a `testing::ApiServer`, which answers as kube-apiserver does.
+//! With the feature `memory`, `Client::in_memory()` is a client whose Leases are in this process's memory: the same code,
+//! and so the same order, expiry, losses and tokens. Several clients of one `MemoryStore` ([`ClientBuilder::store`]) contend
+//! as several processes do. Where the implementation is to be chosen later, keep an `Arc<dyn `[`provider::Provider`]`>`.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | what it brings |
+//! | --- | --- |
+//! | `memory` | `Client::in_memory()`, `MemoryStore` and the `memory::ApiServer` behind it, which answers as kube-apiserver does |
+//! | `testing` | for tests: `memory`, simulated processes that can be paused and killed, and `testing::conformance` for implementations of your own |
 //!
 //! # Permissions
 //!
@@ -59,14 +69,18 @@ mod access;
 mod blocking;
 mod client;
 pub mod clock;
+mod deadlocks;
 mod driver;
 mod error;
 mod fence;
 mod hold;
 mod lock;
+#[cfg(feature = "memory")]
+pub mod memory;
 mod multi;
 mod observers;
 pub mod protocol;
+pub mod provider;
 mod rwlock;
 mod semaphore;
 mod session;
@@ -80,6 +94,7 @@ mod validity;
 
 pub use access::Progress;
 pub use client::{Client, ClientBuilder};
+pub use deadlocks::OnDeadlock;
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
@@ -89,12 +104,13 @@ pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use protocol::ReleaseRequest;
+pub use protocol::deadlock::Deadlock;
 pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
 pub use semaphore::{Permits, Semaphore, SemaphoreBuilder};
 pub use status::{
     HolderStatus, LockStatus, ReadWriteLockStatus, ReleaseRequestStatus, SemaphoreStatus, ShareStatus, WaiterStatus,
 };
-#[cfg(feature = "testing")]
+#[cfg(feature = "memory")]
 pub use store::MemoryStore;
 pub use store::{Failure, KubeStore, Sight, Store};
 

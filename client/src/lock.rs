@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::access::{Access, Progress};
+use crate::access::{Access, Progress, checked_skew};
 use crate::client::Client;
 use crate::error::{
     AcquireError, LossReason, OptionsError, ReleaseError, RequestReleaseError, TryAcquireError, WithLockError,
 };
 use crate::hold::Hold;
 use crate::protocol::contender::Wish;
+use crate::slot::Stay;
 
 /// Options of a [`Lock`].
 #[derive(Debug)]
@@ -19,11 +20,14 @@ pub struct LockBuilder {
     lease_duration: Option<Duration>,
     renewal: bool,
     same_task_waits: bool,
+    stay: Stay,
+    max_clock_skew: Option<Duration>,
 }
 
 impl LockBuilder {
     pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name, lease_duration: None, renewal: true, same_task_waits: false }
+        let stay = Stay::default();
+        Self { client, name, lease_duration: None, renewal: true, same_task_waits: false, stay, max_clock_skew: None }
     }
 
     /// Lets a hold live by the lock's own Lease, for so long after a renewal: whole seconds, at least 1.
@@ -45,6 +49,38 @@ impl LockBuilder {
         self
     }
 
+    /// Lets nobody else have it before this much time has passed since it was acquired, also if it is given back earlier:
+    /// then it is left on the Lease for the rest, as [`keep`](LockGuard::keep) does. Default: no.
+    ///
+    /// It is for work that is to be done once in a while, by whoever comes first, and takes less than that: without it
+    /// somebody whose clock is a little late would do it again. A process that is killed keeps it for as long as its hold
+    /// lives only; with a [`lease_duration`](Self::lease_duration) as long as this, for all of it. Rounded up to whole
+    /// seconds, at most 10 years.
+    pub fn hold_at_least(mut self, time: Duration) -> Self {
+        self.stay.at_least = Some(time);
+        self
+    }
+
+    /// Ends a hold after this much time, however often it is renewed. Default: no end. At most 10 years.
+    ///
+    /// Then it is [lost](Hold::lost) ([`LossReason::HeldTooLong`](crate::LossReason::HeldTooLong)), and given back in the
+    /// background. It is for work that may hang.
+    pub fn max_hold(mut self, time: Duration) -> Self {
+        self.stay.at_most = Some(time);
+        self
+    }
+
+    /// Relies on it that no two machines' wall clocks differ by more than this. Default: nothing is relied on.
+    ///
+    /// A hold that lives by the Lease's own record (one that was [kept](LockGuard::keep), above all) is over when nobody has
+    /// renewed it for its whole duration. To know that, somebody must have watched it for so long, and a program
+    /// that has just been started has not. With this it may believe the times that stand there, plus this. Where
+    /// clocks differ by more, **two can hold at once**. From 1 s to a day; some seconds are sane where machines run NTP.
+    pub fn max_clock_skew(mut self, skew: Duration) -> Self {
+        self.max_clock_skew = Some(skew);
+        self
+    }
+
     /// Whether a task that holds the lock and acquires it again waits. Default: no, it is told that it would wait for
     /// itself ([`AcquireError::HeldByThisTask`]).
     ///
@@ -58,12 +94,18 @@ impl LockBuilder {
     /// Makes the lock. No request is sent.
     ///
     /// # Errors
-    /// [`OptionsError`] where the name cannot be a Lease's or options do not go together.
+    /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, or options do not go together.
     pub fn build(self) -> Result<Lock, OptionsError> {
-        let mut access = Access::new(self.client, self.name)?;
+        let mut access = Access::new(self.client, &self.name)?;
         access.same_task_waits = self.same_task_waits;
         access.check_duration(self.lease_duration)?;
-        let wish = Wish { own_duration: self.lease_duration, renewal: self.renewal, ..Wish::default() };
+        access.stays(self.stay)?;
+        let wish = Wish {
+            own_duration: self.lease_duration,
+            renewal: self.renewal,
+            max_clock_skew: checked_skew(self.max_clock_skew)?,
+            ..Wish::default()
+        };
         Ok(Lock { access, wish })
     }
 }
@@ -132,6 +174,23 @@ impl LockGuard {
     pub async fn release(self) -> Result<(), ReleaseError> {
         self.0.release().await
     }
+
+    /// Leaves it on the Lease for so long from now on, and holds it no more: nobody has it until then, this process
+    /// included, whatever becomes of this process or of the operator.
+    ///
+    /// Release instead where the work has failed and somebody else is to try. Rounded up to whole seconds, at least 1. It
+    /// costs one write; the Lease stays until somebody acquires it after that time, or the operator clears it up.
+    /// Whoever waits gets it when it has watched it for that time; who comes later likewise, unless it relies on
+    /// [clocks](crate::LockBuilder::max_clock_skew).
+    ///
+    /// # Cancel safety
+    /// Cancelled, it goes on in the background.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release): [`ReleaseError::Lost`] where it was not held any more, and is not kept.
+    pub async fn keep(self, time: Duration) -> Result<(), ReleaseError> {
+        self.0.keep(time).await
+    }
 }
 
 /// What [`Lock::with_lock`] does with the work when the lock is lost.
@@ -144,10 +203,17 @@ pub enum OnLost {
 }
 
 impl Lock {
-    /// The lock's name.
+    /// The lock's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.access.name
+    }
+
+    /// The name of the Lease on which it stands: the lock's own where that can be a Lease's
+    /// ([`lease_name`](crate::protocol::name::lease_name)).
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        &self.access.lease
     }
 
     /// Acquires the lock if that can be done now: it is free, and nobody waits for it.

@@ -169,7 +169,7 @@ impl MultiLock {
                 Ok(hold) => holds.push(hold),
                 Err(error) => {
                     // What was held until then is given back before anybody hears of it.
-                    let _ = release_all(holds).await;
+                    futures::future::join_all(holds.into_iter().map(|hold: Hold| hold.give_up(None))).await;
                     return Err(error);
                 }
             }
@@ -207,7 +207,7 @@ impl MultiGuard {
         &self.holds
     }
 
-    /// What is held under this name: for its [token](Hold::token).
+    /// What is held under this name, the client's key prefix included: for its [token](Hold::token).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Hold> {
         self.holds.iter().find(|hold| hold.name() == name)

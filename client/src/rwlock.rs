@@ -57,7 +57,7 @@ pub struct ReadWriteLock {
 }
 
 impl ReadWriteLock {
-    pub(crate) fn new(client: Client, name: String) -> Result<Self, OptionsError> {
+    pub(crate) fn new(client: Client, name: &str) -> Result<Self, OptionsError> {
         Ok(Self { access: Access::new(client, name)? })
     }
 
@@ -70,10 +70,17 @@ impl ReadWriteLock {
         self
     }
 
-    /// The lock's name.
+    /// The lock's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.access.name
+    }
+
+    /// The name of the Lease on which it stands: the lock's own where that can be a Lease's
+    /// ([`lease_name`](crate::protocol::name::lease_name)).
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        &self.access.lease
     }
 
     /// Waits to read, as long as it takes.

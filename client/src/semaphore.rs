@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::access::{Access, Progress};
+use crate::access::{Access, Progress, checked_skew};
 use crate::client::Client;
 use crate::error::{
     AcquireError, ApiError, Lost, OptionsError, ReadError, ReleaseError, RequestReleaseError, TryAcquireError,
@@ -11,6 +11,7 @@ use crate::error::{
 use crate::hold::Hold;
 use crate::protocol::contender::Wish;
 use crate::protocol::{HolderId, Kind, Mode, write};
+use crate::slot::Stay;
 use crate::status::SemaphoreStatus;
 use crate::store::{Failure, within};
 
@@ -23,11 +24,14 @@ pub struct SemaphoreBuilder {
     permits: Option<u32>,
     lease_duration: Option<Duration>,
     renewal: bool,
+    stay: Stay,
+    max_clock_skew: Option<Duration>,
 }
 
 impl SemaphoreBuilder {
     pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name, permits: None, lease_duration: None, renewal: true }
+        let stay = Stay::default();
+        Self { client, name, permits: None, lease_duration: None, renewal: true, stay, max_clock_skew: None }
     }
 
     /// How many permits there are, from 1 to 2147483647.
@@ -57,22 +61,56 @@ impl SemaphoreBuilder {
         self
     }
 
+    /// Lets nobody else have it before this much time has passed since it was acquired, also if it is given back earlier:
+    /// then it is left on the Lease for the rest, as [`keep`](Permits::keep) does. Default: no.
+    ///
+    /// It is for work that is to be done once in a while, by whoever comes first, and takes less than that: without it
+    /// somebody whose clock is a little late would do it again. A process that is killed keeps it for as long as its hold
+    /// lives only; with a [`lease_duration`](Self::lease_duration) as long as this, for all of it. Rounded up to whole
+    /// seconds, at most 10 years.
+    pub fn hold_at_least(mut self, time: Duration) -> Self {
+        self.stay.at_least = Some(time);
+        self
+    }
+
+    /// Ends a hold after this much time, however often it is renewed. Default: no end. At most 10 years.
+    ///
+    /// Then it is [lost](Hold::lost) ([`LossReason::HeldTooLong`](crate::LossReason::HeldTooLong)), and given back in the
+    /// background. It is for work that may hang.
+    pub fn max_hold(mut self, time: Duration) -> Self {
+        self.stay.at_most = Some(time);
+        self
+    }
+
+    /// Relies on it that no two machines' wall clocks differ by more than this. Default: nothing is relied on.
+    ///
+    /// A hold that lives by the Lease's own record (one that was [kept](Permits::keep), above all) is over when nobody has
+    /// renewed it for its whole duration. To know that, somebody must have watched it for so long, and a program
+    /// that has just been started has not. With this it may believe the times that stand there, plus this. Where
+    /// clocks differ by more, **two can hold at once**. From 1 s to a day; some seconds are sane where machines run NTP.
+    pub fn max_clock_skew(mut self, skew: Duration) -> Self {
+        self.max_clock_skew = Some(skew);
+        self
+    }
+
     /// Makes the semaphore. No request is sent.
     ///
     /// # Errors
-    /// [`OptionsError`] where the name cannot be a Lease's or options do not go together.
+    /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, or options do not go together.
     pub fn build(self) -> Result<Semaphore, OptionsError> {
-        let access = Access::new(self.client, self.name)?;
+        let mut access = Access::new(self.client, &self.name)?;
         if let Some(permits) = self.permits.filter(|permits| *permits == 0 || i32::try_from(*permits).is_err()) {
             let problem = format!("{permits} will not do: 1 to 2147483647 are possible");
             return Err(OptionsError::new("with_permits", problem));
         }
         access.check_duration(self.lease_duration)?;
+        access.stays(self.stay)?;
         let wish = Wish {
             kind: Kind::Semaphore,
             permits: self.permits,
             own_duration: self.lease_duration,
             renewal: self.renewal,
+            max_clock_skew: checked_skew(self.max_clock_skew)?,
             ..Wish::default()
         };
         Ok(Semaphore { access, wish })
@@ -123,10 +161,17 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// The semaphore's name.
+    /// The semaphore's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.access.name
+    }
+
+    /// The name of the Lease on which it stands: the semaphore's own where that can be a Lease's
+    /// ([`lease_name`](crate::protocol::name::lease_name)).
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        &self.access.lease
     }
 
     /// Acquires permits if that can be done now: they are free, and nobody waits.
@@ -224,7 +269,7 @@ impl Semaphore {
             let Some(record) = self.access.read().await? else { return Ok(false) };
             let Some(holder) = record.holding(&id) else { return Ok(false) };
             let write = write::shared::release(&record, holder, true);
-            match within(shared.request_timeout, shared.store.write(self.name(), &write)).await {
+            match within(shared.request_timeout, shared.store.write(self.lease_name(), &write)).await {
                 Ok(_) => return Ok(true),
                 Err(Failure::Refused | Failure::Absent) => {}
                 Err(failure) => return Err(self.access.unread(failure)),
@@ -315,5 +360,22 @@ impl Permits {
     /// time. Either way they are gone, and nothing is to be repeated.
     pub async fn release(self) -> Result<(), ReleaseError> {
         self.hold.release().await
+    }
+
+    /// Leaves it on the Lease for so long from now on, and holds it no more: nobody has it until then, this process
+    /// included, whatever becomes of this process or of the operator.
+    ///
+    /// Release instead where the work has failed and somebody else is to try. Rounded up to whole seconds, at least 1. It
+    /// costs one write; the Lease stays until somebody acquires it after that time, or the operator clears it up.
+    /// Whoever waits gets it when it has watched it for that time; who comes later likewise, unless it relies on
+    /// [clocks](crate::SemaphoreBuilder::max_clock_skew).
+    ///
+    /// # Cancel safety
+    /// Cancelled, it goes on in the background.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release): [`ReleaseError::Lost`] where it was not held any more, and is not kept.
+    pub async fn keep(self, time: Duration) -> Result<(), ReleaseError> {
+        self.hold.keep(time).await
     }
 }

@@ -1,12 +1,15 @@
 //! What a lock's driver is asked, and what it hands out.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 
+use crate::clock;
 use crate::error::LossReason;
 use crate::protocol::contender::{Refusal, Wish};
-use crate::protocol::{HolderId, Kind, Mode, ReleaseRequest};
+use crate::protocol::{HolderId, Kind, Mode, Moment, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::task::Waiting;
 use crate::validity::Validity;
@@ -18,6 +21,39 @@ pub(crate) struct Slot {
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
     /// What this process holds of it, and who acquired it.
     owners: Mutex<Vec<Owner>>,
+    /// Who of this process waits for it.
+    queue: Mutex<Vec<LocalWaiter>>,
+}
+
+/// A task that waits: by a place in the cluster's queue, or for its turn in this process.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalWaiter {
+    by: Waiting,
+    pub(crate) n: u64,
+    pub(crate) mode: Mode,
+    /// Its place in the cluster's queue.
+    pub(crate) id: Option<HolderId>,
+}
+
+/// A place among those who wait in this process.
+#[derive(Debug)]
+pub(crate) struct InLine {
+    slot: Arc<Slot>,
+    pub(crate) n: u64,
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.slot.queue().retain(|waiter| waiter.n != self.n);
+    }
+}
+
+impl InLine {
+    /// It waits by this acquisition from now on.
+    pub(crate) fn waits_by(&self, id: &HolderId) {
+        let mut queue = self.slot.queue();
+        queue.iter_mut().filter(|waiter| waiter.n == self.n).for_each(|waiter| waiter.id = Some(id.clone()));
+    }
 }
 
 #[derive(Debug)]
@@ -30,7 +66,7 @@ struct Owner {
 
 impl Slot {
     pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { commands, turn: Arc::default(), owners: Mutex::default() }
+        Self { commands, turn: Arc::default(), owners: Mutex::default(), queue: Mutex::default() }
     }
 
     /// Whether whoever calls this holds it in a way that would never let it have it so, and so would wait for itself.
@@ -51,16 +87,46 @@ impl Slot {
     }
 
     /// Whoever calls this has acquired it.
-    pub(crate) fn is_acquired(&self, grant: &Grant, kind: Kind, mode: Mode) {
-        if kind == Kind::Semaphore {
-            return;
-        }
+    pub(crate) fn is_acquired(&self, grant: &Grant, mode: Mode) {
         let (id, validity) = (grant.id.clone(), grant.validity.clone());
         self.owners().push(Owner { id, by: Waiting::current(), mode, validity });
     }
 
     pub(crate) fn is_changed(&self, id: &HolderId, mode: Mode) {
         self.owners().iter_mut().filter(|owner| owner.id == *id).for_each(|owner| owner.mode = mode);
+    }
+
+    /// Whoever calls this has it from now on, whoever acquired it.
+    pub(crate) fn is_adopted(&self, id: &HolderId) {
+        let by = Waiting::current();
+        self.owners().iter_mut().filter(|owner| owner.id == *id).for_each(|owner| owner.by = by);
+    }
+
+    /// What this task or thread holds of it.
+    pub(crate) fn held_by(&self, by: Waiting) -> Vec<HolderId> {
+        let owners = self.owners();
+        owners
+            .iter()
+            .filter(|owner| owner.by == by && owner.validity.check().is_ok())
+            .map(|owner| owner.id.clone())
+            .collect()
+    }
+
+    /// Whoever calls this waits for it, until what is returned is dropped.
+    pub(crate) fn waits(self: &Arc<Self>, mode: Mode) -> InLine {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.queue().push(LocalWaiter { by: Waiting::current(), n, mode, id: None });
+        InLine { slot: self.clone(), n }
+    }
+
+    /// Who waits for it in this process, and by which task or thread.
+    pub(crate) fn waiting(&self) -> Vec<(Waiting, LocalWaiter)> {
+        self.queue().iter().map(|waiter| (waiter.by, waiter.clone())).collect()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Vec<LocalWaiter>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn owners(&self) -> MutexGuard<'_, Vec<Owner>> {
@@ -73,25 +139,38 @@ impl Slot {
 pub(crate) enum Command {
     /// Begin an acquisition. If whoever asks goes away, it is given up.
     Acquire(Box<Order>),
-    /// Release what is held. The answer says whether it was held until then.
-    Release(HolderId, Option<oneshot::Sender<bool>>),
+    /// Give back what is held, or leave it on the Lease for so long. The answer says whether it was held until then.
+    Release(HolderId, Option<Duration>, Option<oneshot::Sender<bool>>),
     /// Renew a hold that lives by its own record.
     Renew(HolderId, oneshot::Sender<()>),
     /// Make more or less of a hold. The answer is its fencing token from then on.
     Change(HolderId, Mode, oneshot::Sender<u64>),
     /// Show people this text beside a hold. The answer is why not, if it will not be there.
     Publish(HolderId, String, oneshot::Sender<Result<(), String>>),
+    /// Say what those hold elsewhere who wait by this acquisition.
+    Report(HolderId, Vec<HolderId>),
     /// Somebody wants to be told of a loss, or of a request to let go, at once.
     WatchForLoss(HolderId),
     /// Give up whatever is going on, and begin nothing any more. The answer comes when it is over.
     ShutDown(oneshot::Sender<()>),
 }
 
+/// For how long something is held.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stay {
+    /// Given back before, it is left on the Lease for the rest.
+    pub(crate) at_least: Option<Duration>,
+    /// Then it is lost.
+    pub(crate) at_most: Option<Duration>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Order {
+    pub(crate) id: HolderId,
     pub(crate) slot: Arc<Slot>,
     pub(crate) session: SessionUse,
     pub(crate) wish: Wish,
+    pub(crate) stay: Stay,
     pub(crate) reply: oneshot::Sender<Result<Grant, Refusal>>,
     /// In this process one acquisition of a lock at a time: the others queue up for this.
     pub(crate) turn: OwnedMutexGuard<()>,
@@ -109,7 +188,21 @@ pub(crate) struct Grant {
     pub(crate) slot: Arc<Slot>,
     /// Who asks for it to be let go, and how.
     pub(crate) request: watch::Receiver<Option<ReleaseRequest>>,
+    /// Until when it stays on the Lease though it is given back. Only what somebody has got does.
+    pub(crate) stay_until: Option<Moment>,
     pub(crate) released: bool,
+}
+
+impl Grant {
+    /// For how long it has to stay there still.
+    pub(crate) fn rest(&self) -> Option<Duration> {
+        rest(self.stay_until)
+    }
+}
+
+/// For how long something is to stay still, if it is.
+pub(crate) fn rest(until: Option<Moment>) -> Option<Duration> {
+    until.map(|until| until.since(clock::moment())).filter(|rest| !rest.is_zero())
 }
 
 impl Drop for Grant {
@@ -117,7 +210,7 @@ impl Drop for Grant {
         self.slot.owners().retain(|owner| owner.id != self.id);
         if !self.released {
             self.validity.lose(LossReason::Released);
-            let _ = self.slot.commands.send(Command::Release(self.id.clone(), None));
+            let _ = self.slot.commands.send(Command::Release(self.id.clone(), self.rest(), None));
         }
     }
 }

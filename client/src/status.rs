@@ -262,7 +262,7 @@ impl Lock {
             let Some(held) = record.filter(|record| record.holder.is_some()) else { return Ok(()) };
             let shared = &self.access.client.inner().shared;
             // After a failure the version may be too old to begin with.
-            let mut sights = shared.store.watch(&self.access.name, None, (failures == 0).then_some(held.version));
+            let mut sights = shared.store.watch(&self.access.lease, None, (failures == 0).then_some(held.version));
             let again = clock::sleep(renew_interval(shared.session_duration));
             tokio::pin!(again);
             record = loop {

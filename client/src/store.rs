@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use ::kube::core::Status;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
 
+use crate::protocol::record::{KIND, KIND_SESSION};
 use crate::protocol::{Version, Write};
 
 mod kube;
-#[cfg(feature = "testing")]
+#[cfg(feature = "memory")]
 mod memory;
 
 pub use self::kube::KubeStore;
-#[cfg(feature = "testing")]
+#[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
 
 /// The Leases of one namespace.
@@ -27,6 +29,12 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Carries out a write. `None` after a removal.
     fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>>;
 
+    /// All Leases of locks, semaphores and read-write locks, as they stand at one time. It is asked for by whoever waits for
+    /// long and looks for a deadlock; a store that cannot tell says so, and none is found.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Lease>, Failure>> {
+        async { Err(Failure::Invalid("this store cannot list Leases".to_owned())) }.boxed()
+    }
+
     /// Watches a Lease from this version on, only while it has `label` if one is given. Without a version it begins with
     /// what there is: the Lease is shown if it is there, with the label.
     ///
@@ -38,6 +46,11 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
         label: Option<&str>,
         from: Option<Version>,
     ) -> BoxStream<'static, Result<Sight, Failure>>;
+}
+
+/// The labels of all Leases of ours but sessions.
+fn others_than_sessions() -> String {
+    format!("{KIND},{KIND}!={KIND_SESSION}")
 }
 
 /// What a watch shows.

@@ -20,6 +20,8 @@ pub(crate) struct Validity {
     lost: CancellationToken,
     /// It is over when this is.
     parent: Option<Arc<Validity>>,
+    /// It is over then, however often it is renewed.
+    at_most_until: Moment,
 }
 
 const OVER: u64 = 0;
@@ -36,7 +38,13 @@ impl Validity {
     }
 
     fn new(deadline: Moment, lost: CancellationToken, parent: Option<Arc<Validity>>) -> Self {
-        Self { until: AtomicU64::new(nanos(deadline)), reason: OnceLock::new(), lost, parent }
+        let at_most_until = Moment::from_start(Duration::MAX);
+        Self { until: AtomicU64::new(nanos(deadline)), reason: OnceLock::new(), lost, parent, at_most_until }
+    }
+
+    /// And then it is over, however often it is renewed.
+    pub(crate) fn at_most_until(self, end: Moment) -> Self {
+        Self { at_most_until: end, ..self }
     }
 
     /// Whether it is still valid, by the clock and at this very moment. Once it is not, it never is again.
@@ -44,11 +52,12 @@ impl Validity {
         if let Some(parent) = &self.parent {
             parent.check()?;
         }
-        let until = self.until.load(Ordering::Acquire);
-        if until != OVER && nanos(clock::moment()) < until {
+        let (until, now) = (self.until.load(Ordering::Acquire), clock::moment());
+        let too_long = now >= self.at_most_until;
+        if until != OVER && nanos(now) < until && !too_long {
             return Ok(());
         }
-        self.lose(LossReason::Expired);
+        self.lose(if too_long { LossReason::HeldTooLong } else { LossReason::Expired });
         Err(self.reason.get().copied().unwrap_or(LossReason::Expired))
     }
 
@@ -80,7 +89,7 @@ impl Validity {
             return Duration::ZERO;
         }
         let until = Moment::from_start(Duration::from_nanos(self.until.load(Ordering::Acquire)));
-        let own = until.since(clock::moment());
+        let own = until.min(self.at_most_until).since(clock::moment());
         self.parent.as_ref().map_or(own, |parent| own.min(parent.remaining()))
     }
 
@@ -111,6 +120,16 @@ mod tests {
         assert_eq!(validity.check(), Err(LossReason::Expired));
         assert!(validity.lost().is_cancelled());
         assert_eq!(validity.remaining(), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_may_not_be_held_any_longer_is_over_by_the_clock_alone() {
+        let session = Arc::new(Validity::until(clock::moment() + Duration::from_secs(60)));
+        let bounded = Validity::within(session).at_most_until(clock::moment() + Duration::from_secs(30));
+        assert!(bounded.remaining() <= Duration::from_secs(30) && bounded.check().is_ok());
+        let over = Validity::until(clock::moment() + Duration::from_secs(60)).at_most_until(clock::moment());
+        assert_eq!(over.extend_to(clock::moment() + Duration::from_secs(90)), Ok(()));
+        assert_eq!(over.check(), Err(LossReason::HeldTooLong));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The API server in memory: what a test can make of it. That it answers as a real one does is shown by the differential
 //! test, `tests/e2e/tests/apiserver`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -125,6 +126,30 @@ async fn refused_requests_are_carried_out_or_not_as_is_said() {
     assert_eq!(code(api.create(&PostParams::default(), &new).await), 503);
     assert_eq!(code(api.create(&PostParams::default(), &new).await), 409, "it was not carried out");
     assert_eq!(server.requests().create, 4);
+}
+
+#[tokio::test]
+async fn what_runs_for_long_forgets_and_those_who_wait_do_not_mind() {
+    let store = leasehold::MemoryStore::new();
+    let client = || leasehold::Client::builder().store(Arc::new(store.clone())).build().unwrap();
+    let (busy, other) = (client(), client());
+    let held = busy.lock("held").build().unwrap().acquire().await.unwrap();
+    let waiting = other.lock("held").build().unwrap();
+    let waiting = tokio::spawn(async move { waiting.acquire().await });
+    for n in 0..3000 {
+        let lock = busy.lock(format!("lock-{}", n % 7)).build().unwrap();
+        lock.acquire().await.unwrap().release().await.unwrap();
+    }
+    let remembered = |version| {
+        let mut watch = store.server().watch(None, "", Version(version)).unwrap();
+        !matches!(watch.next().now_or_never(), Some(Some(Event::Error(_))))
+    };
+    let now = store.server().version().0;
+    assert!(now > 5500, "{now}");
+    assert!(!remembered(1) && !remembered(now - 4500) && remembered(now - 1000) && remembered(now));
+    held.release().await.unwrap();
+    let granted = tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("told at once");
+    granted.unwrap().unwrap().release().await.unwrap();
 }
 
 /// How fast it is: `cargo test --release -p leasehold --test api_server -- --ignored --nocapture`.

@@ -385,3 +385,15 @@ async fn an_upgrade_that_comes_true_after_it_was_taken_back_keeps_nobody_out() {
     reader.release().await.unwrap();
     upgradeable.upgrade().await.unwrap().release().await.unwrap();
 }
+
+#[tokio::test]
+async fn more_permits_than_there_are_cannot_be_had_by_whoever_makes_the_semaphore_either() {
+    let store = MemoryStore::new();
+    let semaphore = client(&store).semaphore("db").with_permits(3).build().unwrap();
+    let error = semaphore.try_acquire(4).await.unwrap_err();
+    assert!(error.to_string().contains("4 permits of \"db\" are wanted, but there are 3"), "{error}");
+    let error = semaphore.acquire(4).await.unwrap_err();
+    assert!(!error.is_retryable(), "{error}");
+    assert!(!names(&store).contains(&"db".to_owned()));
+    semaphore.acquire(3).await.unwrap().release().await.unwrap();
+}

@@ -63,6 +63,8 @@ pub struct Contender {
     read_at: Moment,
     /// The holders that live by their own records, and since when these have not changed.
     own_seen: BTreeMap<String, (OwnRecord, Moment)>,
+    /// What time it is by both clocks, and by how much wall clocks differ at most, where that may be relied on.
+    wall: Option<(Now, Duration)>,
     /// Since when those who share it have been seen to hold it.
     held_since: BTreeMap<HolderId, Moment>,
     /// A write of this client's has left somebody at the head of the queue who may not know.
@@ -93,6 +95,8 @@ struct Turn {
     started: Moment,
     /// A request sent after the start has been answered.
     fresh: bool,
+    /// What those hold elsewhere who wait by it, if that is to be said.
+    holds: Option<Vec<HolderId>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,6 +142,8 @@ struct Exit {
     lost: bool,
     /// A write of this client's may have ended it, or there never was a hold.
     ours: bool,
+    /// It is left there, for so long from then on.
+    keep: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Hash)]
@@ -166,6 +172,7 @@ struct InFlight {
     leaving: Option<HolderId>,
     /// It was sent to say this beside this hold.
     publishes: Option<(HolderId, String)>,
+    reports: bool,
     shifts: bool,
     floor: Version,
 }
@@ -190,13 +197,15 @@ struct Step {
     publishes: Option<(HolderId, String)>,
     /// It makes more or less of this hold.
     changes: Option<HolderId>,
+    /// It says what a waiter holds elsewhere.
+    reports: bool,
     /// After it somebody else may be at the head of the queue.
     shifts: bool,
 }
 
 impl From<Next> for Step {
     fn from(next: Next) -> Self {
-        Self { next, renews: None, leaving: None, publishes: None, changes: None, shifts: false }
+        Self { next, renews: None, leaving: None, publishes: None, changes: None, reports: false, shifts: false }
     }
 }
 
@@ -227,6 +236,7 @@ impl Contender {
             retry_at: Moment::default(),
             read_at: Moment::default(),
             own_seen: BTreeMap::new(),
+            wall: None,
             held_since: BTreeMap::new(),
             untold: false,
             verdicts: BTreeMap::new(),
@@ -243,16 +253,32 @@ impl Contender {
     pub fn start(&mut self, id: HolderId, wish: Wish, now: Moment) {
         debug_assert!(self.turn.is_none() && (wish.kind != Kind::Lock || !self.is_engaged()), "one at a time");
         (self.failures, self.refusals) = (0, 0);
-        self.turn = Some(Turn { id, wish, stage: Stage::Seeking, started: now, fresh: false });
+        self.turn = Some(Turn { id, wish, stage: Stage::Seeking, started: now, fresh: false, holds: None });
+    }
+
+    /// Say on the Lease what those hold elsewhere who wait by this acquisition.
+    pub fn report(&mut self, id: &HolderId, holds: Vec<HolderId>) {
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.id == *id) {
+            turn.holds = Some(holds);
+        }
     }
 
     /// Give up whatever there is of this acquisition: cancel it, or release the hold.
     pub fn leave(&mut self, id: &HolderId) {
         if let Some(turn) = self.turn.take_if(|turn| turn.id == *id) {
-            self.exits.push(Exit { id: turn.id, lost: false, ours: true });
+            self.exits.push(Exit { id: turn.id, lost: false, ours: true, keep: None });
         }
+        self.leave_hold(id, None);
+    }
+
+    /// Give up this hold, but leave it on the Lease for so long from then on, by itself.
+    pub fn keep(&mut self, id: &HolderId, duration: Duration) {
+        self.leave_hold(id, Some(duration));
+    }
+
+    fn leave_hold(&mut self, id: &HolderId, keep: Option<Duration>) {
         for hold in self.holds.extract_if(.., |hold| hold.id == *id) {
-            self.exits.push(Exit { id: hold.id, lost: hold.lost, ours: false });
+            self.exits.push(Exit { id: hold.id, lost: hold.lost, ours: false, keep: keep.filter(|_| !hold.lost) });
         }
         self.refusals = 0;
     }
@@ -304,7 +330,7 @@ impl Contender {
         if let Some(turn) = self.turn.take_if(|turn| turn.id.session == *session) {
             let id = turn.id;
             self.notices.push_back(Notice::Refused { id: id.clone(), why: Refusal::SessionLost });
-            self.exits.push(Exit { id, lost: false, ours: true });
+            self.exits.push(Exit { id, lost: false, ours: true, keep: None });
         }
         for hold in &mut self.holds {
             if hold.id.session == *session && hold.own.is_none() && !hold.lost {
@@ -464,6 +490,8 @@ impl Contender {
 
     /// What to do next. After a request was handed out, nothing is until its [`answer`](Self::answer).
     pub fn poll(&mut self, now: Now) -> Next {
+        let skew = self.turn.as_ref().and_then(|turn| turn.wish.max_clock_skew);
+        self.wall = skew.map(|skew| (now, skew));
         match &self.in_flight {
             // What a watch has shown need not wait for a read's answer.
             Some(request) if request.is_read => {
@@ -473,7 +501,7 @@ impl Contender {
             Some(_) => return Next::Wait(None),
             None => self.advance(now.moment),
         }
-        let Step { next, renews, leaving, publishes, changes, shifts } = self.next(now);
+        let Step { next, renews, leaving, publishes, changes, reports, shifts } = self.next(now);
         let is_read = match &next {
             Next::Wait(_) => return next,
             Next::Read | Next::Check => true,
@@ -487,6 +515,7 @@ impl Contender {
             is_removal: matches!(next, Next::Write(Write::Delete { .. })),
             leaving,
             publishes,
+            reports,
             shifts,
             floor: self.floor,
         });

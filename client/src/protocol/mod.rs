@@ -6,9 +6,11 @@
 //! | module | what it knows |
 //! | --- | --- |
 //! | [`record`] | what stands on a lock's Lease and on a session's Lease |
+//! | [`name`] | under which name a resource's Lease stands |
 //! | [`write`](mod@write) | every guarded command: one request, with its condition and its change |
 //! | [`want`] | what is shared, and how much of it somebody wants |
 //! | [`grant`] | who is next: "as many from the head as fit" |
+//! | [`deadlock`] | who waits for whom, in a circle |
 //! | [`contender`] | one client's part in one lock: acquire, wait, hold, leave |
 //! | [`session`] | this process's heartbeat |
 //! | [`observer`] | another session seen from outside: alive, or ended |
@@ -16,9 +18,11 @@
 //! This module is public for the operator and for tools. Its shape may change in any release.
 
 pub mod contender;
+pub mod deadlock;
 pub mod grant;
 mod id;
 mod moment;
+pub mod name;
 pub mod observer;
 pub mod record;
 mod request;

@@ -44,10 +44,11 @@ impl Sub<Duration> for Moment {
 }
 
 /// What time it is: for decisions, and for people.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Now {
     /// This machine's own clock. All decisions are made with this one.
     pub moment: Moment,
-    /// Wall-clock time. It is written for people and other clients to read, and no decision looks at it.
+    /// Wall-clock time. It is written for people and other clients to read, and no decision looks at it,
+    /// unless a bound on the skew of clocks is given.
     pub stamp: Timestamp,
 }

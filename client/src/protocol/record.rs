@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::coordination::v1::Lease;
 
 use super::want::{ALL, Kind, Mode, Want};
@@ -24,12 +24,19 @@ pub const WANT: &str = "want.leasehold.dev/";
 pub const HOLDER: &str = "holder.leasehold.dev/";
 /// Annotation of a shared holder that wants to become the only one: `upgrade.leasehold.dev/<id>`.
 pub const UPGRADE: &str = "upgrade.leasehold.dev/";
+/// Annotation of a waiter: `holds.leasehold.dev/<id>`, its value names the acquisitions that its task holds elsewhere, and
+/// gives back only when it is let in. It stands there once it has waited for long.
+pub const HOLDS: &str = "holds.leasehold.dev/";
+/// Of how many of them it tells at most.
+pub const MOST_HOLDS: usize = 16;
 /// Annotation of a holder: `payload.leasehold.dev/<id>`, its value is what the holder publishes of itself.
 pub const PAYLOAD: &str = "payload.leasehold.dev/";
 /// Annotation of a holder that is asked to let go: `request.leasehold.dev/<id>`, its value is a [`ReleaseRequest`].
 pub const REQUEST: &str = "request.leasehold.dev/";
 /// Annotation from the custom resource: a holder that does not let go in time when it is asked to is evicted.
 pub const EVICT_ON_REQUEST: &str = "leasehold.dev/evict-on-request";
+/// Annotation: the resource id that the Lease is for, where it is another than the Lease's name ([`name`](super::name)).
+pub const ID: &str = "leasehold.dev/id";
 /// Label that tells what a Lease is for: a [`Kind`]'s name, or [`KIND_SESSION`].
 pub const KIND: &str = "leasehold.dev/kind";
 /// The Lease is a lock's.
@@ -42,6 +49,8 @@ pub const PERMITS: &str = "leasehold.dev/permits";
 pub const LIVENESS: &str = "leasehold.dev/liveness";
 /// Value of [`LIVENESS`]: alive for `leaseDurationSeconds` from the last `renewTime` on this Lease.
 pub const OWN: &str = "own";
+/// Value of [`LIVENESS`]: as [`OWN`], and whoever took it has left it there. It goes when its time has passed.
+pub const KEPT: &str = "kept";
 /// Annotation: the Lease was made on the spot by whoever took the lock, and goes when the lock is free.
 pub const EPHEMERAL: &str = "leasehold.dev/ephemeral";
 /// Annotation from the custom resource: the lease duration, in seconds, of whoever asks for none.
@@ -84,6 +93,8 @@ pub struct Record {
     pub kind: Kind,
     /// How many permits there are in all. A lock has one.
     pub capacity: u32,
+    /// The resource id that it is for, where the Lease says that it is another than its name.
+    pub resource_id: Option<String>,
     /// `metadata.uid`: with [`transitions`](Self::transitions) it names one tenancy.
     pub uid: String,
     /// `metadata.resourceVersion`.
@@ -114,6 +125,7 @@ impl Hash for Record {
         let Self {
             kind,
             capacity,
+            resource_id,
             uid,
             version,
             transitions,
@@ -126,7 +138,7 @@ impl Hash for Record {
             evicts_on_request,
             lease: _,
         } = self;
-        (kind, capacity, uid, version, transitions, holder, shared, upgrading).hash(state);
+        (kind, capacity, resource_id, uid, version, transitions, holder, shared, upgrading).hash(state);
         (waiters, ephemeral, default_duration, evicts_on_request).hash(state);
     }
 }
@@ -148,6 +160,8 @@ pub struct Holder {
     ///
     /// It does not for the holder that made the Lease on the spot: that holder alone was told.
     pub token: Option<u64>,
+    /// Its process has left it there until its time has passed: it is nobody's to renew, or to give back.
+    pub kept: bool,
     /// What it publishes of itself.
     pub payload: Option<String>,
     /// Somebody asks it to let go.
@@ -184,6 +198,8 @@ pub struct Waiter {
     pub ticket: Ticket,
     /// What it wants.
     pub want: Want,
+    /// What its task holds elsewhere, if it has said so.
+    pub holds: Vec<HolderId>,
 }
 
 impl Waiter {
@@ -223,7 +239,13 @@ impl Record {
             .map_while(|(key, value)| Some((key.strip_prefix(JOIN)?, value)))
             .filter_map(|(id, ticket)| {
                 let want = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
-                Some(Waiter { id: id.parse().ok()?, ticket: ticket.parse().ok()?, want: want.unwrap_or_default() })
+                let holds = annotations.get(&format!("{HOLDS}{id}")).into_iter().flat_map(|ids| ids.split(' '));
+                Some(Waiter {
+                    id: id.parse().ok()?,
+                    ticket: ticket.parse().ok()?,
+                    want: want.unwrap_or_default(),
+                    holds: holds.filter_map(|id| id.parse().ok()).collect(),
+                })
             })
             .collect();
         waiters.sort_by(|a, b| (a.ticket, &a.id).cmp(&(b.ticket, &b.id)));
@@ -242,7 +264,9 @@ impl Record {
             let id: Option<HolderId> = identity.parse().ok();
             // client-go keeps our labels when it takes a Lease over, so a label counts only for its own session.
             let label = id.as_ref().and_then(|id| labels.get(&format!("{HOLDER}{}", id.session)));
-            let own = annotations.get(LIVENESS).is_some_and(|liveness| liveness == OWN);
+            let liveness = annotations.get(LIVENESS).map(String::as_str);
+            let kept = liveness == Some(KEPT);
+            let own = kept || liveness == Some(OWN);
             let liveness = match &id {
                 Some(id) if label.is_some() && !own => Liveness::Session(id.session.clone()),
                 _ => Liveness::Own(duration(&lease).unwrap_or(UNNAMED_DURATION)),
@@ -254,6 +278,7 @@ impl Record {
                 renewed: spec.renew_time.as_ref().map(|time| time.0),
                 mode: Mode::default(),
                 granted: None,
+                kept,
                 payload: beside(annotations, PAYLOAD, &identity),
                 request: beside(annotations, REQUEST, &identity).and_then(|request| request.parse().ok()),
                 id,
@@ -267,6 +292,7 @@ impl Record {
                 Kind::Semaphore => annotations.get(PERMITS).and_then(|permits| permits.parse().ok()).unwrap_or(0),
                 Kind::ReadWriteLock => ALL,
             },
+            resource_id: annotations.get(ID).cloned(),
             shared,
             upgrading,
             uid,
@@ -279,6 +305,21 @@ impl Record {
             evicts_on_request: annotations.get(EVICT_ON_REQUEST).is_some_and(|value| value == "true"),
             lease: Arc::new(lease),
         })
+    }
+
+    /// The Lease's name.
+    #[must_use]
+    pub fn lease_name(&self) -> &str {
+        self.lease.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// That the Lease is not for this resource id but for another, if it says so.
+    ///
+    /// Nobody can bring that about but by writing it there by hand, or by finding two ids with one hash.
+    #[must_use]
+    pub fn is_of_another(&self, id: &str) -> Option<String> {
+        let other = self.resource_id.as_deref().filter(|other| *other != id)?;
+        Some(format!("Lease {:?} is that of {other:?} (annotation {ID}), not of {id:?}", self.lease_name()))
     }
 
     /// The name of the present tenancy.
@@ -307,10 +348,10 @@ impl Record {
         self.holders().next().is_some()
     }
 
-    /// The hold of this acquisition.
+    /// The hold of this acquisition, unless its process has left it there.
     #[must_use]
     pub fn holding(&self, id: &HolderId) -> Option<&Holder> {
-        self.holders().find(|holder| holder.id.as_ref() == Some(id))
+        self.holders().find(|holder| holder.id.as_ref() == Some(id) && !holder.kept)
     }
 
     /// How many permits are held. It can be more than there are, while a semaphore shrinks.
@@ -332,9 +373,10 @@ impl Record {
         self.holding(id).is_some()
     }
 
-    /// The acquisitions that hold it or wait for it.
+    /// The acquisitions that hold it or wait for it, but for what was left there.
     pub fn ids(&self) -> impl Iterator<Item = &HolderId> {
-        self.holders().filter_map(|holder| holder.id.as_ref()).chain(self.waiters.iter().map(|waiter| &waiter.id))
+        let holders = self.holders().filter(|holder| !holder.kept).filter_map(|holder| holder.id.as_ref());
+        holders.chain(self.waiters.iter().map(|waiter| &waiter.id))
     }
 
     /// Whether this session holds the lock or waits for it.
@@ -437,9 +479,11 @@ fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
                 liveness: want.own.map_or_else(|| Liveness::Session(id.session.clone()), Liveness::Own),
                 token: before.map(|before| before.0 + 1),
                 acquired: want.since,
-                renewed: None,
+                // It stands there in whole seconds.
+                renewed: want.since.filter(|_| want.kept).and_then(|since| since.checked_add(1.second()).ok()),
                 mode: want.mode,
                 granted: Some(before.unwrap_or_default()),
+                kept: want.kept,
                 payload: beside(annotations, PAYLOAD, identity),
                 request: beside(annotations, REQUEST, identity).and_then(|request| request.parse().ok()),
                 id: Some(id),

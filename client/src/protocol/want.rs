@@ -75,7 +75,7 @@ impl Mode {
     }
 }
 
-/// What somebody wants of a lock, as it stands in an annotation: `3`, `read`, `write own=60`.
+/// What somebody wants of a lock, as it stands in an annotation: `3`, `read`, `write own=60`, `1 own=60 kept`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Want {
     /// How much.
@@ -84,6 +84,8 @@ pub struct Want {
     pub own: Option<Duration>,
     /// Since when it holds it, by the clock of whoever wrote it. For people.
     pub since: Option<Timestamp>,
+    /// Its process has left it there until its time has passed.
+    pub kept: bool,
 }
 
 impl fmt::Display for Want {
@@ -99,6 +101,9 @@ impl fmt::Display for Want {
         }
         if let Some(since) = self.since {
             write!(f, " since={since:.0}")?;
+        }
+        if self.kept {
+            f.write_str(" kept")?;
         }
         Ok(())
     }
@@ -118,6 +123,7 @@ impl FromStr for Want {
         let mut want = Self { mode, ..Self::default() };
         for word in words {
             match word.split_once('=') {
+                None if word == "kept" => want.kept = true,
                 Some(("own", seconds)) => {
                     want.own = Some(Duration::from_secs(seconds.parse::<u32>().map_err(|_| BadId)?.into()));
                 }
@@ -138,8 +144,8 @@ mod tests {
         let stamp = "2026-01-01T00:00:00Z".parse().ok();
         for mode in [Mode::Permits(1), Mode::Permits(70), Mode::Read, Mode::Upgradeable, Mode::Write] {
             for own in [None, Some(Duration::from_secs(60))] {
-                for since in [None, stamp] {
-                    let want = Want { mode, own, since };
+                for (since, kept) in [(None, false), (stamp, false), (None, true), (stamp, true)] {
+                    let want = Want { mode, own, since, kept };
                     assert_eq!(want.to_string().parse(), Ok(want));
                 }
             }

@@ -5,6 +5,7 @@
 
 pub mod shared;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
@@ -15,8 +16,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Value, json};
 
 use super::record::{
-    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, JOIN, KIND, KIND_LOCK, KIND_SESSION, LIVENESS, OWN, PAYLOAD,
-    REQUEST, Record, SessionRecord, WANT, Waiter,
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, HOLDS, Holder, ID, JOIN, KEPT, KIND, KIND_LOCK, KIND_SESSION,
+    LIVENESS, OWN, PAYLOAD, REQUEST, Record, SessionRecord, WANT, Waiter,
 };
 use super::{HolderId, Kind, ReleaseRequest, SessionId, Version, Want};
 
@@ -38,6 +39,18 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// The same, and it says for which resource id the Lease is, where that is not its name. Only of what writes the
+    /// whole Lease.
+    #[must_use]
+    pub fn with_id(mut self, id: Option<&str>) -> Self {
+        if let (Self::Create(lease) | Self::Replace(lease), Some(id)) = (&mut self, id) {
+            lease.metadata.annotations.get_or_insert_default().insert(ID.to_owned(), id.to_owned());
+        }
+        self
+    }
+}
+
 /// By what a new holder is to live, and what it says of its duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
@@ -48,8 +61,10 @@ pub struct Term {
 }
 
 impl Term {
+    /// In whole seconds, rounded up.
     fn seconds(self) -> i32 {
-        i32::try_from(self.duration.as_secs()).unwrap_or(i32::MAX).max(1)
+        let seconds = self.duration.as_secs() + u64::from(self.duration.subsec_nanos() > 0);
+        i32::try_from(seconds).unwrap_or(i32::MAX).max(1)
     }
 }
 
@@ -133,9 +148,24 @@ fn emptied(record: &Record, dropped: &[&Waiter]) -> Lease {
         annotations.remove(&format!("{JOIN}{}", waiter.id));
         annotations.remove(&format!("{WANT}{}", waiter.id));
     }
+    without_old_reports(annotations);
     untracked(&mut lease.metadata);
     lease.spec.get_or_insert_default().lease_transitions = Some(next_transition(record.transitions));
     lease
+}
+
+/// What was said of waiters that are none any more.
+fn old_reports(annotations: Option<&BTreeMap<String, String>>) -> impl Iterator<Item = &str> {
+    let reports = annotations
+        .into_iter()
+        .flat_map(|all| all.keys().filter(|key| key.starts_with(HOLDS)).map(move |key| (all, key)));
+    let old = |(all, key): &(&BTreeMap<String, String>, &String)| !all.contains_key(&key.replacen(HOLDS, JOIN, 1));
+    reports.filter(old).map(|(_, key)| key.as_str())
+}
+
+fn without_old_reports(annotations: &mut BTreeMap<String, String>) {
+    let old: Vec<_> = old_reports(Some(annotations)).map(str::to_owned).collect();
+    old.iter().for_each(|key| drop(annotations.remove(key)));
 }
 
 /// One empty entry tells the API server to stop tracking who owns which field, which costs a fifth of every write.
@@ -166,6 +196,7 @@ pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Tim
             ops.remove(["metadata", "labels", label]);
         }
     }
+    ops.remove_old_reports(record);
     ops.copy_version(["metadata", "labels", &format!("{HOLDER}{}", to.session)]);
     ops.remove_if_there(record, LIVENESS);
     ops.remove_beside(record, |_| true);
@@ -194,6 +225,17 @@ pub fn join(record: &Record, id: &HolderId, want: &Want) -> Write {
     ops.write()
 }
 
+/// Say what a waiter's task holds elsewhere. Condition: the `join` key as it was written.
+#[must_use]
+pub fn report(record: &Record, waiter: &Waiter, holds: &[HolderId]) -> Write {
+    let mut ops = Ops::of(record);
+    ops.test(["metadata", "uid"], json!(record.uid));
+    ops.test(["metadata", "annotations", &format!("{JOIN}{}", waiter.id)], json!(waiter.ticket.to_string()));
+    let holds: Vec<_> = holds.iter().map(ToString::to_string).collect();
+    ops.add(["metadata", "annotations", &format!("{HOLDS}{}", waiter.id)], json!(holds.join(" ")));
+    ops.write()
+}
+
 /// Leave the queue. Condition: the `join` key as it was written.
 #[must_use]
 pub fn cancel(record: &Record, waiter: &Waiter) -> Write {
@@ -215,13 +257,23 @@ pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
     ops.write()
 }
 
-/// Renew a holder that lives by the lock's own record (and make it one). Condition: the same tenancy and holder.
+/// Renew a holder that lives by the lock's own record (and make it one). Condition: the same tenancy and holder, living as
+/// it did.
 ///
 /// The new renewTime is always of a later second than the one that stands there: an equal one would change nothing, and
 /// client-go's leader election sees no less than a second. Where the last one is ahead of this clock, or renewals follow
 /// each other quickly, it runs ahead.
 #[must_use]
 pub fn renew(record: &Record, term: Term, stamp: Timestamp) -> Write {
+    let mut ops = renewal(record, term, stamp);
+    // Carried out late, it must not take back that the hold is to stay.
+    let before = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(LIVENESS));
+    ops.test(["metadata", "annotations", LIVENESS], json!(before));
+    ops.add(["metadata", "annotations", LIVENESS], json!(OWN));
+    ops.write()
+}
+
+fn renewal(record: &Record, term: Term, stamp: Timestamp) -> Ops {
     let mut ops = Ops::of(record);
     ops.test_tenancy(record);
     let last = record.holder.as_ref().and_then(|holder| holder.renewed);
@@ -229,7 +281,14 @@ pub fn renew(record: &Record, term: Term, stamp: Timestamp) -> Write {
     let stamp = next_second.map_or(stamp, |next| next.max(stamp));
     ops.add(["spec", "renewTime"], json!(MicroTime(stamp)));
     ops.add(["spec", "leaseDurationSeconds"], json!(term.seconds()));
-    ops.add(["metadata", "annotations", LIVENESS], json!(OWN));
+    ops
+}
+
+/// Leave a hold there for so long from now on, in whole seconds rounded up, whatever becomes of its process. Condition: the same tenancy and holder.
+#[must_use]
+pub fn keep(record: &Record, duration: Duration, stamp: Timestamp) -> Write {
+    let mut ops = renewal(record, Term { duration, own: true }, stamp);
+    ops.add(["metadata", "annotations", LIVENESS], json!(KEPT));
     ops.write()
 }
 
@@ -361,7 +420,16 @@ impl Ops {
         let key = format!("{JOIN}{}", waiter.id);
         self.test(["metadata", "annotations", &key], json!(waiter.ticket.to_string()));
         self.remove(["metadata", "annotations", &key]);
-        self.remove_if_there(record, &format!("{WANT}{}", waiter.id));
+        for prefix in [WANT, HOLDS] {
+            self.remove_if_there(record, &format!("{prefix}{}", waiter.id));
+        }
+    }
+
+    /// Removes what was said of waiters just when they were let in.
+    fn remove_old_reports(&mut self, record: &Record) {
+        for key in old_reports(record.lease.metadata.annotations.as_ref()) {
+            self.remove(["metadata", "annotations", key]);
+        }
     }
 
     fn remove_if_there(&mut self, record: &Record, key: &str) {

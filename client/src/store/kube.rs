@@ -6,16 +6,19 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams};
 use kube::client::ConfigExt;
 use kube::{Api, Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
-use super::{Failure, Sight, Store};
+use super::{Failure, Sight, Store, others_than_sessions};
 use crate::protocol::{Version, Write};
 
 /// A watch is begun anew after this many seconds, so that one that has silently died is noticed.
 const WATCH_SECONDS: u32 = 240;
+
+/// How many Leases are listed at a time.
+const PAGE: u32 = 500;
 
 /// The Leases of one namespace of a Kubernetes API server.
 ///
@@ -73,6 +76,22 @@ impl Store for KubeStore {
                 }
             };
             answer.map_err(|error| failure(&error))
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Lease>, Failure>> {
+        async move {
+            let mut params = ListParams::default().labels(&others_than_sessions()).limit(PAGE);
+            let mut all = Vec::new();
+            loop {
+                let page = self.leases.list(&params).await.map_err(|error| failure(&error))?;
+                all.extend(page.items);
+                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => params.continue_token = Some(token),
+                    None => return Ok(all),
+                }
+            }
         }
         .boxed()
     }

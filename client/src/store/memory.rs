@@ -1,4 +1,4 @@
-//! Leases in this process's memory, for tests.
+//! Leases in this process's memory.
 
 use std::sync::Arc;
 
@@ -7,13 +7,18 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::{Failure, Sight, Store};
+use super::{Failure, Sight, Store, others_than_sessions};
+use crate::memory::{ApiServer, Event};
 use crate::protocol::{Version, Write};
-use crate::testing::{ApiServer, Event};
 
-/// The Leases of one namespace of an [`ApiServer`] in this process's memory. Feature `testing`.
+/// So many writes are remembered for whoever begins to watch from an earlier version: those of the time between its
+/// read and its watch.
+const REMEMBERED: usize = 4096;
+
+/// The Leases of one namespace of an [`ApiServer`] in this process's memory. Feature `memory`.
 ///
-/// Clones share the Leases. Nothing is kept when the last handle of the server goes.
+/// Clones share the Leases. Nothing is kept when the last handle of the server goes. What has happened is forgotten after
+/// some thousand writes, so it can run for as long as it likes.
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     server: ApiServer,
@@ -22,7 +27,9 @@ pub struct MemoryStore {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        ApiServer::new().store("default")
+        let server = ApiServer::new();
+        server.remember(REMEMBERED);
+        server.store("default")
     }
 }
 
@@ -60,6 +67,14 @@ impl Store for MemoryStore {
             // Lease itself.
             let removal = matches!(write, Write::Delete { .. });
             Ok(lease.filter(|_| !removal).map(Arc::unwrap_or_clone))
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Lease>, Failure>> {
+        async move {
+            let (leases, _) = self.server.list(Some(&self.namespace), &others_than_sessions())?;
+            Ok(leases.into_iter().map(Arc::unwrap_or_clone).collect())
         }
         .boxed()
     }

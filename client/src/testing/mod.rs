@@ -1,7 +1,8 @@
-//! For tests: simulated processes, and an API server in memory. Feature `testing`.
+//! For tests: simulated processes, an API server in memory, and what every implementation of a lock must do. Feature
+//! `testing`.
 
-mod api_server;
+pub mod conformance;
 mod process;
 
-pub use api_server::{ApiServer, Event, Refusal, Requests, ResponseBody, Watch};
+pub use crate::memory::{ApiServer, Event, Refusal, Requests, ResponseBody, Watch};
 pub use process::{Process, ProcessOptions};

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
+use super::super::record::{CROWDED_BYTES, HOLDS};
 use super::super::write::shared::{self, Round};
 use super::super::write::{self, Term};
 use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant, renew_interval};
-use super::{Contender, Hold, Holder, Known, Next, Stage, Step, Turn};
+use super::{Contender, Exit, Hold, Holder, Known, Next, Stage, Step, Turn};
 
 impl Contender {
     pub(super) fn next(&self, now: Now) -> Step {
@@ -15,8 +18,8 @@ impl Contender {
         if let Some(step) = self.clean_up(now).or_else(|| self.see_to_the_next(now)) {
             return step;
         }
-        let exits = self.exits.iter().map(|exit| self.depart_from(&exit.id, now));
-        let holds = self.holds.iter().map(|hold| self.keep(hold, now));
+        let exits = self.exits.iter().map(|exit| self.depart_from(exit, now));
+        let holds = self.holds.iter().map(|hold| self.go_on_holding(hold, now));
         let turn = self.turn.iter().map(|turn| self.go_on(turn, now));
         let mut wake: Option<Moment> = None;
         for step in exits.chain(holds).chain(turn) {
@@ -46,7 +49,7 @@ impl Contender {
                     Kind::Lock => write::create(&self.name, id, self.term(turn), stamp),
                     _ => shared::create(&self.name, kind, permits, id, self.want(turn), stamp),
                 };
-                self.renewing(turn, write)
+                self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
             }
             (Stage::Seeking, Known::Present(record)) => self.seek(turn, record, now),
             (Stage::Waiting, Known::Present(record)) => self.wait(turn, record, now),
@@ -66,9 +69,13 @@ impl Contender {
             Some(_) if outrun => join(),
             Some(round) if record.kind == Kind::Lock => {
                 let (term, passed_over) = (self.term(turn), &round.passed_over);
-                self.renewing(turn, write::acquire(record, &turn.id, passed_over, term, now.stamp))
+                let write = write::acquire(record, &turn.id, passed_over, term, now.stamp);
+                self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
             }
-            Some(round) => self.renewing(turn, shared::acquire(record, &turn.id, self.want(turn), &round, now.stamp)),
+            Some(round) => {
+                let write = shared::acquire(record, &turn.id, self.want(turn), &round, now.stamp);
+                self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
+            }
             None if turn.wish.queue => join(),
             None if !turn.fresh => Next::Read.into(),
             // An observer's word on the holder's session is awaited.
@@ -92,6 +99,9 @@ impl Contender {
                 return shifting(shared::remove_dead(record, &round));
             }
         }
+        if let Some((waiter, holds)) = self.unreported(turn, record) {
+            return Step { reports: true, ..Next::Write(write::report(record, waiter, holds)).into() };
+        }
         // A term that has passed is of no use while others are ahead.
         let expiry = record.holders().filter_map(|holder| self.own_expiry(holder)).filter(|at| *at > now.moment).min();
         match (self.read_when_due(now), expiry) {
@@ -99,6 +109,15 @@ impl Contender {
             (next, _) => next,
         }
         .into()
+    }
+
+    /// What is to be said of this waiter, does not stand there, and finds room.
+    fn unreported<'a>(&self, turn: &'a Turn, record: &'a Record) -> Option<(&'a Waiter, &'a [HolderId])> {
+        let holds = turn.holds.as_deref()?;
+        let waiter = record.waiters.iter().find(|waiter| waiter.id == turn.id)?;
+        let bytes: usize = holds.iter().map(|id| id.session.as_str().len() + 12).sum();
+        let room = record.bytes_to_come() + HOLDS.len() + 80 + bytes <= CROWDED_BYTES;
+        (room && waiter.holds != holds).then_some((waiter, holds))
     }
 
     /// Whether it is for this waiter to let in who fits: it is the first, or nothing has happened there for too long.
@@ -128,7 +147,7 @@ impl Contender {
 
     // --------------------------------------------------------------------------------------------------- while it is held
 
-    fn keep(&self, hold: &Hold, now: Now) -> Step {
+    fn go_on_holding(&self, hold: &Hold, now: Now) -> Step {
         let record = match &self.known {
             _ if hold.lost => return Next::Wait(None).into(),
             Known::Present(record) => record,
@@ -186,9 +205,16 @@ impl Contender {
 
     // ---------------------------------------------------------------------------------------------------- on the way out
 
-    fn depart_from(&self, id: &HolderId, now: Now) -> Step {
+    fn depart_from(&self, exit: &Exit, now: Now) -> Step {
+        let id = &exit.id;
         let step = match &self.known {
-            Known::Present(record) => self.depart(id, record, now),
+            Known::Present(record) => match (exit.keep, record.holding(id)) {
+                (Some(duration), Some(_)) if record.kind == Kind::Lock => {
+                    Next::Write(write::keep(record, duration, now.stamp)).into()
+                }
+                (Some(duration), Some(holder)) => Next::Write(shared::keep(record, holder, duration, now.stamp)).into(),
+                _ => self.depart(id, record, now),
+            },
             Known::Unknown | Known::Absent => Next::Read.into(),
         };
         Step { leaving: Some(id.clone()), ..step }
@@ -286,7 +312,15 @@ impl Contender {
 
     /// When a holder expires, if it lives by its own record and does not renew it.
     fn own_expiry(&self, holder: &Holder) -> Option<Moment> {
-        self.own_seen.get(&holder.identity).map(|(seen, since)| *since + seen.duration)
+        let (seen, since) = self.own_seen.get(&holder.identity)?;
+        let by_watching = *since + seen.duration;
+        let by_the_wall = || {
+            let (now, skew) = self.wall?;
+            let lived = now.stamp.duration_since(holder.renewed?);
+            let left = SignedDuration::try_from(seen.duration + skew).ok()?.checked_sub(lived)?;
+            Some(now.moment + Duration::try_from(left).unwrap_or_default())
+        };
+        Some(by_the_wall().map_or(by_watching, |by_the_wall| by_the_wall.min(by_watching)))
     }
 
     fn read_when_due(&self, now: Now) -> Next {
@@ -317,7 +351,7 @@ impl Contender {
     fn want(&self, turn: &Turn) -> Want {
         match turn.wish.kind {
             Kind::Lock => Want::default(),
-            _ => Want { mode: turn.wish.mode, own: self.own_duration(turn), since: None },
+            _ => Want { mode: turn.wish.mode, own: self.own_duration(turn), ..Want::default() },
         }
     }
 

@@ -79,6 +79,11 @@ impl Contender {
                 self.give_up_publishing(&request, &why);
                 self.known = Known::Unknown;
             }
+            // It waits all the same, and says nothing.
+            Answer::Denied(..) if request.reports => {
+                self.turn.iter_mut().for_each(|turn| turn.holds = None);
+                self.known = Known::Unknown;
+            }
             Answer::Denied(denial, why) => match &self.turn {
                 Some(turn) if turn.stage == Stage::Seeking && request.of_turn(turn) => {
                     self.refuse(Refusal::Denied(denial, why));
@@ -264,7 +269,7 @@ impl Contender {
             if let Some(why) = self.is_too_much(&turn) {
                 self.notices
                     .push_back(Notice::Refused { id: turn.id.clone(), why: Refusal::Denied(Denial::Invalid, why) });
-                self.exits.push(Exit { id: turn.id, lost: false, ours: true });
+                self.exits.push(Exit { id: turn.id, lost: false, ours: true, keep: None });
                 return None;
             }
             turn.stage = Stage::Waiting;
@@ -333,12 +338,15 @@ impl Contender {
 
     /// Why what is wanted is not what the Lease is for.
     fn is_misfit(&self, turn: &Turn) -> Option<String> {
-        let (name, wish) = (&self.name, &turn.wish);
+        let wish = &turn.wish;
+        let name = wish.resource_id.as_deref().unwrap_or(&self.name);
         match &self.known {
             Known::Absent if wish.kind == Kind::Semaphore && wish.permits.is_none() => Some(format!(
                 "there is no semaphore {name:?}: create the custom resource, or say how many permits it has"
             )),
-            Known::Unknown | Known::Absent => None,
+            Known::Unknown => None,
+            Known::Absent => self.is_too_much(turn),
+            Known::Present(record) if record.is_of_another(name).is_some() => record.is_of_another(name),
             Known::Present(record) if record.kind != wish.kind => {
                 Some(format!("{name:?} is a {}, not a {}", record.kind.name(), wish.kind.name()))
             }
@@ -354,10 +362,16 @@ impl Contender {
 
     /// Why as many permits as are wanted can never be had. A semaphore without any is only closed for a while.
     fn is_too_much(&self, turn: &Turn) -> Option<String> {
-        let Known::Present(record) = &self.known else { return None };
+        let there_are = match &self.known {
+            Known::Unknown => return None,
+            // Whoever makes it says so.
+            Known::Absent => turn.wish.permits?,
+            Known::Present(record) => record.capacity,
+        };
         match turn.wish.mode {
-            Mode::Permits(wanted) if wanted > record.capacity && record.capacity > 0 => {
-                Some(format!("{wanted} permits of {:?} are wanted, but there are {}", self.name, record.capacity))
+            Mode::Permits(wanted) if wanted > there_are && there_are > 0 => {
+                let name = turn.wish.resource_id.as_deref().unwrap_or(&self.name);
+                Some(format!("{wanted} permits of {name:?} are wanted, but there are {there_are}"))
             }
             _ => None,
         }

@@ -1,5 +1,6 @@
 //! What is said to a contender, and what it says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::write::Write;
@@ -8,6 +9,8 @@ use super::super::{HolderId, Kind, Mode, Moment, Record, ReleaseRequest};
 /// What a client wants of a lock.
 #[derive(Clone, Debug, Hash)]
 pub struct Wish {
+    /// The resource id, where it is not the Lease's name. It is written on the Lease.
+    pub resource_id: Option<Arc<str>>,
     /// What the Lease is for.
     pub kind: Kind,
     /// How much of it.
@@ -22,12 +25,16 @@ pub struct Wish {
     pub queue: bool,
     /// How long to wait for a first clear answer of the API server.
     pub patience: Duration,
+    /// By how much other machines' wall clocks differ from this one's at most, where that may be relied on: then a holder
+    /// that lives by its own record is over by what stands there, and need not have been watched for so long.
+    pub max_clock_skew: Option<Duration>,
 }
 
 impl Default for Wish {
     /// A lock, by the session, waited for.
     fn default() -> Self {
         Self {
+            resource_id: None,
             kind: Kind::Lock,
             mode: Mode::default(),
             permits: None,
@@ -35,6 +42,7 @@ impl Default for Wish {
             renewal: true,
             queue: true,
             patience: Duration::from_secs(10),
+            max_clock_skew: None,
         }
     }
 }

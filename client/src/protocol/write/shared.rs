@@ -12,10 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use serde_json::{Value, json};
 
 use super::super::record::{
-    EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, KIND, PAYLOAD, PERMITS, REQUEST, Record, UPGRADE, WANT, Waiter,
+    EPHEMERAL, FORMAT, FORMAT_1, HOLDER, HOLDS, Holder, KIND, PAYLOAD, PERMITS, REQUEST, Record, UPGRADE, WANT, Waiter,
 };
 use super::super::{HolderId, Kind, Liveness, Mode, SessionId, Want};
-use super::{JOIN, Ops, Write, is_beside, next_transition, untracked};
+use super::{JOIN, Ops, Term, Write, is_beside, next_transition, untracked, without_old_reports};
 
 /// Who is let in, and who is removed with it.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +81,7 @@ pub fn acquire(record: &Record, id: &HolderId, want: Want, round: &Round<'_>, st
     labels.insert(format!("{HOLDER}{}", id.session), String::new());
     let annotations = meta.annotations.get_or_insert_default();
     for gone in gone {
-        for prefix in [JOIN, WANT, HOLDER, UPGRADE, PAYLOAD, REQUEST] {
+        for prefix in [JOIN, WANT, HOLDS, HOLDER, UPGRADE, PAYLOAD, REQUEST] {
             annotations.remove(&format!("{prefix}{gone}"));
         }
     }
@@ -89,6 +89,7 @@ pub fn acquire(record: &Record, id: &HolderId, want: Want, round: &Round<'_>, st
     annotations.retain(|key, _| {
         !is_beside(key) || record.shared.iter().any(|holder| key.ends_with(&format!("/{}", holder.identity)))
     });
+    without_old_reports(annotations);
     annotations.insert(format!("{HOLDER}{id}"), record.version.to_string());
     annotations.insert(format!("{WANT}{id}"), Want { since: Some(stamp), ..want }.to_string());
     untracked(meta);
@@ -107,10 +108,12 @@ pub fn grant(record: &Record, round: &Round<'_>, stamp: Timestamp) -> Write {
     ops.remove_gone(record, round);
     // What was said of a hold just when it ended.
     ops.remove_beside(record, |identity| !record.shared.iter().any(|holder| holder.identity == identity));
+    ops.remove_old_reports(record);
     for waiter in &round.served {
         let (id, join) = (&waiter.id, format!("{JOIN}{}", waiter.id));
         ops.test(["metadata", "annotations", &join], json!(waiter.ticket.to_string()));
         ops.remove(["metadata", "annotations", &join]);
+        ops.remove_if_there(record, &format!("{HOLDS}{id}"));
         ops.copy_version(["metadata", "annotations", &format!("{HOLDER}{id}")]);
         let want = Want { since: Some(stamp), ..waiter.want };
         ops.add(["metadata", "annotations", &format!("{WANT}{id}")], json!(want.to_string()));
@@ -157,6 +160,17 @@ pub fn renew(record: &Record, holder: &Holder) -> Write {
     ops.write()
 }
 
+/// Leave what one holds there for so long from now on, whatever becomes of its process. Condition: its key as it was
+/// written.
+#[must_use]
+pub fn keep(record: &Record, holder: &Holder, duration: Duration, stamp: Timestamp) -> Write {
+    let (mut ops, key) = of_holder(record, holder);
+    ops.copy_version(["metadata", "annotations", &key]);
+    let own = Duration::from_secs(Term { duration, own: true }.seconds().unsigned_abs().into());
+    ops.want(record, holder, Want { mode: holder.mode, own: Some(own), since: Some(stamp), kept: true });
+    ops.write()
+}
+
 /// Let the first in the queue see what happens: it has come to the head unnoticed. Condition: it still waits.
 #[must_use]
 pub fn tell(record: &Record, first: &Waiter) -> Write {
@@ -184,7 +198,7 @@ pub fn upgrade(record: &Record, holder: &Holder, round: &Round<'_>, stamp: Times
     ops.remove_gone(record, round);
     let key = ops.test_holder(record, holder);
     ops.copy_version(["metadata", "annotations", &key]);
-    ops.want(record, holder, Want { mode: Mode::Write, own: own(holder), since: Some(stamp) });
+    ops.want(record, holder, Want { mode: Mode::Write, own: own(holder), since: Some(stamp), kept: false });
     ops.write()
 }
 
@@ -196,7 +210,7 @@ pub fn downgrade(record: &Record, holder: &Holder, mode: Mode) -> Write {
     let key = format!("{WANT}{}", holder.identity);
     let held = record.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
     ops.test(["metadata", "annotations", &key], json!(held));
-    ops.want(record, holder, Want { mode, own: own(holder), since: holder.acquired });
+    ops.want(record, holder, Want { mode, own: own(holder), since: holder.acquired, kept: false });
     ops.write()
 }
 

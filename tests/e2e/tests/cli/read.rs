@@ -51,6 +51,28 @@ async fn holders_and_waiters_are_shown() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_lock_is_called_what_people_call_it() -> Result<()> {
+    const ORDER: &str = "order:payment:4711";
+    let scene = Scene::new().await?;
+    let lease = "order-payment-4711--u5aja2xsokmdklzq54c4iifvzd";
+    // No cluster is needed for that.
+    let name = scene.cli(["name", ORDER])?.env("KUBECONFIG", "/nowhere");
+    crate::support::outcome(name).await?.is(0, &[&format!("{lease}\n")]);
+    scene.outcome(&["status", ORDER]).await?.is(0, &["State:     Free"]);
+    let mut holder = scene.holder(ORDER, &[]).await?;
+    scene.outcome(&["list"]).await?.is(0, &[ORDER, "Held"]);
+    scene.outcome(&["list", "-o", "name"]).await?.is(0, &[&format!("lease.coordination.k8s.io/{lease}\n")]);
+    let status = scene.outcome(&["status", ORDER]).await?;
+    status.is(0, &[&format!("Name:      {ORDER}\nLease:     {lease}\n"), "Held"]);
+    let busy = scene.script(&[ORDER, "--no-wait"], "exit 0")?;
+    crate::support::outcome(busy).await?.is(75, &[ORDER]);
+    scene.outcome(&["ask", ORDER]).await?.is(0, &["to let go of order:payment:4711"]);
+    drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn foreign_leases_are_shown_and_not_listed() -> Result<()> {
     let scene = Scene::new().await?;
     let lease = serde_json::from_value(serde_json::json!({

@@ -13,10 +13,12 @@
 
 mod beside;
 mod conditions;
+mod conformance;
 mod exclusion;
 mod fencing;
 mod foreign;
 mod loss;
+mod names;
 mod outage;
 mod queue;
 mod shared;

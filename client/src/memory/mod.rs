@@ -1,4 +1,4 @@
-//! A Kubernetes API server in memory, for Leases.
+//! A Kubernetes API server in memory, for Leases. Feature `memory`.
 
 mod decode;
 mod http;
@@ -59,7 +59,7 @@ use crate::{Failure, clock};
 /// use std::sync::Arc;
 ///
 /// use leasehold::Client;
-/// use leasehold::testing::{ApiServer, Refusal};
+/// use leasehold::memory::{ApiServer, Refusal};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -83,7 +83,7 @@ use crate::{Failure, clock};
 /// ```
 /// use k8s_openapi::api::coordination::v1::Lease;
 /// use kube::api::{Api, ListParams};
-/// use leasehold::testing::ApiServer;
+/// use leasehold::memory::ApiServer;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -94,9 +94,15 @@ use crate::{Failure, clock};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ApiServer {
     state: Arc<Mutex<State>>,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer").field("version", &self.state().version).finish_non_exhaustive()
+    }
 }
 
 impl ApiServer {
@@ -156,7 +162,15 @@ impl ApiServer {
     /// Forgets what has happened so far, as a compaction of etcd does: a watch that is begun from an older version is
     /// refused (410). Watches that run go on.
     pub fn compact(&self) {
-        self.state().forget();
+        let mut state = self.state();
+        let now = state.version;
+        state.forget(now);
+    }
+
+    /// Keeps in mind at most about so many writes, and forgets what is older as [`compact`](Self::compact) does. Default:
+    /// all of them.
+    pub fn remember(&self, writes: usize) {
+        self.state().remembered = writes;
     }
 
     /// Ends all watches and forgets what has happened so far, as a restart of kube-apiserver does. The Leases stay.

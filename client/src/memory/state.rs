@@ -18,6 +18,8 @@ pub(super) struct State {
     pub(super) version: u64,
     /// What happened up to this version is forgotten: a watch may begin with it, but not before it.
     pub(super) forgotten: u64,
+    /// At most about so many changes are remembered.
+    pub(super) remembered: usize,
     /// Grows with every restart.
     pub(super) life: u64,
     pub(super) faults: Faults,
@@ -93,6 +95,7 @@ impl Default for State {
             // 0 has a meaning of its own.
             version: 1,
             forgotten: 0,
+            remembered: usize::MAX,
             life: 0,
             faults: Faults::default(),
             namespaces: BTreeMap::new(),
@@ -146,6 +149,11 @@ impl State {
             }
         }
         self.history.push_back(Change { version, namespace, name, before, after: after.clone() });
+        // Half of it at a time, so that a write costs little.
+        let remembered = self.remembered as u64;
+        if self.version - self.forgotten > remembered {
+            self.forget(self.version - remembered / 2);
+        }
         after
     }
 
@@ -275,11 +283,11 @@ impl State {
         }
     }
 
-    /// Forgets what has happened so far, but for what somebody who watches is still to be told.
-    pub(super) fn forget(&mut self) {
-        self.forgotten = self.version;
-        let end = self.first + self.history.len() as u64;
-        let keep = self.watchers.values().map(|watcher| watcher.next).min().unwrap_or(end);
+    /// Forgets what has happened up to a version, but for what somebody who watches is still to be told.
+    pub(super) fn forget(&mut self, version: u64) {
+        self.forgotten = self.forgotten.max(version);
+        let old = self.first + self.history.partition_point(|change| change.version <= version) as u64;
+        let keep = self.watchers.values().filter_map(|watcher| self.untold(watcher)).fold(old, u64::min);
         while self.first < keep {
             self.history.pop_front();
             self.first += 1;
@@ -293,6 +301,13 @@ impl State {
         }
     }
 
+    /// The first change that somebody who watches has not been told, if there is one.
+    fn untold(&self, watcher: &Watcher) -> Option<u64> {
+        let Some((namespace, name)) = watcher.scope.single() else { return Some(watcher.next) };
+        let changes = &self.namespaces.get(namespace)?.traces.get(name)?.changes;
+        changes.get(changes.partition_point(|number| *number < watcher.next)).copied()
+    }
+
     /// Ends all watches, and forgets what has happened so far.
     pub(super) fn restart(&mut self) {
         self.life += 1;
@@ -303,7 +318,7 @@ impl State {
         for trace in self.namespaces.values_mut().flat_map(|space| space.traces.values_mut()) {
             trace.watchers.clear();
         }
-        self.forget();
+        self.forget(self.version);
     }
 }
 
