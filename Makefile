@@ -4,6 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 # Debug builds of all programs; the demo and the tests start them.
 BINARIES = $(TARGET)/debug
+EXAMPLES = $(basename $(notdir $(wildcard examples/*.rs)))
 CRDS = $(addprefix crds/,distributedlock.yaml semaphore.yaml readwritelock.yaml)
 
 .DEFAULT_GOAL := help
@@ -15,6 +16,12 @@ help: ## Show this list
 .PHONY: demo
 demo: binaries controlplane ## Watch locks at work in a control plane of their own
 	$(BINARIES)/leasehold-demo $(ARGS)
+
+.PHONY: example
+example: controlplane-tool controlplane ## Run one of examples/ in the cluster of `make cluster`; NAME=job-queue
+	@test -f "examples/$(NAME).rs" || { echo "make example NAME=<one of $(EXAMPLES)>" >&2; exit 64; }
+	@$(CARGO) build --quiet --package leasehold-examples --bin $(NAME)
+	@eval "$$($(BINARIES)/controlplane up)" && $(BINARIES)/$(NAME)
 
 .PHONY: test
 test: binaries controlplane ## Run all tests against a real control plane

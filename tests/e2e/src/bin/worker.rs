@@ -40,7 +40,7 @@ enum What {
     Keep { seconds: u64 },
     /// Try once.
     Try,
-    /// Write a ConfigMap under the lock; at a line on standard input write it again in every form, held or not.
+    /// Write an object under the lock; at a line on standard input write it again in every form, held or not.
     Fence { config_map: String },
 }
 

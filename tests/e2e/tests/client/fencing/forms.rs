@@ -121,7 +121,7 @@ fn attacks() -> Vec<(String, Form, &'static str)> {
     attacks
 }
 
-/// A writer's view of a namespace: it has all permissions on ConfigMaps, and is nobody's administrator.
+/// A writer's view of a namespace: it has all permissions on what it writes, and is nobody's administrator.
 async fn writer(namespace: &Namespace) -> Result<Api<ConfigMap>> {
     let account = namespace.service_account("writer", rules()).await?;
     Ok(Api::namespaced(account.client()?, namespace.name()))
@@ -216,5 +216,23 @@ async fn an_object_is_created_protected_and_unprotected_as_the_guide_says() -> R
     let unprotect = json!({ "metadata": { "labels": { FENCED: null }, "annotations": { FENCE: "5.2" } } });
     Form::Merge(unprotect).send(&objects, "with").await?;
     Form::DeleteThisVersion.send(&objects, "with").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_is_fenced_like_a_small_one() -> Result<()> {
+    let (namespace, _dump) = fenced_namespace("large").await?;
+    let objects = writer(&namespace).await?;
+    // What a ConfigMap holds at most is 1 MiB. Many keys cost the policy most.
+    for (name, keys, bytes) in [("keys", 20_000, 30), ("bytes", 1, 1_000_000)] {
+        let mut draft = object(name, Some(BEFORE));
+        let data = draft.data.get_or_insert_default();
+        data.extend((0..keys).map(|n| (format!("key-{n:05}"), "x".repeat(bytes))));
+        objects.create(&PostParams::default(), &draft).await?;
+        ensure!(refused(Form::Merge(with(None)).send(&objects, name).await)?.contains("leaves its fence"));
+        ensure!(refused(Form::Merge(with(Some("9.9"))).send(&objects, name).await)?.contains("already"));
+        Form::Put(json!({})).send(&objects, name).await.context("it changes nothing")?;
+        Form::Merge(with(Some("21.1"))).send(&objects, name).await.context("it has a greater fence")?;
+    }
     Ok(())
 }

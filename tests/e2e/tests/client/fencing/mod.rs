@@ -4,6 +4,7 @@
 //! the policy that refuses it, and nothing else.
 
 mod forms;
+mod guide;
 mod paused;
 mod tidying;
 
