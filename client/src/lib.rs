@@ -55,6 +55,7 @@
 #![deny(unsafe_code)]
 
 mod access;
+#[cfg(feature = "blocking")]
 mod blocking;
 mod client;
 pub mod clock;
@@ -66,6 +67,7 @@ mod multi;
 mod observers;
 mod options;
 pub mod protocol;
+mod runtime;
 mod rwlock;
 mod semaphore;
 mod session;
