@@ -68,6 +68,7 @@
 #![warn(missing_docs)]
 
 mod access;
+#[cfg(feature = "blocking")]
 mod blocking;
 mod client;
 pub mod clock;
@@ -84,6 +85,7 @@ mod observers;
 mod options;
 pub mod protocol;
 pub mod provider;
+mod runtime;
 mod rwlock;
 mod semaphore;
 mod session;
