@@ -30,7 +30,10 @@ async fn work(worker: usize, done: Done) -> Result<()> {
     let (client, jobs) = (Client::try_default().await?, jobs().await?);
     loop {
         let mut left = 0;
-        for (job, state) in jobs.get(QUEUE).await?.data.unwrap_or_default() {
+        let mut all: Vec<_> = jobs.get(QUEUE).await?.data.unwrap_or_default().into_iter().collect();
+        // Each begins elsewhere, so that they seldom meet.
+        all.rotate_left(worker * JOBS / WORKERS);
+        for (job, state) in all {
             if state == "done" {
                 continue;
             }

@@ -3,7 +3,7 @@
 //! Run it: make example NAME=mock-in-tests; its tests: cargo test -p leasehold-examples
 //!
 //! Look for: the code takes a `leasehold::Client` and does not know where the Leases are. In production they are in the
-//! API server; in the tests they are in a `MemoryStore` (feature `testing`), which behaves the same.
+//! API server; in the tests they are in a `MemoryStore` (feature `memory`), which behaves the same.
 
 use anyhow::{Result, ensure};
 use leasehold::{Client, TryAcquireError};

@@ -158,6 +158,8 @@
 //!
 //! | feature | what it brings |
 //! | --- | --- |
+//! | `blocking` | calls for code without async: `Lock::blocking_acquire` and so on |
+//! | `metrics` | counters, gauges and histograms by the `metrics` facade: see [`telemetry`] |
 //! | `memory` | `Client::in_memory()`, `MemoryStore` and the `memory::ApiServer` behind it, which answers as kube-apiserver does |
 //! | `testing` | for tests: `memory`, simulated processes that can be paused and killed, and `testing::conformance` for implementations of your own |
 //!
@@ -199,8 +201,10 @@
 //! What one name carries is measured in `docs/limits.md`.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 mod access;
+#[cfg(feature = "blocking")]
 mod blocking;
 mod client;
 pub mod clock;
@@ -214,8 +218,10 @@ mod lock;
 pub mod memory;
 mod multi;
 mod observers;
+mod options;
 pub mod protocol;
 pub mod provider;
+mod runtime;
 mod rwlock;
 mod semaphore;
 mod session;
@@ -223,12 +229,13 @@ mod slot;
 mod status;
 mod store;
 mod task;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod validity;
 
 pub use access::Progress;
-pub use client::{Client, ClientBuilder};
+pub use client::Client;
 pub use deadlocks::OnDeadlock;
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
@@ -238,6 +245,7 @@ pub use fence::{FENCE, FENCED};
 pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
+pub use options::ClientBuilder;
 pub use protocol::ReleaseRequest;
 pub use protocol::deadlock::Deadlock;
 pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
@@ -252,14 +260,12 @@ pub use store::{Failure, KubeStore, Sight, Store};
 /// What stands in the README and in `docs/` is compiled with the crate's own examples.
 #[cfg(doctest)]
 mod documents {
-    #[doc = include_str!("../../README.md")]
+    #[doc = include_str!("../README.md")]
     struct Readme;
-    #[doc = include_str!("../../docs/comparison.md")]
-    struct Comparison;
     #[doc = include_str!("../../docs/fencing.md")]
     struct Fencing;
     #[doc = include_str!("../../docs/guide.md")]
     struct Guide;
-    #[doc = include_str!("../../docs/troubleshooting.md")]
-    struct Troubleshooting;
+    #[doc = include_str!("../../docs/telemetry.md")]
+    struct Telemetry;
 }

@@ -15,6 +15,7 @@ use crate::protocol::contender::Wish;
 use crate::protocol::{Kind, Mode};
 use crate::rwlock::{self, ReadWriteLock};
 use crate::semaphore::Semaphore;
+use crate::task::Tasks;
 
 /// A set of locks, permits of semaphores, and read-write locks to be read or written: acquired all or not at all.
 ///
@@ -137,7 +138,7 @@ impl MultiLock {
         MultiLockBuilder::default()
     }
 
-    /// Acquires all, and waits as long as it takes.
+    /// Acquires all, and waits as long as it takes, or for the shortest wait limit of what is named.
     ///
     /// # Cancel safety
     /// Cancelled, it releases what it has in the background.
@@ -161,7 +162,8 @@ impl MultiLock {
     }
 
     async fn within(&self, limit: Option<Duration>) -> Result<MultiGuard, AcquireError> {
-        let end = limit.map(|limit| clock::moment() + limit);
+        let least = || self.parts.values().filter_map(|(access, _)| access.wait_limit).min();
+        let end = limit.or_else(least).map(|limit| clock::moment() + limit);
         let mut holds = Vec::with_capacity(self.parts.len());
         for (access, wish) in self.parts.values() {
             let left = end.map(|end| end.since(clock::moment()));
@@ -236,7 +238,8 @@ impl MultiGuard {
             let (lost, over) = (CancellationToken::new(), CancellationToken::new());
             let each: Vec<_> = self.holds.iter().map(|hold| hold.lost().cancelled_owned()).map(Box::pin).collect();
             let (told, ended) = (lost.clone(), over.clone());
-            crate::task::spawn(async move {
+            let tasks = self.holds.first().map_or(Tasks::WithTheCaller, Hold::tasks);
+            tasks.spawn(async move {
                 tokio::select! {
                     biased;
                     _ = futures::future::select_all(each) => {}

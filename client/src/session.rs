@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use crate::clock;
 use crate::error::{ApiError, LossReason};
@@ -16,11 +16,14 @@ use crate::protocol::record::SessionRecord;
 use crate::protocol::session::{Answer, Loss, Request, Session};
 use crate::protocol::{HolderId, LATEST_COMMIT, Now, SessionId, renew_interval, write};
 use crate::store::{Failure, Store, within};
+use crate::task::Tasks;
+use crate::telemetry;
 use crate::validity::Validity;
 
 /// What a client's sessions are like.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionOptions {
+    pub(crate) tasks: Tasks,
     pub(crate) host: String,
     pub(crate) duration: Duration,
     pub(crate) grace: Duration,
@@ -121,7 +124,7 @@ impl Sessions {
         let mut pause = Duration::from_millis(20);
         loop {
             // In a task of its own: whoever asks may go away while the answer is on its way.
-            let opening = crate::task::spawn({
+            let opening = self.options.tasks.spawn({
                 let sessions = self.clone();
                 async move { sessions.open().await }
             });
@@ -185,14 +188,14 @@ impl Sessions {
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
-        crate::task::spawn(drive(self.clone(), session, live.clone()));
+        self.options.tasks.spawn(drive(self.clone(), session, live.clone()));
         Ok(SessionUse(live))
     }
 
     /// Removes a session that was given up, once it can no longer come to be.
     fn remove_later(self: &Arc<Self>, id: SessionId) {
         let sessions = Arc::downgrade(self);
-        crate::task::spawn(async move {
+        self.options.tasks.spawn(async move {
             clock::sleep(LATEST_COMMIT).await;
             if let Some(sessions) = sessions.upgrade() {
                 let _ = sessions.remove(&id, false).await;
@@ -286,6 +289,7 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
                 if let Some(deadline) = session.deadline() {
                     let _ = live.validity.extend_to(deadline);
                     if Some(deadline) != renewed {
+                        renewed.inspect(|before| telemetry::renewed("session", *before));
                         answer_all(&mut waiting, ());
                     }
                 }
@@ -339,6 +343,7 @@ fn send<'a>(
     now: Now,
 ) -> BoxFuture<'a, Answer> {
     let limit = session.time_limit(now.moment, sessions.options.request_timeout);
+    let span = telemetry::renewal_span(name);
     async move {
         let answer = match &request {
             Request::Read => within(limit, sessions.store.read(name)).await.map(Some),
@@ -355,6 +360,8 @@ fn send<'a>(
             }
         }
     }
+    .inspect(telemetry::renewal)
+    .instrument(span)
     .boxed()
 }
 

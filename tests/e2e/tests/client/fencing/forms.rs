@@ -218,3 +218,21 @@ async fn an_object_is_created_protected_and_unprotected_as_the_guide_says() -> R
     Form::DeleteThisVersion.send(&objects, "with").await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_is_fenced_like_a_small_one() -> Result<()> {
+    let (namespace, _dump) = fenced_namespace("large").await?;
+    let objects = writer(&namespace).await?;
+    // What a ConfigMap holds at most is 1 MiB. Many keys cost the policy most.
+    for (name, keys, bytes) in [("keys", 20_000, 30), ("bytes", 1, 1_000_000)] {
+        let mut draft = object(name, Some(BEFORE));
+        let data = draft.data.get_or_insert_default();
+        data.extend((0..keys).map(|n| (format!("key-{n:05}"), "x".repeat(bytes))));
+        objects.create(&PostParams::default(), &draft).await?;
+        ensure!(refused(Form::Merge(with(None)).send(&objects, name).await)?.contains("leaves its fence"));
+        ensure!(refused(Form::Merge(with(Some("9.9"))).send(&objects, name).await)?.contains("already"));
+        Form::Put(json!({})).send(&objects, name).await.context("it changes nothing")?;
+        Form::Merge(with(Some("21.1"))).send(&objects, name).await.context("it has a greater fence")?;
+    }
+    Ok(())
+}
