@@ -126,7 +126,9 @@
 //!
 //! # Leaders
 //!
-//! One of several replicas is a lock that is acquired for as long as the replica lives.
+//! One of several replicas is a lock that is held for as long as that replica lives: [`Lock::with_lock`], begun again when
+//! the lock was lost. With a [`lease_duration`](LockBuilder::lease_duration) it is a Lease that client-go's leader election
+//! can contend for.
 //!
 //! # People
 //!
@@ -136,15 +138,19 @@
 //!
 //! # Without async
 //!
-//! [`Client::blocking_try_default`], [`Lock::blocking_acquire`], [`LockGuard::blocking_release`]. Renewals run on a thread of
-//! this crate's own, so the caller's may block as it likes. In async code, work that blocks belongs into
-//! `spawn_blocking`: where all threads of a runtime are blocked for longer than a session lasts, locks are lost.
+//! With the feature `blocking` every call has a twin without `await`: `Client::blocking_try_default`,
+//! `Lock::blocking_acquire`, `LockGuard::blocking_release`. That client lives on a thread of this crate's own, so the
+//! caller's may block as it likes. A client of async code lives on the runtime on which it is used: where all threads of
+//! that are blocked for longer than a session lasts, locks are lost.
+//! [`dedicated_runtime`](ClientBuilder::dedicated_runtime) is the way out, where `spawn_blocking` is none.
 //!
 //! # Options
 //!
-//! Those of a client are methods of [`ClientBuilder`], those of one lock of [`LockBuilder`] and [`SemaphoreBuilder`]. Defaults:
-//! sessions of 30 s, renewed every 10 s, so that what a killed process held passes on after 40 s at most to
-//! whoever waits near the head of the queue; no grace; requests of 5 s. How to choose is in the guide.
+//! Those of a client are methods of [`ClientBuilder`], those of one lock of [`LockBuilder`] and [`SemaphoreBuilder`];
+//! [`ClientBuilder::from_env`], and so [`Client::try_default`], reads them from the environment as well
+//! (`LEASEHOLD_SESSION_DURATION=20s`). `docs/options.md` has a table of all. Defaults: sessions of 30 s, renewed every 10 s,
+//! so that what a killed process held passes on after 40 s at most to whoever waits near the head of the queue; no grace;
+//! requests of 5 s. How to choose is in the guide.
 //!
 //! # Testing without a cluster
 //!

@@ -225,3 +225,44 @@ fn every_link_within_the_repository_leads_somewhere() {
     }
     assert!(followed > 20, "{followed}");
 }
+
+// --------------------------------------------------------------------------------------------------------------- figures
+
+/// The cells of the row that begins so, but for that first one.
+fn row(text: &str, first: &str) -> Vec<String> {
+    let line = text.lines().find(|line| line.starts_with(&format!("| {first}"))).unwrap_or_else(|| panic!("{first}"));
+    line.trim_matches('|').split('|').skip(1).map(|cell| cell.trim().to_owned()).collect()
+}
+
+/// The numbers in a cell.
+fn numbers(cell: &str) -> Vec<f64> {
+    cell.split(|c: char| !c.is_ascii_digit() && c != '.').filter_map(|number| number.parse().ok()).collect()
+}
+
+#[test]
+fn what_follows_from_a_sessions_duration_follows_from_the_rules() {
+    use leasehold::protocol::{Moment, deadline, renew_interval};
+    use std::time::Duration;
+
+    let guide = read(root().join("docs/guide.md"));
+    let rows =
+        ["with sessions of", "a killed holder's lock", "a holder survives", "writes of one process", "writes of 1,000"];
+    let [durations, passes, survives, one, thousand] = rows.map(|first| row(&guide, first));
+    assert_eq!(durations.len(), 5);
+    for (n, duration) in durations.iter().enumerate() {
+        let duration = Duration::from_secs_f64(numbers(duration)[0]);
+        let interval = renew_interval(duration).as_secs_f64();
+        let start = Moment::from_start(Duration::from_secs(1000));
+        let lives = deadline(start, duration, Duration::ZERO).since(start).as_secs_f64();
+        let about = |said: f64, is: f64| assert!((0.0..1.0).contains(&(said - is)), "{duration:?}: {said} for {is}");
+        about(numbers(&passes[n])[0], duration.as_secs_f64() + interval);
+        let [least, most] = numbers(&survives[n])[..] else { panic!("{:?}", survives[n]) };
+        // These are told as less than they are.
+        about(lives - interval, least);
+        about(lives, most);
+        assert!(
+            (numbers(&one[n])[0] * interval - 1.0).abs() < 1e-6
+                && numbers(&thousand[n])[0] == numbers(&one[n])[0] * 1000.0
+        );
+    }
+}
