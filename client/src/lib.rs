@@ -7,9 +7,9 @@
 //! This page is a tour: it shows what there is, in the order in which one needs it. The
 //! [guide](https://github.com/leasehold/leasehold/blob/main/docs/guide.md) says how to use it well.
 //!
-//! - The calls: [acquire and release](#acquire-and-release), [know that you hold it](#know-that-you-hold-it),
-//!   [be safe even when you do not](#be-safe-even-when-you-do-not), [waiting](#waiting), [more than one](#more-than-one),
-//!   [fixed terms](#fixed-terms), [leaders](#leaders), [people](#people), [without async](#without-async)
+//! - The calls: [acquire and release](#acquire-and-release), [know that you hold it](#know-that-you-hold-it), [be safe
+//!   even when you do not](#be-safe-even-when-you-do-not), [waiting](#waiting), [more than one](#more-than-one), [fixed
+//!   terms](#fixed-terms), [leaders](#leaders), [people](#people), [without async](#without-async)
 //! - Around them: [options](#options), [testing without a cluster](#testing-without-a-cluster), [features](#features),
 //!   [permissions](#permissions), [which Kubernetes](#which-kubernetes)
 //! - What it is worth: [what is guaranteed](#what-is-guaranteed), [costs](#costs)
@@ -53,9 +53,9 @@
 //! }
 //! ```
 //!
-//! [`check`](Hold::check) and [`remaining`](Hold::remaining) read the clock; [`lost`](Hold::lost) fires. Lost is for good, also
-//! if a late renewal then succeeds. [`Lock::with_lock`] runs work under a lock and drops it when the lock is lost.
-//! [`extend`](Hold::extend) renews now. All of these are methods of [`Hold`], which every guard is.
+//! [`check`](Hold::check) and [`remaining`](Hold::remaining) read the clock; [`lost`](Hold::lost) fires. Lost is for
+//! good, also if a late renewal then succeeds. [`Lock::with_lock`] runs work under a lock and drops it when the lock is
+//! lost. [`extend`](Hold::extend) renews now. All of these are methods of [`Hold`], which every guard is.
 //!
 //! # Be safe even when you do not
 //!
@@ -74,9 +74,9 @@
 //! | [`acquire_with_progress`](Lock::acquire_with_progress) | and hear who holds it and how many are ahead |
 //! | [`wait_until_free`](Lock::wait_until_free) | until nobody has it, without taking it |
 //!
-//! Waiters are served in the order in which the API server took their joins, each by a hand-off straight from the holder
-//! before. Nobody polls. A future that is dropped leaves the queue. Nothing is reentrant: a task that acquires what it
-//! holds is told so ([`AcquireError::HeldByThisTask`]). Every operation has an error of its own, with
+//! Waiters are served in the order in which the API server took their joins, each by a hand-off straight from the
+//! holder before. Nobody polls. A future that is dropped leaves the queue. Nothing is reentrant: a task that acquires
+//! what it holds is told so ([`AcquireError::HeldByThisTask`]). Every operation has an error of its own, with
 //! [`is_retryable`](AcquireError::is_retryable).
 //!
 //! # More than one
@@ -105,9 +105,9 @@
 //! # }
 //! ```
 //!
-//! [`Semaphore`]: weighted permits, resizable while they are used; they can be given back in part. [`ReadWriteLock`]: readers,
-//! one upgradeable reader beside them, one writer. [`MultiLock`]: any of these at once. Whoever holds one thing and waits
-//! for another can be in a deadlock: after half a minute such circles are found, and named in a warning
+//! [`Semaphore`]: weighted permits, resizable while they are used; they can be given back in part. [`ReadWriteLock`]:
+//! readers, one upgradeable reader beside them, one writer. [`MultiLock`]: any of these at once. Whoever holds one
+//! thing and waits for another can be in a deadlock: after half a minute such circles are found, and named in a warning
 //! ([`on_deadlock`](ClientBuilder::on_deadlock)).
 //!
 //! # Fixed terms
@@ -126,37 +126,39 @@
 //!
 //! # Leaders
 //!
-//! One of several replicas is a lock that is held for as long as that replica lives: [`Lock::with_lock`], begun again when
-//! the lock was lost. With a [`lease_duration`](LockBuilder::lease_duration) it is a Lease that client-go's leader election
-//! can contend for.
+//! One of several replicas is a lock that is held for as long as that replica lives: [`Lock::with_lock`], begun again
+//! when the lock was lost. With a [`lease_duration`](LockBuilder::lease_duration) it is a Lease that client-go's leader
+//! election can contend for.
 //!
 //! # People
 //!
-//! [`status`](Lock::status) says who holds it, since when, and who waits. [`publish`](Hold::publish) shows a text beside a hold.
-//! [`request_release`](Lock::request_release) asks a holder to let go, and [`release_requested`](Hold::release_requested) hears of it.
-//! `kubectl leasehold` does the same from a shell, and custom resources show it to `kubectl get`.
+//! [`status`](Lock::status) says who holds it, since when, and who waits. [`publish`](Hold::publish) shows a text
+//! beside a hold. [`request_release`](Lock::request_release) asks a holder to let go, and
+//! [`release_requested`](Hold::release_requested) hears of it. `kubectl leasehold` does the same from a shell, and
+//! custom resources show it to `kubectl get`.
 //!
 //! # Without async
 //!
 //! With the feature `blocking` every call has a twin without `await`: `Client::blocking_try_default`,
 //! `Lock::blocking_acquire`, `LockGuard::blocking_release`. That client lives on a thread of this crate's own, so the
-//! caller's may block as it likes. A client of async code lives on the runtime on which it is used: where all threads of
-//! that are blocked for longer than a session lasts, locks are lost.
+//! caller's may block as it likes. A client of async code lives on the runtime on which it is used: where all threads
+//! of that are blocked for longer than a session lasts, locks are lost.
 //! [`dedicated_runtime`](ClientBuilder::dedicated_runtime) is the way out, where `spawn_blocking` is none.
 //!
 //! # Options
 //!
 //! Those of a client are methods of [`ClientBuilder`], those of one lock of [`LockBuilder`] and [`SemaphoreBuilder`];
 //! [`ClientBuilder::from_env`], and so [`Client::try_default`], reads them from the environment as well
-//! (`LEASEHOLD_SESSION_DURATION=20s`). `docs/options.md` has a table of all. Defaults: sessions of 30 s, renewed every 10 s,
-//! so that what a killed process held passes on after 40 s at most to whoever waits near the head of the queue; no grace;
-//! requests of 5 s. How to choose is in the guide.
+//! (`LEASEHOLD_SESSION_DURATION=20s`). `docs/options.md` has a table of all. Defaults: sessions of 30 s, renewed every
+//! 10 s, so that what a killed process held passes on after 40 s at most to whoever waits near the head of the queue;
+//! no grace; requests of 5 s. How to choose is in the guide.
 //!
 //! # Testing without a cluster
 //!
-//! With the feature `memory`, `Client::in_memory()` is a client whose Leases are in this process's memory: the same code,
-//! and so the same order, expiry, losses and tokens. Several clients of one `MemoryStore` ([`ClientBuilder::store`]) contend
-//! as several processes do. Where the implementation is to be chosen later, keep an `Arc<dyn `[`provider::Provider`]`>`.
+//! With the feature `memory`, `Client::in_memory()` is a client whose Leases are in this process's memory: the same
+//! code, and so the same order, expiry, losses and tokens. Several clients of one `MemoryStore`
+//! ([`ClientBuilder::store`]) contend as several processes do. Where the implementation is to be chosen later, keep an
+//! `Arc<dyn `[`provider::Provider`]`>`.
 //!
 //! # Features
 //!
@@ -171,8 +173,8 @@
 //!
 //! # Permissions
 //!
-//! `get`, `list`, `watch`, `create`, `update`, `patch` and `delete` on `leases.coordination.k8s.io` in the namespace. `list` is
-//! for finding deadlocks only. Whoever may write Leases in a namespace can also break the locks in it.
+//! `get`, `list`, `watch`, `create`, `update`, `patch` and `delete` on `leases.coordination.k8s.io` in the namespace.
+//! `list` is for finding deadlocks only. Whoever may write Leases in a namespace can also break the locks in it.
 //!
 //! # Which Kubernetes
 //!
@@ -180,11 +182,11 @@
 //!
 //! # What is guaranteed
 //!
-//! - **Mutual exclusion**: never do two guards of one lock pass their [`check`](Hold::check) at the same time, as
-//!   long as the rates of any two machines' clocks differ by less than 1 %. Their values may differ by anything,
-//!   unless [`max_clock_skew`](LockBuilder::max_clock_skew) relies on them.
-//! - **A guard knows when to stop**: no check succeeds after the time from which somebody else could hold the lock, also
-//!   not after this process was paused. Lost is for good.
+//! - **Mutual exclusion**: never do two guards of one lock pass their [`check`](Hold::check) at the same time, as long
+//!   as the rates of any two machines' clocks differ by less than 1 %. Their values may differ by anything, unless
+//!   [`max_clock_skew`](LockBuilder::max_clock_skew) relies on them.
+//! - **A guard knows when to stop**: no check succeeds after the time from which somebody else could hold the lock,
+//!   also not after this process was paused. Lost is for good.
 //! - **Fencing**: [`Hold::token`] grows with every holder, also if the Lease is deleted and made anew. By
 //!   [`Hold::fence`] and the policy of `config/fencing` the API server refuses what a former holder still writes.
 //! - **Fairness**: waiters are served in the order in which the API server took their joins.
