@@ -20,8 +20,7 @@ fn commands(text: &str) -> Vec<Vec<String>> {
         0 => part.split('`').skip(1).step_by(2).map(|span| span.replace('\n', " ")).collect::<Vec<_>>(),
         _ => part.lines().map(str::to_owned).collect(),
     });
-    let after = code
-        .flat_map(|code| code.split("kubectl leasehold ").skip(1).map(|after| after.to_owned()).collect::<Vec<_>>());
+    let after = code.flat_map(|code| code.split("kubectl leasehold ").skip(1).map(str::to_owned).collect::<Vec<_>>());
     let words = |command: String| -> Vec<String> {
         let end =
             [" -- ", "|", "#", ")", "\"$("].iter().filter_map(|end| command.find(end)).min().unwrap_or(command.len());
@@ -46,9 +45,10 @@ fn what_documents_call_exists() {
             called += 1;
             for option in words.iter().filter(|word| word.starts_with('-') && word.len() > 1) {
                 let name = option.trim_start_matches('-').split('=').next().unwrap();
-                let known = command.get_arguments().any(|argument| match option.starts_with("--") {
-                    true => argument.get_long() == Some(name),
-                    false => argument.get_short().is_some_and(|short| name.starts_with(short)),
+                let known = command.get_arguments().any(|argument| {
+                    let long = option.starts_with("--") && argument.get_long() == Some(name);
+                    let short = |short| !option.starts_with("--") && name.starts_with(short);
+                    long || argument.get_short().is_some_and(short)
                 });
                 assert!(known, "{shown}: no option {option}");
                 options += 1;
