@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::coordination::v1::Lease;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::client::Client;
@@ -12,7 +13,7 @@ use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::name::lease_name;
 use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
-use crate::protocol::{Holder, Record, ReleaseRequest, write};
+use crate::protocol::{Holder, Record, ReleaseRequest, Write, write};
 use crate::slot::{Command, Order, Slot};
 use crate::store::{Failure, within};
 
@@ -128,8 +129,9 @@ impl Access {
     }
 
     pub(crate) async fn read(&self) -> Result<Option<Record>, ReadError> {
-        let shared = &self.client.inner().shared;
-        match within(shared.request_timeout, shared.store.read(&self.lease)).await {
+        let (shared, lease) = (self.client.inner().shared.clone(), self.lease.clone());
+        let request = async move { within(shared.request_timeout, shared.store.read(&lease)).await };
+        match self.client.inner().shared.tasks.run(request).await {
             Ok(lease) => {
                 let record = Record::parse(lease)?;
                 match record.is_of_another(&self.name) {
@@ -173,8 +175,7 @@ impl Access {
                     let message = "there is no room for it beside all who hold this or wait for it".to_owned();
                     return Err(self.unread(Failure::Invalid(message)).into());
                 }
-                let shared = &inner.shared;
-                match within(shared.request_timeout, shared.store.write(&self.lease, &write)).await {
+                match self.write(write).await {
                     Ok(lease) => {
                         asked.push(identity);
                         record = lease.map(Record::parse).transpose().map_err(ReadError::from)?.unwrap_or(record);
@@ -193,6 +194,13 @@ impl Access {
             }
         }
         Ok(asked)
+    }
+
+    /// Writes without a driver.
+    pub(crate) async fn write(&self, write: Write) -> Result<Option<Lease>, Failure> {
+        let (shared, lease) = (self.client.inner().shared.clone(), self.lease.clone());
+        let request = async move { within(shared.request_timeout, shared.store.write(&lease, &write)).await };
+        self.client.inner().shared.tasks.run(request).await
     }
 
     pub(crate) fn unread(&self, failure: Failure) -> ReadError {

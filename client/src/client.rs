@@ -29,8 +29,10 @@ const AT_ONCE: usize = 64;
 /// The session is opened with the first acquisition and closed when nothing has been held for a while. Clones share
 /// it, so one client for a process is enough, however many locks it takes.
 ///
-/// A client needs a tokio runtime to live on. Its tasks must get to run: on a `current_thread` runtime that is blocked
-/// for longer than the session lasts, locks are lost (which guards and their checks notice).
+/// A client lives on the tokio runtime on which it is used. Its tasks must get to run: on a runtime that is blocked for
+/// longer than the session lasts, locks are lost (which guards and their checks notice). With
+/// [`dedicated_runtime`](ClientBuilder::dedicated_runtime) it lives on a thread of the crate's own, whatever goes on
+/// elsewhere.
 ///
 /// # Examples
 ///
@@ -86,8 +88,9 @@ impl Client {
 
     pub(crate) fn new(store: Arc<dyn Store>, namespace: String, session: SessionOptions, defaults: Defaults) -> Self {
         let shared = Shared {
-            observers: Observers::new(store.clone(), session.host.clone(), session.request_timeout),
+            observers: Observers::new(store.clone(), session.host.clone(), session.request_timeout, session.tasks),
             store: store.clone(),
+            tasks: session.tasks,
             session_duration: session.duration,
             grace: session.grace,
             request_timeout: session.request_timeout,
@@ -214,7 +217,7 @@ impl Inner {
         slots.by_name.insert(name.to_owned(), slot.clone());
         let driver = Driver::new(name.to_owned(), self.shared.clone());
         let (inner, name) = (self.clone(), name.to_owned());
-        crate::task::spawn(driver.run(receiver, move || inner.drop_slot(&name)));
+        self.shared.tasks.spawn(driver.run(receiver, move || inner.drop_slot(&name)));
         Some(slot)
     }
 

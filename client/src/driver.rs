@@ -22,6 +22,7 @@ use crate::protocol::{HolderId, Kind, Mode, Moment, Record, ReleaseRequest, Sess
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant, Order, Slot};
 use crate::store::{Failure, Store, within};
+use crate::task::Tasks;
 use crate::validity::Validity;
 use watching::{Watch, next_sight};
 
@@ -29,6 +30,7 @@ use watching::{Watch, next_sight};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) tasks: Tasks,
     pub(crate) observers: Arc<crate::observers::Observers>,
     pub(crate) session_duration: Duration,
     pub(crate) grace: Duration,

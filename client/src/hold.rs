@@ -12,6 +12,7 @@ use crate::protocol::record::LONGEST_PAYLOAD;
 use crate::protocol::{Mode, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
+use crate::task::Tasks;
 use crate::validity::Validity;
 
 /// Something that is held: what the guards of all kinds have in common.
@@ -220,6 +221,10 @@ impl Hold {
 
     pub(crate) fn loss(&self, reason: LossReason) -> Lost {
         Lost { name: self.access.name.to_string(), reason }
+    }
+
+    pub(crate) fn tasks(&self) -> Tasks {
+        self.access.client.inner().shared.tasks
     }
 
     fn validity(&self) -> &Arc<Validity> {

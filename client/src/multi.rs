@@ -15,6 +15,7 @@ use crate::protocol::contender::Wish;
 use crate::protocol::{Kind, Mode};
 use crate::rwlock::{self, ReadWriteLock};
 use crate::semaphore::Semaphore;
+use crate::task::Tasks;
 
 /// A set of locks, permits of semaphores, and read-write locks to be read or written: acquired all or not at all.
 ///
@@ -237,7 +238,8 @@ impl MultiGuard {
             let (lost, over) = (CancellationToken::new(), CancellationToken::new());
             let each: Vec<_> = self.holds.iter().map(|hold| hold.lost().cancelled_owned()).map(Box::pin).collect();
             let (told, ended) = (lost.clone(), over.clone());
-            crate::task::spawn(async move {
+            let tasks = self.holds.first().map_or(Tasks::WithTheCaller, Hold::tasks);
+            tasks.spawn(async move {
                 tokio::select! {
                     biased;
                     _ = futures::future::select_all(each) => {}

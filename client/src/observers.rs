@@ -13,6 +13,7 @@ use crate::protocol::observer::{Observer, Request, Verdict};
 use crate::protocol::record::SessionRecord;
 use crate::protocol::{LONGEST_SESSION, Moment, SessionId};
 use crate::store::{Failure, Sight, Store, within};
+use crate::task::Tasks;
 
 /// A tombstone that this client made is removed after so long.
 ///
@@ -43,6 +44,7 @@ pub(crate) struct Observers {
     /// Who it is that ends a session, for people.
     host: String,
     request_timeout: Duration,
+    tasks: Tasks,
     watched: Mutex<HashMap<SessionId, Entry>>,
 }
 
@@ -55,8 +57,8 @@ enum Entry {
 }
 
 impl Observers {
-    pub(crate) fn new(store: Arc<dyn Store>, host: String, request_timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { store, host, request_timeout, watched: Mutex::default() })
+    pub(crate) fn new(store: Arc<dyn Store>, host: String, request_timeout: Duration, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Self { store, host, request_timeout, tasks, watched: Mutex::default() })
     }
 
     /// Watches a session as long as the receiver lives, and ends it if it expires.
@@ -81,7 +83,7 @@ impl Observers {
         );
         let (verdict, receiver) = watch::channel(observer.verdict());
         watched.insert(session.clone(), Entry::Watched(verdict.clone()));
-        crate::task::spawn(self.clone().run(session.clone(), observer, verdict));
+        self.tasks.spawn(self.clone().run(session.clone(), observer, verdict));
         receiver
     }
 
@@ -205,7 +207,7 @@ impl Observers {
     /// Removes a tombstone in a while, if this client is still there.
     fn sweep_later(self: &Arc<Self>, record: SessionRecord) {
         let observers = Arc::downgrade(self);
-        crate::task::spawn(async move {
+        self.tasks.spawn(async move {
             clock::sleep(SWEEP_AFTER).await;
             if let Some(observers) = observers.upgrade() {
                 let removal = crate::protocol::write::remove_session(&record);

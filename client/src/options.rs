@@ -17,8 +17,10 @@ use crate::client::Client;
 use crate::error::{BuildError, OptionsError};
 use crate::protocol::name::lease_name;
 use crate::protocol::{LONGEST_SESSION, renew_interval};
+use crate::runtime;
 use crate::session::SessionOptions;
 use crate::store::{KubeStore, Store};
+use crate::task::Tasks;
 
 /// A value, and by what it was given: the method's name, or the variable's. Errors name that.
 #[derive(Clone, Debug)]
@@ -73,6 +75,7 @@ pub struct ClientBuilder {
     lease_duration: Option<Given<Duration>>,
     renewal: Option<Given<bool>>,
     wait_limit: Option<Given<Duration>>,
+    dedicated_runtime: bool,
 }
 
 impl ClientBuilder {
@@ -130,6 +133,7 @@ impl ClientBuilder {
             lease_duration: duration("LEASEHOLD_LEASE_DURATION")?,
             renewal: read(text("LEASEHOLD_RENEWAL")?, |text| bool::from_str(text).ok(), "true or false")?,
             wait_limit: duration("LEASEHOLD_WAIT_LIMIT")?,
+            dedicated_runtime: false,
         })
     }
 
@@ -223,6 +227,19 @@ impl ClientBuilder {
         self
     }
 
+    /// Lets the client live on a thread of the crate's own: its session, its connections, and all that it does for locks.
+    /// Default: on the runtime on which it is used.
+    ///
+    /// With it no lock is lost because code that should not have blocked a runtime's thread did, and [`check`] answers as
+    /// ever. The thread is one for all such clients of the program; it is started with the first and stays. Work done under
+    /// a lock stays where it is. Every request crosses to that thread and back, which takes some microseconds.
+    ///
+    /// [`check`]: crate::Hold::check
+    pub fn dedicated_runtime(mut self) -> Self {
+        self.dedicated_runtime = true;
+        self
+    }
+
     /// Makes the client. No request is sent yet.
     ///
     /// # Errors
@@ -233,7 +250,10 @@ impl ClientBuilder {
         let (store, namespace) = match (self.store, self.config) {
             (Some(store), _) => (store, namespace.unwrap_or_else(|| "default".to_owned())),
             (None, Some(config)) => {
-                let _context = crate::blocking::context();
+                let _context = match session.tasks {
+                    Tasks::Apart => Some(runtime::background().enter()),
+                    Tasks::WithTheCaller => runtime::context(),
+                };
                 let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
                 (Arc::new(KubeStore::new(config, &namespace)?) as Arc<dyn Store>, namespace)
             }
@@ -295,6 +315,7 @@ impl ClientBuilder {
             named.map_err(|error| prefix.error(format!("with it {error}"))).map(|()| prefix.value)
         });
         let session = SessionOptions {
+            tasks: if self.dedicated_runtime { Tasks::Apart } else { Tasks::WithTheCaller },
             host: self.host.clone().map_or_else(host_name, |host| host.value),
             duration: session.value,
             grace: grace.value,

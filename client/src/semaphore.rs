@@ -13,7 +13,7 @@ use crate::options::{self, WaitLimit};
 use crate::protocol::contender::Wish;
 use crate::protocol::{HolderId, Kind, Mode, write};
 use crate::status::SemaphoreStatus;
-use crate::store::{Failure, within};
+use crate::store::Failure;
 
 /// Options of a [`Semaphore`].
 #[derive(Debug)]
@@ -233,12 +233,11 @@ impl Semaphore {
     /// [`ReadError`] where the Lease could not be read, or the API server did not do it.
     pub async fn revoke(&self, holder_identity: &str) -> Result<bool, ReadError> {
         let Ok(id) = holder_identity.parse::<HolderId>() else { return Ok(false) };
-        let shared = &self.access.client.inner().shared;
         loop {
             let Some(record) = self.access.read().await? else { return Ok(false) };
             let Some(holder) = record.holding(&id) else { return Ok(false) };
             let write = write::shared::release(&record, holder, true);
-            match within(shared.request_timeout, shared.store.write(self.lease_name(), &write)).await {
+            match self.access.write(write).await {
                 Ok(_) => return Ok(true),
                 Err(Failure::Refused | Failure::Absent) => {}
                 Err(failure) => return Err(self.access.unread(failure)),

@@ -16,11 +16,13 @@ use crate::protocol::record::SessionRecord;
 use crate::protocol::session::{Answer, Loss, Request, Session};
 use crate::protocol::{HolderId, LATEST_COMMIT, Now, SessionId, renew_interval, write};
 use crate::store::{Failure, Store, within};
+use crate::task::Tasks;
 use crate::validity::Validity;
 
 /// What a client's sessions are like.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionOptions {
+    pub(crate) tasks: Tasks,
     pub(crate) host: String,
     pub(crate) duration: Duration,
     pub(crate) grace: Duration,
@@ -121,7 +123,7 @@ impl Sessions {
         let mut pause = Duration::from_millis(20);
         loop {
             // In a task of its own: whoever asks may go away while the answer is on its way.
-            let opening = crate::task::spawn({
+            let opening = self.options.tasks.spawn({
                 let sessions = self.clone();
                 async move { sessions.open().await }
             });
@@ -185,14 +187,14 @@ impl Sessions {
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
-        crate::task::spawn(drive(self.clone(), session, live.clone()));
+        self.options.tasks.spawn(drive(self.clone(), session, live.clone()));
         Ok(SessionUse(live))
     }
 
     /// Removes a session that was given up, once it can no longer come to be.
     fn remove_later(self: &Arc<Self>, id: SessionId) {
         let sessions = Arc::downgrade(self);
-        crate::task::spawn(async move {
+        self.options.tasks.spawn(async move {
             clock::sleep(LATEST_COMMIT).await;
             if let Some(sessions) = sessions.upgrade() {
                 let _ = sessions.remove(&id, false).await;

@@ -256,6 +256,12 @@ impl Lock {
     /// # Errors
     /// [`ReadError`] where the Lease could not be read at first. Later outages are ridden out.
     pub async fn wait_until_free(&self) -> Result<(), ReadError> {
+        let lock = self.clone();
+        // A watch lives where it is begun.
+        self.access.client.inner().shared.tasks.run(async move { lock.watch_until_free().await }).await
+    }
+
+    async fn watch_until_free(&self) -> Result<(), ReadError> {
         let mut record = self.access.read().await?;
         let mut failures = 0_u32;
         loop {

@@ -10,6 +10,7 @@
 //! | nothing is lost | `faults::*` in the client crate |
 //! | an acquire never returns a stale guard | `faults::a_grant_that_arrives_too_late_is_not_handed_out` in the client crate |
 
+mod apart;
 mod beside;
 mod conditions;
 mod exclusion;
