@@ -40,6 +40,15 @@
 //! | holding, per client | 1 write every third of the session's duration, for all its locks together |
 //! | waiting, per lock | 1 watch, and 1 read in that time (fewer for who is far back) |
 //!
+//! # Without async
+//!
+//! The feature `blocking` brings the same calls for code without async: `Client::blocking_try_default()`,
+//! `lock.blocking_acquire(limit)`, `guard.blocking_release()` and so on. They can be called from any thread and block it, also
+//! one of an async runtime.
+//!
+//! A client lives on the runtime on which it is used; with [`ClientBuilder::dedicated_runtime`] on a thread of the crate's own,
+//! so that code which blocks that runtime loses no lock.
+//!
 //! # Testing without a cluster
 //!
 //! With the feature `memory`, `Client::in_memory()` is a client whose Leases are in this process's memory: the same code,
