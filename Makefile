@@ -26,9 +26,14 @@ example: controlplane-tool controlplane ## Run one of examples/ in the cluster o
 .PHONY: test
 test: binaries controlplane ## Run all tests against a real control plane
 	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
+	@$(MAKE) --no-print-directory package
+
+.PHONY: package
+package: binaries controlplane ## Package both crates, and use the client from outside as README.md says
+	$(BINARIES)/controlplane run -- tests/package/run.sh
 
 .PHONY: check
-check: check-format check-lints check-docs check-crds check-bugs check-deps ## Check format, lints, docs, generated files, dependencies
+check: check-format check-lints check-features check-docs check-crds check-bugs check-deps ## Check format, lints, features, docs, generated files, dependencies
 
 .PHONY: check-format
 check-format:
@@ -37,6 +42,16 @@ check-format:
 .PHONY: check-lints
 check-lints:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# The client with every set of its features. What only tests need is not seen there.
+.PHONY: check-features
+check-features:
+	@if command -v cargo-hack >/dev/null; then \
+		$(CARGO) hack clippy --quiet --package leasehold --feature-powerset -- -D warnings; \
+	else \
+		echo "cargo-hack is not installed: features are checked together only" >&2; \
+		echo "(cargo install cargo-hack --locked)" >&2; \
+	fi
 
 .PHONY: check-docs
 check-docs:

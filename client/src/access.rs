@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+use tracing::Instrument;
 
 use crate::client::Client;
 use crate::clock;
@@ -12,9 +13,10 @@ use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::name::lease_name;
 use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
-use crate::protocol::{Holder, Record, ReleaseRequest, write};
+use crate::protocol::{Holder, Kind, Record, ReleaseRequest, write};
 use crate::slot::{Command, InLine, Order, Slot, Stay};
 use crate::store::{Failure, within};
+use crate::telemetry::{Attempt, Course, Labels};
 
 /// The longest time within which a holder can be asked to let go.
 const LONGEST_REQUEST: Duration = Duration::from_hours(24);
@@ -36,6 +38,8 @@ pub(crate) struct Access {
     /// A task that holds it already waits for itself, rather than being told.
     pub(crate) same_task_waits: bool,
     pub(crate) stay: Stay,
+    /// How long it is waited for at most where nothing is said.
+    pub(crate) wait_limit: Option<Duration>,
 }
 
 /// How a wait is going.
@@ -50,12 +54,41 @@ pub struct Progress {
 
 impl Access {
     pub(crate) fn new(client: Client, name: &str) -> Result<Self, OptionsError> {
-        let name = client.inner().key_prefix.clone() + name;
+        let name = client.inner().defaults.key_prefix.clone() + name;
         let lease = lease_name(&name).map_err(|error| OptionsError::new("name", error.to_string()))?.into();
-        Ok(Self { client, name: name.into(), lease, same_task_waits: false, stay: Stay::default() })
+        let wait_limit = client.inner().defaults.wait_limit;
+        let stay = Stay::default();
+        Ok(Self { client, name: name.into(), lease, same_task_waits: false, stay, wait_limit })
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
+        let mut attempt = self.attempt(wish);
+        let outcome = self.try_to_take(wish).instrument(attempt.span()).await;
+        attempt.tell(&outcome);
+        outcome
+    }
+
+    pub(crate) async fn acquire(
+        &self,
+        wish: &Wish,
+        limit: Option<Duration>,
+        progress: impl FnMut(Progress),
+    ) -> Result<Hold, AcquireError> {
+        let mut attempt = self.attempt(wish);
+        let outcome = self.wait(wish, limit, progress).instrument(attempt.span()).await;
+        attempt.tell(&outcome);
+        outcome
+    }
+
+    fn attempt(&self, wish: &Wish) -> Attempt {
+        Attempt::new(self.labels(wish.kind), self.client.namespace(), &self.name)
+    }
+
+    fn labels(&self, kind: Kind) -> Labels {
+        Labels::new(kind, &self.name, self.client.inner().defaults.metrics_by_name)
+    }
+
+    async fn try_to_take(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
         let taken = |holder| TryAcquireError::Held { name: self.name.to_string(), holder };
         let slot = self.client.inner().slot(&self.lease).ok_or(TryAcquireError::ShutDown)?;
         let Ok(turn) = slot.turn.clone().try_lock_owned() else {
@@ -73,20 +106,22 @@ impl Access {
         }
     }
 
-    pub(crate) async fn acquire(
+    async fn wait(
         &self,
         wish: &Wish,
         limit: Option<Duration>,
         mut progress: impl FnMut(Progress),
     ) -> Result<Hold, AcquireError> {
+        // Whoever says for how long to wait is told in the end.
+        let endless = limit.is_none();
+        let limit = limit.or(self.wait_limit);
         let (ahead, mut seen) = watch::channel((String::new(), 0));
         let begun = clock::moment();
         let acquiring = async {
             let mut pause = Duration::ZERO;
             loop {
                 let slot = self.client.inner().slot(&self.lease).ok_or(AcquireError::ShutDown)?;
-                // Whoever waits for so long only is told in the end.
-                if limit.is_none() && !self.same_task_waits && slot.is_in_its_own_way(wish) {
+                if endless && !self.same_task_waits && slot.is_in_its_own_way(wish) {
                     return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
                 }
                 let in_line = slot.waits(wish.mode);
@@ -230,23 +265,6 @@ impl Access {
         Ok(())
     }
 
-    /// Whether something can live by itself for so long.
-    pub(crate) fn check_duration(&self, duration: Option<Duration>) -> Result<(), OptionsError> {
-        let problem = match duration {
-            Some(duration) if duration.is_zero() || duration.subsec_nanos() != 0 => {
-                format!("{duration:?} will not do: a whole number of seconds is needed, at least 1")
-            }
-            Some(duration) if duration <= self.client.inner().shared.grace => {
-                format!("{duration:?} is not more than the client's grace")
-            }
-            Some(duration) if i32::try_from(duration.as_secs()).is_err() => {
-                format!("{duration:?} is more than a Lease can say (2147483647 s)")
-            }
-            _ => return Ok(()),
-        };
-        Err(OptionsError::new("lease_duration", problem))
-    }
-
     async fn take(
         &self,
         slot: Arc<Slot>,
@@ -259,12 +277,12 @@ impl Access {
         let (reply, outcome) = oneshot::channel();
         let resource_id = (self.name != self.lease).then(|| self.name.clone());
         let wish = Wish { patience: self.client.inner().contact_timeout, resource_id, ..wish };
-        let mode = wish.mode;
+        let (kind, mode) = (wish.kind, wish.mode);
         let id = session.next_acquisition();
         in_line.inspect(|in_line| in_line.waits_by(&id));
         let commands = slot.commands.clone();
-        let stay = self.stay;
-        let order = Order { id, slot, session: session.clone(), wish, stay, reply, turn, ahead: ahead.clone() };
+        let (stay, course) = (self.stay, Course::new(self.labels(kind)));
+        let order = Order { id, slot, session: session.clone(), wish, stay, reply, turn, ahead: ahead.clone(), course };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
         grant.slot.is_acquired(&grant, mode);

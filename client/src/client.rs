@@ -9,17 +9,16 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
-use crate::deadlocks::DeadlockOptions;
 use crate::driver::{Driver, Shared};
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
 use crate::observers::Observers;
-use crate::protocol::{LONGEST_SESSION, renew_interval};
+use crate::options::{ClientBuilder, Defaults};
 use crate::rwlock::ReadWriteLock;
 use crate::semaphore::SemaphoreBuilder;
 use crate::session::{SessionOptions, Sessions};
 use crate::slot::{Command, Slot};
-use crate::store::{KubeStore, Store};
+use crate::store::Store;
 
 /// How many locks are released at a time when a client shuts down.
 const AT_ONCE: usize = 64;
@@ -56,9 +55,7 @@ pub(crate) struct Inner {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) contact_timeout: Duration,
-    pub(crate) deadlocks: DeadlockOptions,
-    /// Put before every name.
-    pub(crate) key_prefix: String,
+    pub(crate) defaults: Defaults,
     /// By which people recognise this process.
     pub(crate) host: String,
     slots: Mutex<Slots>,
@@ -71,17 +68,41 @@ struct Slots {
 }
 
 impl Client {
-    /// A client for the cluster that the usual rules find: `KUBECONFIG`, `~/.kube/config`, or the Pod it runs in.
+    /// A client for the cluster that the usual rules find: `KUBECONFIG`, `~/.kube/config`, or the Pod it runs in, with the
+    /// options that the environment names ([`ClientBuilder::from_env`]).
     ///
     /// # Errors
-    /// [`BuildError`] where no cluster is found, or its configuration cannot be used. No request is sent.
+    /// [`BuildError`] where no cluster is found, or its configuration cannot be used, or a variable's value. No request is
+    /// sent.
     pub async fn try_default() -> Result<Self, BuildError> {
-        Self::builder().kube_config(kube::Config::infer().await?).build()
+        let options = ClientBuilder::from_env()?;
+        options.kube_config(kube::Config::infer().await?).build()
     }
 
-    /// A client with options.
+    /// A client with options. The environment is not looked at for these: [`ClientBuilder::from_env`] does that.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
+    }
+
+    pub(crate) fn new(store: Arc<dyn Store>, namespace: String, session: SessionOptions, defaults: Defaults) -> Self {
+        let shared = Shared {
+            observers: Observers::new(store.clone(), session.host.clone(), session.request_timeout),
+            store: store.clone(),
+            session_duration: session.duration,
+            grace: session.grace,
+            request_timeout: session.request_timeout,
+            next_check: AtomicU64::new(0),
+        };
+        let inner = Inner {
+            namespace,
+            contact_timeout: session.contact_timeout,
+            host: session.host.clone(),
+            sessions: Sessions::new(store, session),
+            shared: Arc::new(shared),
+            defaults,
+            slots: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// A lock by its name. It exists by being named: nothing need be created before.
@@ -215,174 +236,4 @@ impl Inner {
         }
         unused
     }
-}
-
-/// Options of a [`Client`].
-#[derive(Debug)]
-#[must_use]
-pub struct ClientBuilder {
-    config: Option<kube::Config>,
-    store: Option<Arc<dyn Store>>,
-    namespace: Option<String>,
-    host: Option<String>,
-    session_duration: Duration,
-    grace: Duration,
-    request_timeout: Option<Duration>,
-    contact_timeout: Duration,
-    pub(crate) deadlocks: DeadlockOptions,
-    key_prefix: String,
-}
-
-impl Default for ClientBuilder {
-    fn default() -> Self {
-        Self {
-            config: None,
-            store: None,
-            namespace: None,
-            host: None,
-            session_duration: Duration::from_secs(30),
-            grace: Duration::ZERO,
-            request_timeout: None,
-            contact_timeout: Duration::from_secs(10),
-            deadlocks: DeadlockOptions::default(),
-            key_prefix: String::new(),
-        }
-    }
-}
-
-impl ClientBuilder {
-    /// The cluster. The client makes a connection pool of its own, with retries switched off.
-    pub fn kube_config(mut self, config: kube::Config) -> Self {
-        self.config = Some(config);
-        self
-    }
-
-    /// Leases elsewhere than in a cluster: `MemoryStore` in tests, for example.
-    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
-        self.store = Some(store);
-        self
-    }
-
-    /// The namespace in which the locks are. Default: that of the configuration.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = Some(namespace.into());
-        self
-    }
-
-    /// The name by which people recognise this process in a holder's identity.
-    /// Default: the environment's `POD_NAME`, or else `HOSTNAME`, or else the host's name.
-    pub fn host(mut self, host: impl Into<String>) -> Self {
-        self.host = Some(host.into());
-        self
-    }
-
-    /// How long the session lives after a renewal: whole seconds from 1 to 60. Default: 30.
-    ///
-    /// It is renewed every third of it. After this time at the latest the locks of a process that was killed pass on,
-    /// and for about so long a holder survives without the API server.
-    pub fn session_duration(mut self, duration: Duration) -> Self {
-        self.session_duration = duration;
-        self
-    }
-
-    /// How long before the session can expire a guard is lost. Default: none (but for what clock drift takes).
-    ///
-    /// Give as much as it takes to stop what runs under the lock after [`lost`](crate::Hold::lost) has fired.
-    /// It must be less than two thirds of the session's duration.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
-    /// After how long a request is given up. Default: 5 s, or a third of the session's duration if that is less.
-    pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = Some(timeout);
-        self
-    }
-
-    /// For how long an acquisition tries to get a first answer of the API server. Default: 10 s.
-    ///
-    /// A waiter that has once been answered rides out any outage up to its own wait limit.
-    pub fn contact_timeout(mut self, timeout: Duration) -> Self {
-        self.contact_timeout = timeout;
-        self
-    }
-
-    /// Put before the name of every lock, semaphore and read-write lock of this client, `team-a/` for example. Default:
-    /// nothing.
-    ///
-    /// It is part of the name from then on: `lock("db")` is [named](crate::Lock::name) `team-a/db`, and whoever has no
-    /// prefix names it so. It is no barrier: whoever may write the Leases of a namespace may write all of them.
-    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.key_prefix = prefix.into();
-        self
-    }
-
-    /// Makes the client. No request is sent yet.
-    ///
-    /// # Errors
-    /// [`BuildError`] where options do not go together or the configuration cannot be used.
-    pub fn build(self) -> Result<Client, BuildError> {
-        let duration = self.session_duration;
-        if duration.subsec_nanos() != 0 || duration.is_zero() || duration > LONGEST_SESSION {
-            let problem = format!("{duration:?} will not do: whole seconds from 1 to 60 are possible");
-            return Err(OptionsError::new("session_duration", problem).into());
-        }
-        if self.grace >= duration * 2 / 3 {
-            let problem =
-                format!("{:?} leaves no time to renew: less than two thirds of the session's {duration:?}", self.grace);
-            return Err(OptionsError::new("grace", problem).into());
-        }
-        let request_timeout = self.request_timeout.unwrap_or(Duration::from_secs(5)).min(renew_interval(duration));
-        if request_timeout.is_zero() {
-            return Err(OptionsError::new("request_timeout", "it must be more than nothing").into());
-        }
-        let host = self.host.unwrap_or_else(host_name);
-        let (store, namespace) = match (self.store, self.config) {
-            (Some(store), _) => (store, self.namespace.unwrap_or_else(|| "default".to_owned())),
-            (None, Some(config)) => {
-                let _context = crate::blocking::context();
-                let namespace = self.namespace.unwrap_or_else(|| config.default_namespace.clone());
-                (Arc::new(KubeStore::new(config, &namespace)?) as Arc<dyn Store>, namespace)
-            }
-            (None, None) => {
-                let problem = "none was given; Client::try_default() looks for one by the usual rules";
-                return Err(OptionsError::new("kube_config", problem).into());
-            }
-        };
-        let options = SessionOptions {
-            host: host.clone(),
-            duration,
-            grace: self.grace,
-            request_timeout,
-            contact_timeout: self.contact_timeout,
-        };
-        let shared = Shared {
-            observers: Observers::new(store.clone(), host.clone(), request_timeout),
-            store: store.clone(),
-            session_duration: duration,
-            grace: self.grace,
-            request_timeout,
-            next_check: AtomicU64::new(0),
-        };
-        Ok(Client {
-            inner: Arc::new(Inner {
-                namespace,
-                sessions: Sessions::new(store, options),
-                shared: Arc::new(shared),
-                contact_timeout: self.contact_timeout,
-                deadlocks: self.deadlocks.checked()?,
-                key_prefix: self.key_prefix,
-                host,
-                slots: Mutex::default(),
-            }),
-        })
-    }
-}
-
-fn host_name() -> String {
-    let named = |name| std::env::var(name).ok().filter(|host| !host.is_empty());
-    named("POD_NAME")
-        .or_else(|| named("HOSTNAME"))
-        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }

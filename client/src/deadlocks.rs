@@ -6,9 +6,10 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use crate::access::Access;
-use crate::client::{ClientBuilder, Inner};
+use crate::client::Inner;
 use crate::clock;
 use crate::error::OptionsError;
+use crate::options::ClientBuilder;
 use crate::protocol::deadlock::{Deadlock, Place, Waits, deadlocks};
 use crate::protocol::record::MOST_HOLDS;
 use crate::protocol::{HolderId, Record};
@@ -81,11 +82,11 @@ impl Access {
         let inner = self.client.inner();
         let by = Waiting::current();
         let mut told = None;
-        if inner.deadlocks.on == OnDeadlock::Ignore {
+        if inner.defaults.deadlocks.on == OnDeadlock::Ignore {
             std::future::pending::<()>().await;
         }
         loop {
-            clock::sleep(inner.deadlocks.after).await;
+            clock::sleep(inner.defaults.deadlocks.after).await;
             let Some(slot) = inner.slot(&self.lease) else { continue };
             if inner.held_by(by).is_empty() {
                 continue;
@@ -103,7 +104,7 @@ impl Access {
                 warn!(name = %self.name, %deadlock, "a deadlock: these wait for each other for ever");
                 told = Some(deadlock.clone());
             }
-            if inner.deadlocks.on == OnDeadlock::FailYoungest && deadlock.is_youngest(&me) {
+            if inner.defaults.deadlocks.on == OnDeadlock::FailYoungest && deadlock.is_youngest(&me) {
                 return deadlock;
             }
         }

@@ -22,6 +22,7 @@ use crate::protocol::{HolderId, Kind, Mode, Moment, Record, ReleaseRequest, Sess
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant, Order, Slot, Stay, rest};
 use crate::store::{Failure, Store, within};
+use crate::telemetry::{self, Course};
 use crate::validity::Validity;
 use watching::{Watch, next_sight};
 
@@ -87,6 +88,8 @@ struct Engaged {
     request: watch::Sender<Option<ReleaseRequest>>,
     /// Of a lock until it is over, else until it is held.
     turn: Option<OwnedMutexGuard<()>>,
+    /// What is told of it.
+    course: Course,
 }
 
 impl Engaged {
@@ -207,7 +210,7 @@ impl Driver {
             // Whoever asked hears that nobody answers.
             Command::Acquire(_) if self.is_shut_down => {}
             Command::Acquire(order) => {
-                let Order { id, slot, session, wish, stay, reply, turn, ahead } = *order;
+                let Order { id, slot, session, wish, stay, reply, turn, ahead, course } = *order;
                 let shared = wish.kind != Kind::Lock;
                 self.contender.start(id.clone(), wish, now);
                 self.engaged.push(Engaged {
@@ -226,10 +229,12 @@ impl Driver {
                     ahead,
                     request: watch::Sender::default(),
                     turn: Some(turn),
+                    course,
                 });
             }
             Command::Release(id, keep, reply) if self.contender.has(&id) => {
                 self.releases.extend(reply.map(|reply| (id.clone(), reply)));
+                self.engaged.iter_mut().filter(|engaged| engaged.id == id).for_each(|engaged| engaged.course.leaving());
                 self.leave(&id, keep);
             }
             Command::Renew(id, done) if self.contender.has(&id) => {
@@ -323,6 +328,7 @@ impl Driver {
                 let validity = Arc::new(validity);
                 engaged.validity = Some(validity.clone());
                 engaged.deadline = deadline;
+                engaged.course.acquired();
                 if engaged.shared {
                     engaged.turn = None;
                 }
@@ -338,7 +344,7 @@ impl Driver {
                 engaged.reply.take().map(|reply| reply.send(Err(why)));
             }
             Notice::Renewed { id, deadline } => {
-                engaged.deadline = Some(deadline);
+                engaged.deadline.replace(deadline).inspect(|before| telemetry::renewed("own", *before));
                 if engaged.validity.as_ref().is_some_and(|validity| validity.extend_to(deadline).is_ok()) {
                     answer(&mut self.renewals, |asked| *asked == id, ());
                 }
@@ -365,12 +371,16 @@ impl Driver {
                     Loss::Broken => LossReason::Broken,
                 };
                 engaged.validity.as_ref().inspect(|validity| validity.lose(reason));
+                // The session may have been ended before.
+                let reason = engaged.validity.as_ref().and_then(|validity| validity.check().err()).unwrap_or(reason);
+                engaged.course.lost(reason);
                 self.renewals.retain(|(asked, _)| *asked != id);
                 self.changes.retain(|(asked, ..)| *asked != id);
                 self.publications.retain(|(asked, _)| *asked != id);
             }
             Notice::Left { id, clean } => {
                 debug!(name, %id, clean, "left");
+                engaged.course.left();
                 answer(&mut self.releases, |asked| *asked == id, clean);
             }
         }

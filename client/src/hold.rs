@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::access::Access;
 use crate::error::{ExtendError, LossReason, Lost, PublishError, ReleaseError};
@@ -13,6 +14,7 @@ use crate::protocol::record::LONGEST_PAYLOAD;
 use crate::protocol::{Mode, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
+use crate::telemetry;
 use crate::validity::Validity;
 
 /// Something that is held: what the guards of all kinds have in common.
@@ -222,7 +224,14 @@ impl Hold {
     }
 
     /// Gives it back, or leaves it on the Lease for so long, and says how that went.
-    pub(crate) async fn give_up(mut self, keep: Option<Duration>) -> Result<(), ReleaseError> {
+    pub(crate) async fn give_up(self, keep: Option<Duration>) -> Result<(), ReleaseError> {
+        let span = telemetry::release_span(self.name(), self.token());
+        let outcome = self.let_go(keep).instrument(span.clone()).await;
+        telemetry::released(&span, &outcome);
+        outcome
+    }
+
+    async fn let_go(mut self, keep: Option<Duration>) -> Result<(), ReleaseError> {
         let before = self.check();
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);

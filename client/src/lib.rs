@@ -52,6 +52,7 @@
 //!
 //! | feature | what it brings |
 //! | --- | --- |
+//! | `metrics` | counters, gauges and histograms by the `metrics` facade: see [`telemetry`] |
 //! | `memory` | `Client::in_memory()`, `MemoryStore` and the `memory::ApiServer` behind it, which answers as kube-apiserver does |
 //! | `testing` | for tests: `memory`, simulated processes that can be paused and killed, and `testing::conformance` for implementations of your own |
 //!
@@ -64,6 +65,7 @@
 //! This crate chooses no version for `k8s-openapi`; the program that uses it does, by a feature such as `latest`.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 mod access;
 mod blocking;
@@ -79,6 +81,7 @@ mod lock;
 pub mod memory;
 mod multi;
 mod observers;
+mod options;
 pub mod protocol;
 pub mod provider;
 mod rwlock;
@@ -88,12 +91,13 @@ mod slot;
 mod status;
 mod store;
 mod task;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod validity;
 
 pub use access::Progress;
-pub use client::{Client, ClientBuilder};
+pub use client::Client;
 pub use deadlocks::OnDeadlock;
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
@@ -103,6 +107,7 @@ pub use fence::{FENCE, FENCED};
 pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
+pub use options::ClientBuilder;
 pub use protocol::ReleaseRequest;
 pub use protocol::deadlock::Deadlock;
 pub use rwlock::{ReadGuard, ReadWriteLock, UpgradeableGuard, WriteGuard};
@@ -116,5 +121,5 @@ pub use store::{Failure, KubeStore, Sight, Store};
 
 /// The README's examples are compiled with the crate's own.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

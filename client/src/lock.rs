@@ -8,6 +8,7 @@ use crate::error::{
     AcquireError, LossReason, OptionsError, ReleaseError, RequestReleaseError, TryAcquireError, WithLockError,
 };
 use crate::hold::Hold;
+use crate::options::{self, WaitLimit};
 use crate::protocol::contender::Wish;
 use crate::slot::Stay;
 
@@ -18,7 +19,8 @@ pub struct LockBuilder {
     client: Client,
     name: String,
     lease_duration: Option<Duration>,
-    renewal: bool,
+    renewal: Option<bool>,
+    wait_limit: WaitLimit,
     same_task_waits: bool,
     stay: Stay,
     max_clock_skew: Option<Duration>,
@@ -26,26 +28,43 @@ pub struct LockBuilder {
 
 impl LockBuilder {
     pub(crate) fn new(client: Client, name: String) -> Self {
-        let stay = Stay::default();
-        Self { client, name, lease_duration: None, renewal: true, same_task_waits: false, stay, max_clock_skew: None }
+        Self {
+            client,
+            name,
+            lease_duration: None,
+            renewal: None,
+            wait_limit: WaitLimit::Unsaid,
+            same_task_waits: false,
+            stay: Stay::default(),
+            max_clock_skew: None,
+        }
     }
 
     /// Lets a hold live by the lock's own Lease, for so long after a renewal: whole seconds, at least 1.
     ///
     /// Without this a hold lives by the client's session, which costs nothing per lock. With it the lock's Lease is
     /// renewed every third of the duration; this is the classic form of a lease, which other clients can read.
-    /// Default: what the custom resource says, or else the session.
+    /// Default: what the [client](crate::ClientBuilder::lease_duration) says, or else the custom resource, or else the
+    /// session.
     pub fn lease_duration(mut self, duration: Duration) -> Self {
         self.lease_duration = Some(duration);
         self
     }
 
-    /// Whether a hold that lives by the lock's own Lease is renewed by itself. Default: yes.
+    /// Whether a hold that lives by the lock's own Lease is renewed by itself. Default: what the
+    /// [client](crate::ClientBuilder::renewal) says, or else yes.
     ///
     /// Without renewal it ends after the lease duration, unless [`extend`](Hold::extend) is called in time.
     /// A hold that lives by the session is renewed with it in any case.
     pub fn renewal(mut self, renewal: bool) -> Self {
-        self.renewal = renewal;
+        self.renewal = Some(renewal);
+        self
+    }
+
+    /// For how long an acquisition that names no limit of its own waits at most; `None`: for ever.
+    /// Default: what the [client](crate::ClientBuilder::wait_limit) says.
+    pub fn wait_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.wait_limit = WaitLimit::Said(limit.into());
         self
     }
 
@@ -96,16 +115,14 @@ impl LockBuilder {
     /// # Errors
     /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, or options do not go together.
     pub fn build(self) -> Result<Lock, OptionsError> {
+        let own_duration = options::lease_duration(&self.client, self.lease_duration)?;
+        let renewal = self.renewal.unwrap_or(self.client.inner().defaults.renewal);
+        let wait_limit = self.wait_limit.resolve(&self.client)?;
         let mut access = Access::new(self.client, &self.name)?;
-        access.same_task_waits = self.same_task_waits;
-        access.check_duration(self.lease_duration)?;
+        (access.same_task_waits, access.wait_limit) = (self.same_task_waits, wait_limit);
         access.stays(self.stay)?;
-        let wish = Wish {
-            own_duration: self.lease_duration,
-            renewal: self.renewal,
-            max_clock_skew: checked_skew(self.max_clock_skew)?,
-            ..Wish::default()
-        };
+        let max_clock_skew = checked_skew(self.max_clock_skew)?;
+        let wish = Wish { own_duration, renewal, max_clock_skew, ..Wish::default() };
         Ok(Lock { access, wish })
     }
 }
@@ -230,7 +247,7 @@ impl Lock {
         self.access.try_acquire(&self.wish).await.map(LockGuard)
     }
 
-    /// Acquires the lock, and waits for it as long as it takes.
+    /// Acquires the lock, and waits for it as long as it takes, or as the lock's [wait limit](LockBuilder::wait_limit) lets it.
     ///
     /// While it waits it rides out outages of the API server. If its session is lost meanwhile it queues up again, at
     /// the end.

@@ -137,7 +137,7 @@ impl MultiLock {
         MultiLockBuilder::default()
     }
 
-    /// Acquires all, and waits as long as it takes.
+    /// Acquires all, and waits as long as it takes, or for the shortest wait limit of what is named.
     ///
     /// # Cancel safety
     /// Cancelled, it releases what it has in the background.
@@ -161,7 +161,8 @@ impl MultiLock {
     }
 
     async fn within(&self, limit: Option<Duration>) -> Result<MultiGuard, AcquireError> {
-        let end = limit.map(|limit| clock::moment() + limit);
+        let least = || self.parts.values().filter_map(|(access, _)| access.wait_limit).min();
+        let end = limit.or_else(least).map(|limit| clock::moment() + limit);
         let mut holds = Vec::with_capacity(self.parts.len());
         for (access, wish) in self.parts.values() {
             let left = end.map(|end| end.since(clock::moment()));

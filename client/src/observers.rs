@@ -185,6 +185,7 @@ impl Observers {
                 let answer = within(self.request_timeout, self.store.write(name, &write)).await;
                 match answer.and_then(|lease| parse(lease.ok_or(Failure::Absent)?)) {
                     Ok(record) => {
+                        crate::telemetry::evicted();
                         info!(%session, "ended a session that had not been renewed for its whole duration");
                         observer.ended(record.clone(), clock::moment());
                         self.sweep_later(record);

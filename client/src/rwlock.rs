@@ -10,6 +10,7 @@ use crate::error::{
     AcquireError, Lost, OptionsError, ReadError, ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError,
 };
 use crate::hold::Hold;
+use crate::options::WaitLimit;
 use crate::protocol::contender::Wish;
 use crate::protocol::{Kind, Mode};
 use crate::status::ReadWriteLockStatus;
@@ -70,6 +71,16 @@ impl ReadWriteLock {
         self
     }
 
+    /// For how long an acquisition that names no limit of its own waits at most; `None`: for ever. Default: what the
+    /// [client](crate::ClientBuilder::wait_limit) says.
+    ///
+    /// # Errors
+    /// [`OptionsError`] where the limit is no time at all.
+    pub fn wait_limit(mut self, limit: impl Into<Option<Duration>>) -> Result<Self, OptionsError> {
+        self.access.wait_limit = WaitLimit::Said(limit.into()).resolve(&self.access.client)?;
+        Ok(self)
+    }
+
     /// The lock's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
     #[must_use]
     pub fn name(&self) -> &str {
@@ -83,7 +94,7 @@ impl ReadWriteLock {
         &self.access.lease
     }
 
-    /// Waits to read, as long as it takes.
+    /// Waits to read, as long as it takes, or as the lock's [wait limit](Self::wait_limit) lets it.
     ///
     /// # Cancel safety
     /// Cancelled, it leaves the queue, or gives back what it was just granted, in the background: no waiter stays.
@@ -116,7 +127,7 @@ impl ReadWriteLock {
         self.try_acquire(Mode::Read).await.map(ReadGuard)
     }
 
-    /// Waits to write, as long as it takes.
+    /// Waits to write, as long as it takes, or as the lock's [wait limit](Self::wait_limit) lets it.
     ///
     /// # Cancel safety
     /// As [`read`](Self::read).

@@ -9,6 +9,7 @@ use crate::error::{
     AcquireError, ApiError, Lost, OptionsError, ReadError, ReleaseError, RequestReleaseError, TryAcquireError,
 };
 use crate::hold::Hold;
+use crate::options::{self, WaitLimit};
 use crate::protocol::contender::Wish;
 use crate::protocol::{HolderId, Kind, Mode, write};
 use crate::slot::Stay;
@@ -23,15 +24,24 @@ pub struct SemaphoreBuilder {
     name: String,
     permits: Option<u32>,
     lease_duration: Option<Duration>,
-    renewal: bool,
+    renewal: Option<bool>,
+    wait_limit: WaitLimit,
     stay: Stay,
     max_clock_skew: Option<Duration>,
 }
 
 impl SemaphoreBuilder {
     pub(crate) fn new(client: Client, name: String) -> Self {
-        let stay = Stay::default();
-        Self { client, name, permits: None, lease_duration: None, renewal: true, stay, max_clock_skew: None }
+        Self {
+            client,
+            name,
+            permits: None,
+            lease_duration: None,
+            renewal: None,
+            wait_limit: WaitLimit::Unsaid,
+            stay: Stay::default(),
+            max_clock_skew: None,
+        }
     }
 
     /// How many permits there are, from 1 to 2147483647.
@@ -44,20 +54,28 @@ impl SemaphoreBuilder {
         self
     }
 
-    /// Lets what is held live by itself, for so long after a renewal: whole seconds, at least 1. Default: as long as the
-    /// client's session.
+    /// Lets what is held live by itself, for so long after a renewal: whole seconds, at least 1.
+    /// Default: what the [client](crate::ClientBuilder::lease_duration) says, or else the custom resource, or else as long
+    /// as the client's session.
     pub fn lease_duration(mut self, duration: Duration) -> Self {
         self.lease_duration = Some(duration);
         self
     }
 
-    /// Whether what lives by itself is renewed. Default: yes.
+    /// Whether what lives by itself is renewed. Default: what the [client](crate::ClientBuilder::renewal) says, or else yes.
     ///
     /// Without renewal permits come back after the lease duration, whether released or not: so many in that time, which
     /// is how a rate is limited. Nobody's clock decides that alone: a permit counts as come back when somebody who waits
     /// (or the operator) has seen it unchanged for the whole duration.
     pub fn renewal(mut self, renewal: bool) -> Self {
-        self.renewal = renewal;
+        self.renewal = Some(renewal);
+        self
+    }
+
+    /// For how long an acquisition that names no limit of its own waits at most; `None`: for ever.
+    /// Default: what the [client](crate::ClientBuilder::wait_limit) says.
+    pub fn wait_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.wait_limit = WaitLimit::Said(limit.into());
         self
     }
 
@@ -98,18 +116,20 @@ impl SemaphoreBuilder {
     /// # Errors
     /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, or options do not go together.
     pub fn build(self) -> Result<Semaphore, OptionsError> {
-        let mut access = Access::new(self.client, &self.name)?;
+        let own_duration = options::lease_duration(&self.client, self.lease_duration)?;
+        let renewal = self.renewal.unwrap_or(self.client.inner().defaults.renewal);
+        let wait_limit = self.wait_limit.resolve(&self.client)?;
+        let mut access = Access { wait_limit, ..Access::new(self.client, &self.name)? };
+        access.stays(self.stay)?;
         if let Some(permits) = self.permits.filter(|permits| *permits == 0 || i32::try_from(*permits).is_err()) {
             let problem = format!("{permits} will not do: 1 to 2147483647 are possible");
             return Err(OptionsError::new("with_permits", problem));
         }
-        access.check_duration(self.lease_duration)?;
-        access.stays(self.stay)?;
         let wish = Wish {
             kind: Kind::Semaphore,
             permits: self.permits,
-            own_duration: self.lease_duration,
-            renewal: self.renewal,
+            own_duration,
+            renewal,
             max_clock_skew: checked_skew(self.max_clock_skew)?,
             ..Wish::default()
         };
@@ -188,7 +208,8 @@ impl Semaphore {
         Ok(Permits { hold: self.access.try_acquire(&wish).await?, permits })
     }
 
-    /// Acquires permits, and waits for them as long as it takes.
+    /// Acquires permits, and waits for them as long as it takes, or as the semaphore's
+    /// [wait limit](SemaphoreBuilder::wait_limit) lets it.
     ///
     /// # Cancel safety
     /// Cancelled, it leaves the queue, or gives back what it was just granted, in the background: no waiter stays.

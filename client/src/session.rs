@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use crate::clock;
 use crate::error::{ApiError, LossReason};
@@ -16,6 +16,7 @@ use crate::protocol::record::SessionRecord;
 use crate::protocol::session::{Answer, Loss, Request, Session};
 use crate::protocol::{HolderId, LATEST_COMMIT, Now, SessionId, renew_interval, write};
 use crate::store::{Failure, Store, within};
+use crate::telemetry;
 use crate::validity::Validity;
 
 /// What a client's sessions are like.
@@ -286,6 +287,7 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
                 if let Some(deadline) = session.deadline() {
                     let _ = live.validity.extend_to(deadline);
                     if Some(deadline) != renewed {
+                        renewed.inspect(|before| telemetry::renewed("session", *before));
                         answer_all(&mut waiting, ());
                     }
                 }
@@ -339,6 +341,7 @@ fn send<'a>(
     now: Now,
 ) -> BoxFuture<'a, Answer> {
     let limit = session.time_limit(now.moment, sessions.options.request_timeout);
+    let span = telemetry::renewal_span(name);
     async move {
         let answer = match &request {
             Request::Read => within(limit, sessions.store.read(name)).await.map(Some),
@@ -355,6 +358,8 @@ fn send<'a>(
             }
         }
     }
+    .inspect(telemetry::renewal)
+    .instrument(span)
     .boxed()
 }
 

@@ -12,6 +12,7 @@ use crate::protocol::contender::{Refusal, Wish};
 use crate::protocol::{HolderId, Kind, Mode, Moment, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::task::Waiting;
+use crate::telemetry::Course;
 use crate::validity::Validity;
 
 /// One lock that this client has to do with: its driver, and the queue of this process's own tasks for it.
@@ -176,6 +177,7 @@ pub(crate) struct Order {
     pub(crate) turn: OwnedMutexGuard<()>,
     /// Who holds the lock and how many wait ahead, as far as known.
     pub(crate) ahead: watch::Sender<(String, usize)>,
+    pub(crate) course: Course,
 }
 
 /// A hold. It is released when this is dropped, wherever that happens: in a guard, or on its way to a caller who has

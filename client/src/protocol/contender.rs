@@ -160,6 +160,7 @@ struct Ghost {
 }
 
 #[derive(Clone, Debug, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct InFlight {
     sent: Moment,
     /// The acquisition that this request may give a hold or a place in the queue, or more or less than it has.

@@ -53,7 +53,10 @@ impl Client {
 
 impl LockProvider for Client {
     fn lock_with(&self, name: &str, options: &HoldOptions) -> Result<Arc<dyn AnyLock>, OptionsError> {
-        let mut lock = Client::lock(self, name).renewal(options.is_renewed());
+        let mut lock = Client::lock(self, name);
+        if let Some(renewal) = options.get_renewal() {
+            lock = lock.renewal(renewal);
+        }
         if let Some(duration) = options.get_lease_duration() {
             lock = lock.lease_duration(duration);
         }
@@ -68,7 +71,10 @@ impl SemaphoreProvider for Client {
         permits: Option<u32>,
         options: &HoldOptions,
     ) -> Result<Arc<dyn AnySemaphore>, OptionsError> {
-        let mut semaphore = Client::semaphore(self, name).renewal(options.is_renewed());
+        let mut semaphore = Client::semaphore(self, name);
+        if let Some(renewal) = options.get_renewal() {
+            semaphore = semaphore.renewal(renewal);
+        }
         if let Some(permits) = permits {
             semaphore = semaphore.with_permits(permits);
         }

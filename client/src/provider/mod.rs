@@ -104,48 +104,44 @@ pub use primitive::{AnyLock, AnyReadWriteLock, AnySemaphore, AnyUpgradeableReadW
 
 /// How long what is held lives without being renewed, and whether it is.
 ///
-/// The default is for what is held until it is released: it is renewed by itself, as often as the implementation sees
-/// fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is not said is left to the provider. Where nothing is said there either, what is held is renewed until it is
+/// released.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct HoldOptions {
     lease_duration: Option<Duration>,
-    renewal: bool,
-}
-
-impl Default for HoldOptions {
-    fn default() -> Self {
-        Self { lease_duration: None, renewal: true }
-    }
+    renewal: Option<bool>,
 }
 
 impl HoldOptions {
-    /// The defaults: renewed, for as long a time as the implementation chooses.
+    /// Nothing is said.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets a hold live for so long after a renewal: whole seconds, at least 1. Default: what the implementation chooses.
+    /// Lets a hold live for so long after a renewal: whole seconds, at least 1. Default: what the provider
+    /// says.
     pub fn lease_duration(mut self, duration: Duration) -> Self {
         self.lease_duration = Some(duration);
         self
     }
 
-    /// Whether a hold with a lease duration is renewed by itself. Default: yes. Without renewal it ends after that time.
+    /// Whether a hold with a lease duration is renewed by itself. Default: what the provider says, or else yes. Without
+    /// renewal it ends after that time.
     pub fn renewal(mut self, renewal: bool) -> Self {
-        self.renewal = renewal;
+        self.renewal = Some(renewal);
         self
     }
 
-    /// What was given as the lease duration.
+    /// The lease duration that was given.
     #[must_use]
     pub fn get_lease_duration(&self) -> Option<Duration> {
         self.lease_duration
     }
 
-    /// Whether a hold is renewed by itself.
+    /// What was said of renewal.
     #[must_use]
-    pub fn is_renewed(&self) -> bool {
+    pub fn get_renewal(&self) -> Option<bool> {
         self.renewal
     }
 }

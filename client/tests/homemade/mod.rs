@@ -102,7 +102,7 @@ impl Homemade {
 
 impl LockProvider for Homemade {
     fn lock_with(&self, name: &str, options: &HoldOptions) -> Result<Arc<dyn AnyLock>, OptionsError> {
-        let term = options.get_lease_duration().filter(|_| !options.is_renewed());
+        let term = options.get_lease_duration().filter(|_| options.get_renewal() == Some(false));
         if term.is_some_and(|term| term.is_zero()) {
             return Err(OptionsError::new("lease_duration", "it must be more than nothing"));
         }

@@ -99,7 +99,7 @@ impl Contender {
                 return shifting(shared::remove_dead(record, &round));
             }
         }
-        if let Some((waiter, holds)) = self.unreported(turn, record) {
+        if let Some((waiter, holds)) = unreported(turn, record) {
             return Step { reports: true, ..Next::Write(write::report(record, waiter, holds)).into() };
         }
         // A term that has passed is of no use while others are ahead.
@@ -109,15 +109,6 @@ impl Contender {
             (next, _) => next,
         }
         .into()
-    }
-
-    /// What is to be said of this waiter, does not stand there, and finds room.
-    fn unreported<'a>(&self, turn: &'a Turn, record: &'a Record) -> Option<(&'a Waiter, &'a [HolderId])> {
-        let holds = turn.holds.as_deref()?;
-        let waiter = record.waiters.iter().find(|waiter| waiter.id == turn.id)?;
-        let bytes: usize = holds.iter().map(|id| id.session.as_str().len() + 12).sum();
-        let room = record.bytes_to_come() + HOLDS.len() + 80 + bytes <= CROWDED_BYTES;
-        (room && waiter.holds != holds).then_some((waiter, holds))
     }
 
     /// Whether it is for this waiter to let in who fits: it is the first, or nothing has happened there for too long.
@@ -360,6 +351,15 @@ impl Contender {
         let renews = self.own_duration(turn).map(|duration| (turn.id.clone(), duration));
         Step { renews, ..Next::Write(write).into() }
     }
+}
+
+/// What is to be said of this waiter, does not stand there, and finds room.
+fn unreported<'a>(turn: &'a Turn, record: &'a Record) -> Option<(&'a Waiter, &'a [HolderId])> {
+    let holds = turn.holds.as_deref()?;
+    let waiter = record.waiters.iter().find(|waiter| waiter.id == turn.id)?;
+    let bytes: usize = holds.iter().map(|id| id.session.as_str().len() + 12).sum();
+    let room = record.bytes_to_come() + HOLDS.len() + 80 + bytes <= CROWDED_BYTES;
+    (room && waiter.holds != holds).then_some((waiter, holds))
 }
 
 /// It makes more or less of a hold.

@@ -36,6 +36,8 @@ enum What {
     Count { file: PathBuf, times: u32 },
     /// Hold the lock and add a line to a file every few milliseconds, as long as the lock is held.
     Hold { file: PathBuf },
+    /// Leave the lock on its Lease for so many seconds.
+    Keep { seconds: u64 },
     /// Try once.
     Try,
     /// Write an object under the lock; at a line on standard input write it again in every form, held or not.
@@ -58,6 +60,11 @@ async fn main() -> Result<()> {
     match options.what {
         What::Count { file, times } => count(&lock, &file, times).await?,
         What::Hold { file } => hold(&lock, &file).await?,
+        What::Keep { seconds } => {
+            acquire(&lock).await?.keep(Duration::from_secs(seconds)).await?;
+            say("kept");
+            std::future::pending::<()>().await;
+        }
         What::Fence { config_map } => fence(&lock, &config_map).await?,
         What::Try => match lock.try_acquire().await {
             Ok(guard) => {

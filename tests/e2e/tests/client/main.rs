@@ -16,6 +16,7 @@ mod conditions;
 mod conformance;
 mod exclusion;
 mod fencing;
+mod fixed;
 mod foreign;
 mod loss;
 mod names;

@@ -2,6 +2,7 @@
 
 mod clients;
 mod deaths;
+mod kept;
 mod lifecycle;
 mod process;
 mod requests;
