@@ -64,12 +64,25 @@ impl Access {
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
         let mut attempt = self.attempt(wish);
-        let outcome = self.try_to_take(wish).instrument(attempt.span()).await;
+        let mut outcome = self.try_to_take(wish).instrument(attempt.span()).await;
         attempt.tell(&outcome);
+        outcome.iter_mut().for_each(Hold::stay);
         outcome
     }
 
     pub(crate) async fn acquire(
+        &self,
+        wish: &Wish,
+        limit: Option<Duration>,
+        progress: impl FnMut(Progress),
+    ) -> Result<Hold, AcquireError> {
+        let mut outcome = self.acquire_part(wish, limit, progress).await;
+        outcome.iter_mut().for_each(Hold::stay);
+        outcome
+    }
+
+    /// As [`acquire`](Self::acquire), but it is not to stay yet ([`Hold::stay`]).
+    pub(crate) async fn acquire_part(
         &self,
         wish: &Wish,
         limit: Option<Duration>,
@@ -85,7 +98,7 @@ impl Access {
         Attempt::new(self.labels(wish.kind), self.client.namespace(), &self.name)
     }
 
-    fn labels(&self, kind: Kind) -> Labels {
+    pub(crate) fn labels(&self, kind: Kind) -> Labels {
         Labels::new(kind, &self.name, self.client.inner().defaults.metrics_by_name)
     }
 
@@ -150,7 +163,7 @@ impl Access {
                 None => std::future::pending().await,
             }
         };
-        let deadlocked = self.deadlocked();
+        let deadlocked = self.deadlocked(wish.kind);
         tokio::pin!(acquiring, too_late, deadlocked);
         loop {
             tokio::select! {
@@ -293,11 +306,11 @@ impl Access {
         let order = Order { id, slot, session: session.clone(), wish, stay, reply, turn, ahead: ahead.clone(), course };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
-        grant.slot.is_acquired(&grant, mode);
-        let mut hold = Hold::new(self.clone(), session, grant);
+        // Permits are passed around, and so is what several futures of one task contend for: who acquired it tells little.
+        grant.slot.is_acquired(&grant, mode, kind != Kind::Semaphore && !self.same_task_waits);
+        let hold = Hold::new(self.clone(), session, grant);
         // What took too long to arrive is not handed out. Dropping the hold gives it back.
         hold.check().map_err(|_| Refusal::SessionLost)?;
-        hold.stay(stay.at_least);
         Ok(hold)
     }
 }

@@ -366,6 +366,7 @@ impl UpgradeableGuard {
     ///
     /// # Errors
     /// As there.
+    #[expect(clippy::result_large_err, reason = "the guard comes back in it")]
     pub fn blocking_upgrade_timeout(self, limit: Duration) -> Result<WriteGuard, UpgradeError> {
         wait(self.upgrade_timeout(limit))
     }

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
+use crate::deadlocks::Lookout;
 use crate::driver::{Driver, Shared};
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) contact_timeout: Duration,
     pub(crate) defaults: Defaults,
+    pub(crate) lookout: Lookout,
     /// By which people recognise this process.
     pub(crate) host: String,
     slots: Mutex<Slots>,
@@ -103,6 +105,7 @@ impl Client {
             sessions: Sessions::new(store, session),
             shared: Arc::new(shared),
             defaults,
+            lookout: Lookout::default(),
             slots: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

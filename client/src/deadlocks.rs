@@ -1,8 +1,13 @@
 //! Looking for deadlocks, while something is waited for and something else is held.
+//!
+//! One task looks for a whole client, while anybody waits for long: it says on the Leases what those hold who wait, lists
+//! all Leases, and tells whoever waits what it has found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::access::Access;
@@ -12,10 +17,10 @@ use crate::error::OptionsError;
 use crate::options::ClientBuilder;
 use crate::protocol::deadlock::{Deadlock, Place, Waits, deadlocks};
 use crate::protocol::record::MOST_HOLDS;
-use crate::protocol::{HolderId, Record};
-use crate::slot::{Command, Slot};
+use crate::protocol::{HolderId, Kind, Record};
 use crate::store::{Failure, within};
 use crate::task::Waiting;
+use crate::telemetry;
 
 /// What is done about tasks that wait for each other in a circle, and so for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +33,11 @@ pub enum OnDeadlock {
     Report,
     /// A warning as well, and the acquisition that came last fails with
     /// [`AcquireError::Deadlock`](crate::AcquireError::Deadlock).
+    ///
+    /// What a task has acquired counts as held by it until it gives it back. Where that is not so, some fail that would
+    /// have got what they waited for: where guards are given to other tasks that do not [adopt](crate::Hold::adopt) them, and
+    /// where several futures of one task acquire and release on their own (`join!`, `buffer_unordered`; give each a task).
+    /// A wait limit, or a fixed term, does not count as a way out.
     FailYoungest,
 }
 
@@ -57,10 +67,14 @@ impl ClientBuilder {
     /// What is done about tasks that wait for each other in a circle. Default: [`OnDeadlock::Report`].
     ///
     /// Whoever waits for long looks for one, if its task (outside of tasks: its thread) holds something else of this client. It
-    /// then says on the Lease what it holds (one write), and lists the Leases of the namespace from time to time (the
-    /// permission to `list` is needed for that; without it nothing is found). All clients of a namespace should look, since
-    /// a circle is found only if all in it say what they hold. Not seen are circles through several namespaces, through
-    /// holds of which [another task](crate::Hold::adopt) has the guard, and through two processes in each of which one task waits for another.
+    /// then says on the Lease what it holds (one write), and its client lists the Leases of the namespace from time to time,
+    /// once for all its tasks (the permission to `list` is needed for that; without it nothing is found). All clients of
+    /// a namespace should look, since a circle is found only if all in it say what they hold, each at most 16 names.
+    ///
+    /// Permits of a semaphore, and what was acquired with [`same_task_waits`](crate::LockBuilder::same_task_waits), count as
+    /// nobody's until somebody [adopts](crate::Hold::adopt) them. Not seen are circles through several clients or namespaces of
+    /// one task, through a reader that waits to become the writer, and through two processes in each of which one task waits
+    /// for another.
     ///
     /// Better than to find deadlocks is to have none: acquire what is needed together as one [`MultiLock`](crate::MultiLock), or with
     /// a wait limit after which all is released.
@@ -76,85 +90,174 @@ impl ClientBuilder {
     }
 }
 
-impl Access {
-    /// Resolves when whoever calls this waits for what can never be had, and is the one that is to give way.
-    pub(crate) async fn deadlocked(&self) -> Deadlock {
-        let inner = self.client.inner();
-        let by = Waiting::current();
-        let mut told = None;
-        if inner.defaults.deadlocks.on == OnDeadlock::Ignore {
-            std::future::pending::<()>().await;
-        }
-        loop {
-            clock::sleep(inner.defaults.deadlocks.after).await;
-            let Some(slot) = inner.slot(&self.lease) else { continue };
-            if inner.held_by(by).is_empty() {
-                continue;
-            }
-            inner.report(&slot);
-            let found = match self.look(by).await {
-                Ok(found) => found,
-                Err(failure) => {
-                    debug!(name = %self.name, %failure, "no deadlock can be looked for");
-                    continue;
-                }
-            };
-            let Some((me, deadlock)) = found else { continue };
-            if told.as_ref() != Some(&deadlock) {
-                warn!(name = %self.name, %deadlock, "a deadlock: these wait for each other for ever");
-                told = Some(deadlock.clone());
-            }
-            if inner.defaults.deadlocks.on == OnDeadlock::FailYoungest && deadlock.is_youngest(&me) {
-                return deadlock;
-            }
-        }
-    }
+/// Where a client's tasks are told of deadlocks.
+#[derive(Debug, Default)]
+pub(crate) struct Lookout {
+    state: Mutex<State>,
+    found: watch::Sender<Arc<Findings>>,
+}
 
-    /// The deadlock that this task is in by waiting for this, if there is one, and by what name it is in it.
-    async fn look(&self, by: Waiting) -> Result<Option<(String, Deadlock)>, Failure> {
-        let inner = self.client.inner();
-        let leases = within(inner.shared.request_timeout, inner.shared.store.list()).await?;
-        let records =
-            leases.into_iter().filter_map(|lease| Some((lease.metadata.name.clone()?, Record::parse(lease).ok()?)));
-        let mut places: BTreeMap<String, Place> = records
-            .map(|(lease, record)| (lease.clone(), Place::of(record.resource_id.as_deref().unwrap_or(&lease), &record)))
-            .collect();
-        let mut me = None;
-        for (lease, slot) in inner.all_slots() {
-            let Some(place) = places.get_mut(&lease) else { continue };
-            for (other, waiter) in slot.waiting() {
-                let holds: BTreeSet<String> = inner.held_by(other).iter().map(ToString::to_string).collect();
-                let mut who = waiter.id.as_ref().map(ToString::to_string).unwrap_or_default();
-                if !place.holds_elsewhere(&who, holds.iter().cloned()) {
-                    who = format!("another task of {} ({})", inner.host, waiter.n);
-                    place.also(Waits { who: who.clone(), ticket: None, mode: waiter.mode, holds });
-                }
-                if other == by && lease == *self.lease {
-                    me = Some(who);
-                }
-            }
-        }
-        let places: Vec<Place> = places.into_values().collect();
-        let found = me.and_then(|me| {
-            let mine = deadlocks(&places).into_iter().find(|deadlock| deadlock.includes(&me));
-            mine.map(|deadlock| (me, deadlock))
-        });
-        Ok(found)
+#[derive(Debug, Default)]
+struct State {
+    interested: usize,
+    is_looking: bool,
+}
+
+/// What was found at one time.
+#[derive(Debug, Default)]
+struct Findings {
+    deadlocks: Vec<Deadlock>,
+    /// Who of this client waits, for which Lease, and by what name it is known there.
+    waiting: Vec<(Waiting, String, String)>,
+}
+
+impl Findings {
+    /// The deadlock that this one is in by waiting for this, and by what name.
+    fn of(&self, by: Waiting, lease: &str) -> Option<(&str, &Deadlock)> {
+        let mine = self.waiting.iter().filter(|(who, place, _)| *who == by && place == lease);
+        mine.flat_map(|(.., me)| self.deadlocks.iter().map(move |deadlock| (me.as_str(), deadlock)))
+            .find(|(me, deadlock)| deadlock.includes(me))
     }
 }
+
+impl Lookout {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody wants to be told of deadlocks as long as this is there.
+struct Interest<'a>(&'a Lookout);
+
+impl<'a> Interest<'a> {
+    fn new(inner: &'a Arc<Inner>) -> Self {
+        let begin = {
+            let mut state = inner.lookout.state();
+            state.interested += 1;
+            !std::mem::replace(&mut state.is_looking, true)
+        };
+        if begin {
+            inner.shared.tasks.spawn(look_out(inner.clone()));
+        }
+        Self(&inner.lookout)
+    }
+}
+
+impl Drop for Interest<'_> {
+    fn drop(&mut self) {
+        self.0.state().interested -= 1;
+    }
+}
+
+impl Access {
+    /// Resolves when whoever calls this waits for what can never be had, and is the one that is to give way.
+    pub(crate) async fn deadlocked(&self, kind: Kind) -> Deadlock {
+        let inner = self.client.inner();
+        let DeadlockOptions { on, after } = inner.defaults.deadlocks;
+        if on == OnDeadlock::Ignore {
+            std::future::pending::<()>().await;
+        }
+        let by = Waiting::current();
+        // Whoever holds nothing is in nobody's way.
+        clock::sleep(after).await;
+        while inner.held_by(by).is_empty() {
+            clock::sleep(after).await;
+        }
+        let mut found = inner.lookout.found.subscribe();
+        let _interest = Interest::new(inner);
+        let mut told = None;
+        loop {
+            if found.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let findings = found.borrow_and_update().clone();
+            let Some((me, deadlock)) = findings.of(by, &self.lease) else { continue };
+            if told.as_ref() != Some(deadlock) {
+                warn!(name = %self.name, %deadlock, "a deadlock: these wait for each other");
+                telemetry::deadlock(&self.labels(kind));
+                told = Some(deadlock.clone());
+            }
+            if on == OnDeadlock::FailYoungest && deadlock.is_youngest(me) {
+                return deadlock.clone();
+            }
+        }
+    }
+}
+
+/// Looks from time to time, as long as anybody is interested.
+async fn look_out(inner: Arc<Inner>) {
+    loop {
+        let held = inner.held();
+        inner.report(&held);
+        match inner.look(&held).await {
+            Ok(found) => drop(inner.lookout.found.send_replace(Arc::new(found))),
+            Err(failure) => debug!(%failure, "no deadlock can be looked for"),
+        }
+        // Not all clients at the same time.
+        let jitter = f64::from(u8::try_from(crate::task::random() % 64).unwrap_or_default()) / 128.0;
+        clock::sleep(inner.defaults.deadlocks.after.mul_f64(0.75 + jitter)).await;
+        let mut state = inner.lookout.state();
+        if state.interested == 0 {
+            state.is_looking = false;
+            break;
+        }
+    }
+    inner.report(&HashMap::new());
+}
+
+/// Who of this client holds what.
+type Held = HashMap<Waiting, BTreeSet<HolderId>>;
 
 impl Inner {
     /// What this task or thread holds.
     fn held_by(&self, by: Waiting) -> Vec<HolderId> {
-        self.all_slots().iter().flat_map(|(_, slot)| slot.held_by(by)).collect()
+        self.all_slots()
+            .iter()
+            .flat_map(|(_, slot)| slot.held())
+            .filter(|(who, _)| *who == by)
+            .map(|(_, id)| id)
+            .collect()
     }
 
-    /// Says on a Lease what those hold elsewhere who wait for it by this process's place in the queue.
-    fn report(&self, slot: &Slot) {
-        let waiting = slot.waiting();
-        let Some(id) = waiting.iter().find_map(|(_, waiter)| waiter.id.clone()) else { return };
-        let holds: BTreeSet<HolderId> = waiting.iter().flat_map(|(by, _)| self.held_by(*by)).collect();
-        let holds = holds.into_iter().take(MOST_HOLDS).collect();
-        let _ = slot.commands.send(Command::Report(id, holds));
+    fn held(&self) -> Held {
+        let mut held = Held::new();
+        for (who, id) in self.all_slots().iter().flat_map(|(_, slot)| slot.held()) {
+            held.entry(who).or_default().insert(id);
+        }
+        held
+    }
+
+    /// Says on each Lease what those hold elsewhere who wait for it by this client's place in the queue.
+    fn report(&self, held: &Held) {
+        for (_, slot) in self.all_slots() {
+            let waiting = slot.waiting();
+            let holds: BTreeSet<_> = waiting.iter().filter_map(|(by, _)| held.get(by)).flatten().cloned().collect();
+            slot.report(holds.into_iter().take(MOST_HOLDS).collect());
+        }
+    }
+
+    /// The deadlocks that there are at this time.
+    async fn look(&self, held: &Held) -> Result<Findings, Failure> {
+        let leases = within(self.shared.request_timeout, self.shared.store.list()).await?;
+        let mut places: BTreeMap<String, Place> = leases
+            .into_iter()
+            .filter_map(|lease| Some((lease.metadata.name.clone()?, Record::parse(lease).ok()?)))
+            .map(|(lease, record)| (lease.clone(), Place::of(record.resource_id.as_deref().unwrap_or(&lease), &record)))
+            .collect();
+        let mut waiting = Vec::new();
+        for (lease, slot) in self.all_slots() {
+            let Some(place) = places.get_mut(&lease) else { continue };
+            for (by, waiter) in slot.waiting() {
+                let holds: BTreeSet<String> = held.get(&by).into_iter().flatten().map(ToString::to_string).collect();
+                let mut who = waiter.id.as_ref().map(ToString::to_string).unwrap_or_default();
+                if !place.holds_elsewhere(&who, holds.iter().cloned()) {
+                    who = format!("another task of {} ({})", self.host, waiter.n);
+                    place.also(Waits { who: who.clone(), ticket: None, mode: waiter.mode, holds });
+                }
+                waiting.push((by, lease.clone(), who));
+            }
+        }
+        let places: Vec<Place> = places.into_values().collect();
+        Ok(Findings { deadlocks: deadlocks(&places), waiting })
     }
 }

@@ -133,10 +133,12 @@ impl Driver {
             if !self.contender.is_idle() || !self.engaged.is_empty() {
                 self.busy_until = now + LINGER;
             } else if now >= self.busy_until {
-                if commands.is_empty() && may_end() {
+                // What it has seen for a while somebody may try for again, and nobody else here has seen it.
+                let remembers = self.contender.remembers_until().filter(|until| *until > now);
+                if remembers.is_none() && commands.is_empty() && may_end() {
                     return;
                 }
-                self.busy_until = now + LINGER;
+                self.busy_until = remembers.unwrap_or(now + LINGER);
             }
             let wake = wake.unwrap_or(self.busy_until).min(self.busy_until).max(now + Duration::from_millis(1));
             let (own_deadline, session_lost) = self.ends();
@@ -255,6 +257,10 @@ impl Driver {
                     self.publications.push((id, done));
                 }
             }
+            Command::Stay(id, until) => {
+                let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);
+                engaged.for_each(|engaged| engaged.stay_until = Some(until));
+            }
             Command::Report(id, holds) => self.contender.report(&id, holds),
             Command::WatchForLoss(id) => {
                 let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);
@@ -287,16 +293,24 @@ impl Driver {
         }
     }
 
-    /// Gives back what has been held for as long as it may be, and says when there is more of it.
+    /// Ends what has been held for as long as it may be, gives it back when there was time to stop what runs under it, and
+    /// says when there is more of it.
     fn end_what_is_held_too_long(&mut self) -> Option<Moment> {
-        let now = clock::moment();
+        let (now, grace) = (clock::moment(), self.shared.grace);
+        let mut next = Vec::new();
         for engaged in &mut self.engaged {
-            if engaged.at_most_until.take_if(|until| now >= *until).is_some() {
+            let Some(until) = engaged.at_most_until else { continue };
+            if now >= until {
                 engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::HeldTooLong));
+            }
+            if now >= until + grace {
+                engaged.at_most_until = None;
                 self.contender.leave(&engaged.id);
+            } else {
+                next.push(if now >= until { until + grace } else { until });
             }
         }
-        self.engaged.iter().filter_map(|engaged| engaged.at_most_until).min()
+        next.into_iter().min()
     }
 
     fn tell(&mut self, notice: Notice) {
@@ -338,8 +352,7 @@ impl Driver {
                 let request = engaged.request.subscribe();
                 let grant = Grant { id, token, validity, slot, request, stay_until: None, released: false };
                 // If nobody wants it any more, it is dropped, and so released.
-                let taken = engaged.reply.take().is_some_and(|reply| reply.send(Ok(grant)).is_ok());
-                engaged.stay_until = engaged.stay.at_least.filter(|_| taken).map(|at_least| now + at_least);
+                engaged.reply.take().map(|reply| reply.send(Ok(grant)));
             }
             Notice::Refused { id, why } => {
                 debug!(name, %id, ?why, "not acquired");

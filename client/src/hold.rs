@@ -207,9 +207,14 @@ impl Hold {
         }
     }
 
-    /// From now on it is held for so long at least, given back or not.
-    pub(crate) fn stay(&mut self, at_least: Option<Duration>) {
-        self.grant.stay_until = at_least.map(|at_least| crate::clock::moment() + at_least);
+    /// From now on it is held for as long as it is to be at least, given back or not. Whoever has only a part of what he wants
+    /// has nothing that is to stay.
+    pub(crate) fn stay(&mut self) {
+        if let Some(at_least) = self.access.stay.at_least {
+            let until = crate::clock::moment() + at_least;
+            self.grant.stay_until = Some(until);
+            let _ = self.grant.slot.commands.send(Command::Stay(self.grant.id.clone(), until));
+        }
     }
 
     /// Gives it back, if it has been held for as long as it is to be at least, and says how that went.

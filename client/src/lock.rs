@@ -75,6 +75,10 @@ impl LockBuilder {
     /// somebody whose clock is a little late would do it again. A process that is killed keeps it for as long as its hold
     /// lives only; with a [`lease_duration`](Self::lease_duration) as long as this, for all of it. Rounded up to whole
     /// seconds, at most 10 years.
+    ///
+    /// A process that has just been started has to watch it for the rest of that time before it believes that it is over: one
+    /// that only tries, and ends, as a cron job's does, is told for ever that it is held. It needs
+    /// [`max_clock_skew`](Self::max_clock_skew), or the operator, which watches.
     pub fn hold_at_least(mut self, time: Duration) -> Self {
         self.stay.at_least = Some(time);
         self
@@ -83,7 +87,8 @@ impl LockBuilder {
     /// Ends a hold after this much time, however often it is renewed. Default: no end. At most 10 years.
     ///
     /// Then it is [lost](Hold::lost) ([`LossReason::HeldTooLong`](crate::LossReason::HeldTooLong)), and given back in the
-    /// background. It is for work that may hang.
+    /// background: after the client's [`grace`](crate::ClientBuilder::grace), so that what runs under it can be stopped. It is
+    /// for work that may hang.
     pub fn max_hold(mut self, time: Duration) -> Self {
         self.stay.at_most = Some(time);
         self

@@ -23,7 +23,8 @@ use crate::task::Tasks;
 /// named. So any number of processes that acquire what they need in this way cannot wait for each other in a circle. Who
 /// is waiting for the next one holds those before it; where that hurts, name a wait limit, after which all are released.
 ///
-/// What is named twice is acquired once: permits are added up, and to read and to write the same is to write it.
+/// What is named twice is acquired once, with the options of the first: permits are added up, and to read and to write the
+/// same is to write it.
 ///
 /// # When to use something else
 /// One lock that stands for all is simpler and faster. Where some are acquired apart from others, and more while they are
@@ -96,9 +97,9 @@ impl MultiLockBuilder {
         let mut parts = BTreeMap::new();
         for (access, wish) in self.parts {
             let place = (access.client.namespace().to_owned(), access.name.to_string());
-            let wish = match parts.remove(&place) {
-                None => wish,
-                Some((_, before)) => both(&place.1, &before, &wish)?,
+            let (access, wish) = match parts.remove(&place) {
+                None => (access, wish),
+                Some((first, before)) => (first, both(&place.1, &before, &wish)?),
             };
             match wish.mode {
                 Mode::Permits(permits) if permits == 0 || i32::try_from(permits).is_err() => {
@@ -167,18 +168,21 @@ impl MultiLock {
         let mut holds = Vec::with_capacity(self.parts.len());
         for (access, wish) in self.parts.values() {
             let left = end.map(|end| end.since(clock::moment()));
-            match access.acquire(wish, left, |_| {}).await {
+            match access.acquire_part(wish, left, |_| {}).await {
                 Ok(hold) => holds.push(hold),
                 Err(error) => {
                     // What was held until then is given back before anybody hears of it.
-                    futures::future::join_all(holds.into_iter().map(|hold: Hold| hold.give_up(None))).await;
+                    let _ = release_all(holds).await;
                     return Err(error);
                 }
             }
         }
-        let guard = MultiGuard { holds, lost: OnceLock::new() };
+        let mut guard = MultiGuard { holds, lost: OnceLock::new() };
         match guard.check() {
-            Ok(()) => Ok(guard),
+            Ok(()) => {
+                guard.holds.iter_mut().for_each(Hold::stay);
+                Ok(guard)
+            }
             // The first was lost while the last was waited for.
             Err(lost) => {
                 let (name, message) = (lost.name.clone(), lost.to_string());

@@ -86,6 +86,10 @@ impl SemaphoreBuilder {
     /// somebody whose clock is a little late would do it again. A process that is killed keeps it for as long as its hold
     /// lives only; with a [`lease_duration`](Self::lease_duration) as long as this, for all of it. Rounded up to whole
     /// seconds, at most 10 years.
+    ///
+    /// A process that has just been started has to watch it for the rest of that time before it believes that it is over: one
+    /// that only tries, and ends, as a cron job's does, is told for ever that it is held. It needs
+    /// [`max_clock_skew`](Self::max_clock_skew), or the operator, which watches.
     pub fn hold_at_least(mut self, time: Duration) -> Self {
         self.stay.at_least = Some(time);
         self
@@ -94,7 +98,8 @@ impl SemaphoreBuilder {
     /// Ends a hold after this much time, however often it is renewed. Default: no end. At most 10 years.
     ///
     /// Then it is [lost](Hold::lost) ([`LossReason::HeldTooLong`](crate::LossReason::HeldTooLong)), and given back in the
-    /// background. It is for work that may hang.
+    /// background: after the client's [`grace`](crate::ClientBuilder::grace), so that what runs under it can be stopped. It is
+    /// for work that may hang.
     pub fn max_hold(mut self, time: Duration) -> Self {
         self.stay.at_most = Some(time);
         self
@@ -287,7 +292,9 @@ impl Semaphore {
         let Ok(id) = holder_identity.parse::<HolderId>() else { return Ok(false) };
         loop {
             let Some(record) = self.access.read().await? else { return Ok(false) };
-            let Some(holder) = record.holding(&id) else { return Ok(false) };
+            let Some(holder) = record.holders().find(|holder| holder.id.as_ref() == Some(&id)) else {
+                return Ok(false);
+            };
             let write = write::shared::release(&record, holder, true);
             match self.access.write(write).await {
                 Ok(_) => return Ok(true),

@@ -1,6 +1,6 @@
 //! What a lock's driver is asked, and what it hands out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(crate) struct Slot {
     owners: Mutex<Vec<Owner>>,
     /// Who of this process waits for it.
     queue: Mutex<Vec<LocalWaiter>>,
+    /// Something is said on the Lease of what these hold elsewhere.
+    reports: AtomicBool,
 }
 
 /// A task that waits: by a place in the cluster's queue, or for its turn in this process.
@@ -46,6 +48,8 @@ pub(crate) struct InLine {
 impl Drop for InLine {
     fn drop(&mut self) {
         self.slot.queue().retain(|waiter| waiter.n != self.n);
+        // What was said of those who wait holds no longer of those who are left, until it is said anew.
+        self.slot.report(Vec::new());
     }
 }
 
@@ -61,13 +65,21 @@ impl InLine {
 struct Owner {
     id: HolderId,
     by: Waiting,
+    /// Whoever acquired it has it still, or has said who has.
+    is_known: bool,
     mode: Mode,
     validity: Arc<Validity>,
 }
 
 impl Slot {
     pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { commands, turn: Arc::default(), owners: Mutex::default(), queue: Mutex::default() }
+        Self {
+            commands,
+            turn: Arc::default(),
+            owners: Mutex::default(),
+            queue: Mutex::default(),
+            reports: AtomicBool::new(false),
+        }
     }
 
     /// Whether whoever calls this holds it in a way that would never let it have it so, and so would wait for itself.
@@ -82,15 +94,16 @@ impl Slot {
         let there = |owner: &&Owner| match owner.validity.check() {
             Ok(()) => true,
             // Its turn comes back with the guard, and is on its way where that is being released.
-            Err(reason) => wish.kind == Kind::Lock && reason != LossReason::Released,
+            Err(LossReason::Released | LossReason::HeldTooLong) => false,
+            Err(_) => wish.kind == Kind::Lock,
         };
         self.owners().iter().filter(|owner| owner.by == by && excludes(owner.mode)).any(|owner| there(&owner))
     }
 
     /// Whoever calls this has acquired it.
-    pub(crate) fn is_acquired(&self, grant: &Grant, mode: Mode) {
+    pub(crate) fn is_acquired(&self, grant: &Grant, mode: Mode, is_known: bool) {
         let (id, validity) = (grant.id.clone(), grant.validity.clone());
-        self.owners().push(Owner { id, by: Waiting::current(), mode, validity });
+        self.owners().push(Owner { id, by: Waiting::current(), is_known, mode, validity });
     }
 
     pub(crate) fn is_changed(&self, id: &HolderId, mode: Mode) {
@@ -100,17 +113,26 @@ impl Slot {
     /// Whoever calls this has it from now on, whoever acquired it.
     pub(crate) fn is_adopted(&self, id: &HolderId) {
         let by = Waiting::current();
-        self.owners().iter_mut().filter(|owner| owner.id == *id).for_each(|owner| owner.by = by);
+        let mut owners = self.owners();
+        owners.iter_mut().filter(|owner| owner.id == *id).for_each(|owner| (owner.by, owner.is_known) = (by, true));
     }
 
-    /// What this task or thread holds of it.
-    pub(crate) fn held_by(&self, by: Waiting) -> Vec<HolderId> {
-        let owners = self.owners();
-        owners
-            .iter()
-            .filter(|owner| owner.by == by && owner.validity.check().is_ok())
-            .map(|owner| owner.id.clone())
-            .collect()
+    /// What this process holds of it, and by which task or thread, as far as that is known.
+    pub(crate) fn held(&self) -> Vec<(Waiting, HolderId)> {
+        let there = |owner: &&Owner| owner.is_known && owner.validity.check().is_ok();
+        self.owners().iter().filter(there).map(|owner| (owner.by, owner.id.clone())).collect()
+    }
+
+    /// Says on the Lease what those hold elsewhere who wait for it by this process's place in the queue. Nothing is said
+    /// anew that was not said before.
+    pub(crate) fn report(&self, holds: Vec<HolderId>) {
+        if !self.reports.swap(!holds.is_empty(), Ordering::AcqRel) && holds.is_empty() {
+            return;
+        }
+        let place = self.queue().iter().find_map(|waiter| waiter.id.clone());
+        if let Some(id) = place {
+            let _ = self.commands.send(Command::Report(id, holds));
+        }
     }
 
     /// Whoever calls this waits for it, until what is returned is dropped.
@@ -148,6 +170,8 @@ pub(crate) enum Command {
     Change(HolderId, Mode, oneshot::Sender<u64>),
     /// Show people this text beside a hold. The answer is why not, if it will not be there.
     Publish(HolderId, String, oneshot::Sender<Result<(), String>>),
+    /// It is held until then at least, given back or not.
+    Stay(HolderId, Moment),
     /// Say what those hold elsewhere who wait by this acquisition.
     Report(HolderId, Vec<HolderId>),
     /// Somebody wants to be told of a loss, or of a request to let go, at once.

@@ -47,6 +47,9 @@ pub struct HolderStatus {
     /// For how many seconds the hold lives without a renewal, where it lives by the lock's own Lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_duration_seconds: Option<u64>,
+    /// Its process has left it there until its time has passed ([`keep`](crate::LockGuard::keep)).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// What the holder [publishes](crate::Hold::publish) of itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<String>,
@@ -141,6 +144,7 @@ impl HolderStatus {
                 Liveness::Own(duration) => Some(duration.as_secs()),
                 Liveness::Session(_) => None,
             },
+            kept: holder.kept,
             payload: holder.payload.clone(),
             release_request: holder.request.as_ref().map(|request| ReleaseRequestStatus {
                 by: request.by.clone(),

@@ -67,7 +67,7 @@ thread_local! {
 }
 
 /// Who waits: a task, or a thread where no task runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Waiting {
     Task(tokio::task::Id),
     Thread(std::thread::ThreadId),

@@ -73,6 +73,10 @@ fn everything(client: &Client, other: &Client) {
     let semaphore = client.semaphore("s").with_permits(3).build().unwrap();
     let mut permits = semaphore.blocking_acquire(3, None).unwrap();
     assert!(semaphore.blocking_try_acquire(1).is_err() && semaphore.blocking_acquire(1, SHORT).is_err());
+    // Whoever has given up leaves the queue in the background; until it has, it may be let in once more.
+    while !semaphore.blocking_status().unwrap().waiters.is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     permits.blocking_release_some(1).unwrap();
     assert_eq!(semaphore.blocking_available_permits().unwrap(), 1);
     assert_eq!(semaphore.blocking_status().unwrap().held, 2);

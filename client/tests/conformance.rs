@@ -3,7 +3,6 @@
 mod homemade;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use homemade::{Fault, Homemade};
@@ -14,10 +13,8 @@ use leasehold::{Client, MemoryStore};
 #[tokio::test]
 async fn what_is_in_memory_keeps_every_promise() {
     let store = MemoryStore::new();
-    let process = async || {
-        let client = Client::builder().store(Arc::new(store.clone())).session_duration(Duration::from_secs(3));
-        Arc::new(client.build().unwrap()) as Arc<dyn Provider>
-    };
+    let process =
+        async || Arc::new(Client::builder().store(Arc::new(store.clone())).build().unwrap()) as Arc<dyn Provider>;
     conformance::all(process, Promises::all()).await;
 }
 

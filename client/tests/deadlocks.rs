@@ -165,6 +165,60 @@ async fn a_guard_in_other_hands_is_in_nobodys_way_once_they_have_it() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_one_held_that_waits_no_longer_is_in_nobodys_way() {
+    let store = MemoryStore::new();
+    let (one, two) = (client(&store, OnDeadlock::FailYoungest), client(&store, OnDeadlock::FailYoungest));
+    let (shared, other) = (process(1), process(2));
+    let holder = other.spawn(async move {
+        let _held = two.lock("a").build().unwrap().acquire().await.unwrap();
+        pause(AFTER * 2).await;
+        // Nobody who waits for a holds b any more, when this looks.
+        two.lock("b").build().unwrap().acquire().await.map(drop)
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let first = shared.spawn({
+        let one = one.clone();
+        async move { one.lock("a").build().unwrap().acquire().await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let second = shared.spawn(async move {
+        let _held = one.lock("b").build().unwrap().acquire().await.unwrap();
+        // It stands behind the first in its process, and what it holds is told by the first one's place.
+        one.lock("a").build().unwrap().acquire_timeout(AFTER + Duration::from_secs(4)).await.unwrap_err();
+        pause(AFTER * 8).await;
+    });
+    holder.await.unwrap().unwrap();
+    first.await.unwrap().unwrap();
+    second.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn permits_count_once_somebody_has_said_that_they_are_his() {
+    for adopted in [false, true] {
+        let store = MemoryStore::new();
+        let (one, two) = (client(&store, OnDeadlock::FailYoungest), client(&store, OnDeadlock::FailYoungest));
+        let takes = |process: &Process, client: Client| {
+            process.spawn(async move {
+                let pool = client.semaphore("pool").with_permits(2).build().unwrap();
+                let held = pool.acquire(1).await.unwrap();
+                if adopted {
+                    held.adopt();
+                }
+                pause(Duration::from_secs(1)).await;
+                pool.acquire_timeout(1, AFTER * 10).await.map(drop)
+            })
+        };
+        let both = [takes(&process(1), one), takes(&process(2), two)];
+        let mut failures = Vec::new();
+        for task in both {
+            failures.extend(task.await.unwrap().err());
+        }
+        let found = failures.iter().filter(|error| matches!(error, AcquireError::Deadlock { .. })).count();
+        assert_eq!(found, usize::from(adopted), "{failures:?}");
+    }
+}
+
 #[test]
 fn too_short_a_time_is_refused() {
     let builder = Client::builder().store(Arc::new(MemoryStore::new())).deadlock_after(Duration::from_millis(10));

@@ -200,6 +200,71 @@ async fn a_set_that_was_not_got_whole_keeps_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_gives_up_waiting_for_a_set_keeps_nothing_of_it() {
+    let store = MemoryStore::new();
+    let (one, two) = (client(&store), client(&store));
+    process(1, Duration::ZERO)
+        .spawn(async move {
+            let _held = two.lock("b").build().unwrap().acquire().await.unwrap();
+            let lock = |name| one.lock(name).hold_at_least(HOUR).build().unwrap();
+            let both = MultiLock::new().lock(&lock("a")).lock(&lock("b")).build().unwrap();
+            tokio::time::timeout(MINUTE, both.acquire()).await.unwrap_err();
+            let a = two.lock("a").build().unwrap();
+            a.acquire_timeout(Duration::from_secs(1)).await.expect("nobody has it").release().await.unwrap();
+            // Whoever has all of it keeps all of it.
+            drop(_held);
+            both.acquire().await.unwrap().release().await.unwrap();
+            assert!(a.try_acquire().await.is_err());
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_tries_now_and_then_gets_what_was_kept_when_its_time_has_passed() {
+    let store = MemoryStore::new();
+    keeps(&store, HOUR).await;
+    let client = client(&store);
+    process(2, Duration::ZERO)
+        .spawn(async move {
+            let lock = client.lock("a").build().unwrap();
+            let mut tries = 1;
+            while lock.try_acquire().await.is_err() && tries < 100 {
+                clock::sleep_until(clock::moment() + MINUTE).await;
+                tries += 1;
+            }
+            assert!((60..=62).contains(&tries), "{tries} tries");
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_to_stop_is_left_when_something_was_held_too_long() {
+    let store = MemoryStore::new();
+    let grace = Duration::from_secs(5);
+    let builder = Client::builder().store(Arc::new(store.clone())).grace(grace);
+    let (careful, other) = (builder.build().unwrap(), client(&store));
+    process(1, Duration::ZERO)
+        .spawn(async move {
+            let guard = careful.lock("a").max_hold(MINUTE).build().unwrap().acquire().await.unwrap();
+            let lost = guard.lost();
+            let next = async {
+                other.lock("a").build().unwrap().acquire().await.unwrap().release().await.unwrap();
+                clock::moment()
+            };
+            let told = async {
+                lost.cancelled().await;
+                clock::moment()
+            };
+            let (told, next) = tokio::join!(told, next);
+            assert!(next.since(told) >= grace, "{:?}", next.since(told));
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_held_for_longer_than_it_may_be() {
     let store = MemoryStore::new();
     let client = client(&store);
@@ -215,8 +280,8 @@ async fn nothing_is_held_for_longer_than_it_may_be() {
                 let lost = guard.check().unwrap_err();
                 assert_eq!((lost.reason, clock::moment().since(begun).as_secs()), (LossReason::HeldTooLong, 3600));
                 // It is given back without the guard.
-                let next = client.lock("a").same_task_waits(true).build().unwrap();
-                next.acquire_timeout(Duration::from_secs(1)).await.unwrap().release().await.unwrap();
+                let next = client.lock("a").build().unwrap().acquire().await.unwrap();
+                next.release().await.unwrap();
                 assert!(matches!(guard.release().await, Err(ReleaseError::Lost(lost)) if lost.reason == LossReason::HeldTooLong));
             }
         })
@@ -297,4 +362,49 @@ async fn a_late_renewal_does_not_take_back_what_is_kept() {
     assert!(kept && !contender.is_engaged());
     assert!(store.write(name, &renewal).await.is_err(), "it takes back that the hold is to stay");
     assert!(Record::parse(holder(&store, name)).unwrap().holder.unwrap().kept);
+}
+
+/// A write by which it was to be kept, of which nobody knows what came of it, and a lock that another holds by then.
+#[tokio::test]
+async fn it_is_not_said_that_something_is_kept_which_another_has() {
+    for carried_out in [true, false] {
+        let store = MemoryStore::new();
+        let id: HolderId = "host_abc.1".parse().unwrap();
+        let mut contender = Contender::new("a".to_owned(), Duration::from_secs(30), Duration::ZERO, 0);
+        let at = |seconds: u64| Now {
+            moment: Moment::from_start(Duration::from_secs(seconds)),
+            stamp: Timestamp::from_second(seconds.try_into().unwrap()).unwrap(),
+        };
+        let answer = |lease: Lease| Answer::Is(Box::new(Record::parse(lease).unwrap()));
+        contender.start(id.clone(), Wish::default(), at(100).moment);
+        contender.poll(at(100));
+        contender.answer(Answer::Absent, at(100).moment);
+        let Next::Write(create) = contender.poll(at(100)) else { panic!("it makes the lock") };
+        contender.answer(answer(store.write("a", &create).await.unwrap().unwrap()), at(100).moment);
+        contender.poll(at(101));
+        contender.keep(&id, HOUR);
+        let Next::Write(keep) = contender.poll(at(102)) else { panic!("it keeps the lock") };
+        if carried_out {
+            store.write("a", &keep).await.unwrap();
+        } else {
+            let record = Record::parse(store.read("a").await.unwrap()).unwrap();
+            let other: HolderId = "other_xyz.1".parse().unwrap();
+            let term = leasehold::protocol::write::Term { duration: MINUTE, own: false };
+            let taken = leasehold::protocol::write::acquire(&record, &other, &[], term, at(103).stamp);
+            store.write("a", &taken).await.unwrap();
+        }
+        contender.answer(Answer::Unclear("the connection broke".to_owned()), at(104).moment);
+        let mut left = None;
+        for second in 105..140 {
+            if let Next::Read | Next::Check = contender.poll(at(second)) {
+                contender.answer(answer(store.read("a").await.unwrap()), at(second).moment);
+            }
+            while let Some(notice) = contender.next_notice() {
+                if let Notice::Left { clean, .. } = notice {
+                    left = Some(clean);
+                }
+            }
+        }
+        assert_eq!(left, Some(carried_out));
+    }
 }

@@ -12,11 +12,20 @@ version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"$/\1/p' Car
 # The CLI needs the very client that is packaged beside it, which no registry has yet: so both in one go.
 dirty=()
 [ -z "$(git status --porcelain 2>/dev/null)" ] || dirty=(--allow-dirty)
-"$cargo" package --quiet --offline "${dirty[@]}" --package leasehold --package leasehold-cli
+"$cargo" package --quiet --offline "${dirty[@]}" --no-verify --package leasehold --package leasehold-cli
 
+# Cargo's own verification would build the CLI against whatever it once unpacked under this version, so this does it.
 user=$(mktemp -d)
 trap 'rm -rf "$user"' EXIT
-tar -xzf "$target/package/leasehold-$version.crate" -C "$user"
+for crate in leasehold leasehold-cli; do
+	tar -xzf "$target/package/$crate-$version.crate" -C "$user"
+done
+# The same versions as here, all of them downloaded already.
+cp Cargo.lock "$user/leasehold-cli-$version/Cargo.lock"
+outside() {
+	env -C "$user/$1" -u K8S_OPENAPI_ENABLED_VERSION CARGO_TARGET_DIR="$target" "$cargo" "${@:2}" --quiet --offline
+}
+outside "leasehold-cli-$version" check --config "patch.crates-io.leasehold.path='$user/leasehold-$version'"
 
 # The first block of this language under the heading "From Rust".
 from_readme() {
@@ -29,7 +38,6 @@ mkdir -p "$user/app/src"
 	printf '\n[patch.crates-io]\nleasehold = { path = "../leasehold-%s" }\n' "$version"
 } >"$user/app/Cargo.toml"
 from_readme rust >"$user/app/src/main.rs"
-# The same versions as here, all of them downloaded already.
 cp Cargo.lock "$user/app/"
 
 lines=$(grep -c '[^[:space:]]' "$user/app/src/main.rs")
@@ -41,7 +49,7 @@ if ! grep -q 'acquire()' "$user/app/src/main.rs"; then
 	echo "README.md's first example under \"From Rust\" takes no lock" >&2
 	exit 1
 fi
-(cd "$user/app" && env -u K8S_OPENAPI_ENABLED_VERSION CARGO_TARGET_DIR="$target" "$cargo" build --quiet --offline)
+outside app build
 cp "$target/debug/app" "$user/app/app"
 
 "$user/app/app"

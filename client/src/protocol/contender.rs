@@ -407,6 +407,13 @@ impl Contender {
         self.turn.iter().map(|turn| &turn.id).chain(holds).chain(exits)
     }
 
+    /// Until when this client is to remember what it has seen of holders that live by their own records: one who begins anew
+    /// would have to wait for it. When such a holder is over, that is known for as long again.
+    #[must_use]
+    pub fn remembers_until(&self) -> Option<Moment> {
+        self.own_seen.values().map(|(seen, since)| *since + seen.duration * 2).max()
+    }
+
     /// Something this client sent may still come true.
     #[must_use]
     pub fn is_unclear(&self) -> bool {

@@ -126,6 +126,7 @@ impl fmt::Display for Deadlock {
             write!(f, "{} waits for {:?}", step.waiter, step.name)?;
             match &step.held_by {
                 Some(hold) if hold == next => write!(f, ", held by it")?,
+                Some(hold) if self.steps.len() == 1 => write!(f, ", held by itself as {hold}")?,
                 Some(hold) => write!(f, ", held as {hold} by {next}")?,
                 None => write!(f, " behind {next}")?,
             }
@@ -152,7 +153,7 @@ pub fn deadlocks(places: &[Place]) -> Vec<Deadlock> {
             if !stuck[n] {
                 continue;
             }
-            let held_for_ever = |hold: &str| keeps.get(hold).is_some_and(|keeper| stuck[*keeper] && *keeper != n);
+            let held_for_ever = |hold: &str| keeps.get(hold).is_some_and(|keeper| stuck[*keeper]);
             if ahead_is_stuck.contains(&place.name) || !place.in_the_way(waits, held_for_ever).is_empty() {
                 ahead_is_stuck.insert(&place.name);
             } else {
@@ -166,7 +167,7 @@ pub fn deadlocks(places: &[Place]) -> Vec<Deadlock> {
     // From whoever is stuck to one who is in its way, until one comes again: that is a circle.
     let next = |n: usize| -> Option<(usize, Option<String>)> {
         let (place, waits) = everybody[n];
-        let held_for_ever = |hold: &str| keeps.get(hold).is_some_and(|keeper| stuck[*keeper] && *keeper != n);
+        let held_for_ever = |hold: &str| keeps.get(hold).is_some_and(|keeper| stuck[*keeper]);
         let holder = place.in_the_way(waits, held_for_ever).first().map(|hold| (keeps[hold], Some((*hold).to_owned())));
         let ahead = || {
             let before = everybody[..n].iter().rposition(|(other, _)| other.name == place.name)?;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::record::{
     ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, HOLDS, Holder, ID, JOIN, KEPT, KIND, KIND_LOCK, KIND_SESSION,
-    LIVENESS, OWN, PAYLOAD, REQUEST, Record, SessionRecord, WANT, Waiter,
+    LIVENESS, OWN, PAYLOAD, REQUEST, Record, SessionRecord, UNNAMED_DURATION, WANT, Waiter,
 };
 use super::{HolderId, Kind, ReleaseRequest, SessionId, Version, Want};
 
@@ -200,6 +200,10 @@ pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Tim
     ops.copy_version(["metadata", "labels", &format!("{HOLDER}{}", to.session)]);
     ops.remove_if_there(record, LIVENESS);
     ops.remove_beside(record, |_| true);
+    if ops.has_annotation(record, LIVENESS) {
+        // That was its own, and may have been long.
+        ops.add(["spec", "leaseDurationSeconds"], json!(UNNAMED_DURATION.as_secs()));
+    }
     ops.add(["spec", "holderIdentity"], json!(to.to_string()));
     ops.add(["spec", "leaseTransitions"], json!(next_transition(record.transitions)));
     ops.add(["spec", "acquireTime"], json!(MicroTime(stamp)));
@@ -225,14 +229,19 @@ pub fn join(record: &Record, id: &HolderId, want: &Want) -> Write {
     ops.write()
 }
 
-/// Say what a waiter's task holds elsewhere. Condition: the `join` key as it was written.
+/// Say what a waiter's task holds elsewhere, or nothing any more. Condition: the `join` key as it was written.
 #[must_use]
 pub fn report(record: &Record, waiter: &Waiter, holds: &[HolderId]) -> Write {
     let mut ops = Ops::of(record);
     ops.test(["metadata", "uid"], json!(record.uid));
     ops.test(["metadata", "annotations", &format!("{JOIN}{}", waiter.id)], json!(waiter.ticket.to_string()));
-    let holds: Vec<_> = holds.iter().map(ToString::to_string).collect();
-    ops.add(["metadata", "annotations", &format!("{HOLDS}{}", waiter.id)], json!(holds.join(" ")));
+    let key = format!("{HOLDS}{}", waiter.id);
+    if holds.is_empty() {
+        ops.remove_if_there(record, &key);
+    } else {
+        let holds: Vec<_> = holds.iter().map(ToString::to_string).collect();
+        ops.add(["metadata", "annotations", &key], json!(holds.join(" ")));
+    }
     ops.write()
 }
 
@@ -289,6 +298,8 @@ fn renewal(record: &Record, term: Term, stamp: Timestamp) -> Ops {
 pub fn keep(record: &Record, duration: Duration, stamp: Timestamp) -> Write {
     let mut ops = renewal(record, Term { duration, own: true }, stamp);
     ops.add(["metadata", "annotations", LIVENESS], json!(KEPT));
+    // Nobody hears any more what is asked of it.
+    record.holder.iter().for_each(|holder| ops.remove_if_there(record, &format!("{REQUEST}{}", holder.identity)));
     ops.write()
 }
 

@@ -358,7 +358,8 @@ fn unreported<'a>(turn: &'a Turn, record: &'a Record) -> Option<(&'a Waiter, &'a
     let holds = turn.holds.as_deref()?;
     let waiter = record.waiters.iter().find(|waiter| waiter.id == turn.id)?;
     let bytes: usize = holds.iter().map(|id| id.session.as_str().len() + 12).sum();
-    let room = record.bytes_to_come() + HOLDS.len() + 80 + bytes <= CROWDED_BYTES;
+    // Whoever comes later has to find room as well.
+    let room = holds.is_empty() || record.bytes_to_come() + HOLDS.len() + 80 + bytes <= CROWDED_BYTES / 2;
     (room && waiter.holds != holds).then_some((waiter, holds))
 }
 

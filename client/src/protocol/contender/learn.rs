@@ -33,6 +33,7 @@ impl Contender {
                 self.adopt(*record, now);
                 self.confirm(&request, now);
                 self.see_what_is_shown(&request);
+                self.see_what_is_reported(&request);
                 self.look_again(now);
             }
             Answer::Absent | Answer::Removed => {
@@ -99,6 +100,15 @@ impl Contender {
         let (Some((id, text)), Known::Present(record)) = (&request.publishes, &self.known) else { return };
         if record.holding(id).is_some_and(|holder| !holder.shows(text)) {
             self.give_up_publishing(request, "something else stands there than what was written");
+        }
+    }
+
+    /// The same of what a waiter says that it holds.
+    fn see_what_is_reported(&mut self, request: &InFlight) {
+        let (Some(turn), Known::Present(record), true) = (&mut self.turn, &self.known, request.reports) else { return };
+        let stands = record.waiters.iter().find(|waiter| waiter.id == turn.id);
+        if stands.is_some_and(|waiter| Some(&waiter.holds) != turn.holds.as_ref()) {
+            turn.holds = None;
         }
     }
 
@@ -437,8 +447,13 @@ impl Contender {
             Known::Present(record) => Some(record),
         };
         let gone = |id: &HolderId| record.is_none_or(|record| !record.is_held_by(id) && record.position(id).is_none());
+        let kept = |id: &HolderId| {
+            record.is_some_and(|record| record.holders().any(|holder| holder.kept && holder.id.as_ref() == Some(id)))
+        };
         for exit in self.exits.extract_if(.., |exit| gone(&exit.id)) {
-            self.notices.push_back(Notice::Left { clean: exit.ours && !exit.lost, id: exit.id });
+            // What was to stay stands there, or it is not known that it ever did.
+            let ours = if exit.keep.is_some() { kept(&exit.id) } else { exit.ours };
+            self.notices.push_back(Notice::Left { clean: ours && !exit.lost, id: exit.id });
         }
     }
 

@@ -168,6 +168,8 @@ pub fn keep(record: &Record, holder: &Holder, duration: Duration, stamp: Timesta
     ops.copy_version(["metadata", "annotations", &key]);
     let own = Duration::from_secs(Term { duration, own: true }.seconds().unsigned_abs().into());
     ops.want(record, holder, Want { mode: holder.mode, own: Some(own), since: Some(stamp), kept: true });
+    // Nobody hears any more what is asked of it.
+    ops.remove_if_there(record, &format!("{REQUEST}{}", holder.identity));
     ops.write()
 }
 

@@ -177,7 +177,7 @@ async fn first_come_first_served(name: &str, make: impl AsyncFn(&str) -> Arc<dyn
 }
 
 /// Waits until so many wait: somebody who comes now hears that they are ahead.
-async fn are_ahead(count: usize, probe: &Arc<dyn Exclusive>) {
+pub(super) async fn are_ahead(count: usize, probe: &Arc<dyn Exclusive>) {
     let rule = format!("an acquisition that waits behind {count} others is told so");
     eventually(&rule, async || {
         let told = Notify::new();

@@ -3,7 +3,8 @@
 //! Each function here takes what makes providers, and panics at the first rule that is broken, saying which. Every provider
 //! stands for a *process* of its own, and all of them share one state: clients of one cluster, of one
 //! [`MemoryStore`](crate::MemoryStore), or connections to one database. What an implementation does not promise is not
-//! asked of it ([`Promises`]). Every rule takes names of its own, so it can be run again on the same state.
+//! asked of it ([`Promises`]). Every rule takes names of its own, so it can be run again on the same state; a guard has to
+//! have the name that was asked for, so give clients no key prefix here. It takes some seconds, for what has to expire.
 //!
 //! # Examples
 //!

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::exclusive::{self, Exclusive};
-use super::{LIMIT, Promises, eventually, get, join, name, release, soon};
+use super::{LIMIT, PATIENCE, Promises, eventually, get, join, name, release, soon};
 use crate::access::Progress;
 use crate::error::{AcquireError, TryAcquireError};
 use crate::provider::{
@@ -75,7 +75,7 @@ fn must_be_held<T>(tried: Result<T, TryAcquireError>, name: &str, rule: &str) {
 async fn readers_read_together(name: &str, make: impl AsyncFn(&str) -> Arc<dyn AnyReadWriteLock>, promises: Promises) {
     let (one, two) = (make(name).await, make(name).await);
     let first = get(one.read(), "what is free, to read").await;
-    let second = get(two.read_timeout(LIMIT * 20), "what is read, to read as well").await;
+    let second = get(two.read_timeout(PATIENCE), "what is read, to read as well").await;
     assert!(first.check().is_ok() && second.check().is_ok(), "{name}: of two who read together one does not check");
     if promises.exclusion {
         must_be_held(soon(one.try_write(), "a try comes to its end").await, name, "nobody writes while others read");
@@ -174,7 +174,7 @@ async fn an_upgradeable_reader_becomes_the_writer(
         must_be_held(soon(two.try_read(), "a try comes to its end").await, name, "nobody reads while another writes");
     }
     release(get(writer.downgrade(), "what was written, to read").await).await;
-    let reader = get(two.upgradeable_read_timeout(LIMIT * 20), "what was released").await;
+    let reader = get(two.upgradeable_read_timeout(PATIENCE), "what was released").await;
     let reader = get(reader.downgrade(), "what was to be written perhaps, only to read").await;
     let other = eventually("another can be the upgradeable reader", async || one.try_upgradeable_read().await).await;
     release(reader).await;

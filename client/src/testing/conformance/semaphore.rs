@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::mpsc;
 
-use super::exclusive::{self, Exclusive};
-use super::{Promises, eventually, get, join, name, release, soon};
+use super::exclusive::{self, Exclusive, are_ahead};
+use super::{LIMIT, Promises, eventually, get, join, name, release, soon};
 use crate::access::Progress;
 use crate::error::{AcquireError, TryAcquireError};
 use crate::provider::{AnyGuard, AnySemaphore, HoldOptions, SemaphoreProvider};
@@ -49,6 +50,7 @@ pub(super) async fn all(process: impl AsyncFn() -> Arc<dyn SemaphoreProvider>, p
     }
     if promises.exclusion && promises.order {
         a_large_request_is_not_overtaken(&name("semaphore-large"), &make).await;
+        a_small_request_waits_behind_a_large_one(&name("semaphore-small"), &make).await;
     }
 }
 
@@ -127,4 +129,33 @@ async fn a_large_request_is_not_overtaken(name: &str, make: impl AsyncFn(&str) -
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
     release(all).await;
+}
+
+async fn a_small_request_waits_behind_a_large_one(name: &str, make: impl AsyncFn(&str) -> Arc<dyn AnySemaphore>) {
+    let one = make(name).await;
+    let (single, pair) = (get(one.acquire(1), "one permit").await, get(one.acquire(2), "two permits").await);
+    let (served, mut order) = mpsc::unbounded_channel();
+    let mut tasks = Vec::new();
+    for (ahead, wanted) in [PERMITS, 1].into_iter().enumerate() {
+        let (semaphore, served) = (make(name).await, served.clone());
+        tasks.push(tokio::spawn(async move {
+            let permits = get(semaphore.acquire(wanted), "permits that were waited for").await;
+            let _ = served.send(wanted);
+            release(permits).await;
+        }));
+        let probe = Arc::new(Whole(make(name).await)) as Arc<dyn Exclusive>;
+        are_ahead(ahead + 1, &probe).await;
+    }
+    // Enough for the small request, and not for the large one that came before it.
+    release(single).await;
+    // Time to do the wrong thing.
+    crate::clock::sleep(LIMIT).await;
+    release(pair).await;
+    join(tasks).await;
+    let first = order.recv().await;
+    assert_eq!(
+        first,
+        Some(PERMITS),
+        "{name}: waiters are not served in the order in which they came: a small overtook"
+    );
 }

@@ -11,7 +11,7 @@ use crate::support::{client, namespace};
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_a_cluster_keep_every_promise() -> Result<()> {
     let (namespace, _dump) = namespace("conformance").await?;
-    let process = async || Arc::new(client(&namespace, 6).expect("a client")) as Arc<dyn Provider>;
+    let process = async || Arc::new(client(&namespace, 30).expect("a client")) as Arc<dyn Provider>;
     conformance::all(process, Promises::all()).await;
     Ok(())
 }
