@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use crate::driver::{Driver, Shared};
+use crate::election::ElectionBuilder;
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
 use crate::observers::Observers;
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) contact_timeout: Duration,
     /// By which people recognise this process.
     pub(crate) host: String,
+    /// The cluster, unless Leases are kept elsewhere.
+    pub(crate) config: Option<kube::Config>,
     slots: Mutex<Slots>,
 }
 
@@ -97,6 +100,11 @@ impl Client {
     /// [`OptionsError`] where the name cannot be a Lease's.
     pub fn read_write_lock(&self, name: impl Into<String>) -> Result<ReadWriteLock, OptionsError> {
         ReadWriteLock::new(self.clone(), name.into())
+    }
+
+    /// An election by its name. It exists by being named: nothing need be created before.
+    pub fn election(&self, name: impl Into<String>) -> ElectionBuilder {
+        ElectionBuilder::new(self.clone(), name.into())
     }
 
     /// The namespace in which this client's locks are.
@@ -311,6 +319,7 @@ impl ClientBuilder {
             return Err(OptionsError::new("request_timeout", "it must be more than nothing").into());
         }
         let host = self.host.unwrap_or_else(host_name);
+        let cluster = self.config.clone().filter(|_| self.store.is_none());
         let (store, namespace) = match (self.store, self.config) {
             (Some(store), _) => (store, self.namespace.unwrap_or_else(|| "default".to_owned())),
             (None, Some(config)) => {
@@ -345,6 +354,7 @@ impl ClientBuilder {
                 shared: Arc::new(shared),
                 contact_timeout: self.contact_timeout,
                 host,
+                config: cluster,
                 slots: Mutex::default(),
             }),
         })

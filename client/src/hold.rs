@@ -178,11 +178,16 @@ impl Hold {
 
     /// Gives it back, and says how that went.
     pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
+        self.grant.released = true;
+        self.give_up().await
+    }
+
+    /// Gives it back though others still have a part in it, and says how that went.
+    pub(crate) async fn give_up(&self) -> Result<(), ReleaseError> {
         let before = self.check();
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);
         let (reply, done) = oneshot::channel();
-        self.grant.released = true;
         let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), Some(reply)));
         let limit = self.access.client.inner().shared.request_timeout * 3;
         let outcome = tokio::time::timeout(limit, done).await;
@@ -192,6 +197,17 @@ impl Hold {
             Ok(_) => Err(self.loss(LossReason::Broken).into()),
             Err(_) => Err(ReleaseError::Unsettled { name: self.access.name.to_string() }),
         }
+    }
+
+    /// Gives it back in the background. Once more does no harm.
+    pub(crate) fn abandon(&self) {
+        self.validity().lose(LossReason::Released);
+        let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), None));
+    }
+
+    /// The task that keeps it up has ended with its runtime.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.grant.slot.commands.is_closed()
     }
 
     /// Makes more or less of it. Where it is more, its token is another one from then on.
@@ -215,7 +231,7 @@ impl Hold {
         Lost { name: self.access.name.to_string(), reason }
     }
 
-    fn validity(&self) -> &Arc<Validity> {
+    pub(crate) fn validity(&self) -> &Arc<Validity> {
         &self.grant.validity
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A lock is a `Lease` object. It is taken, handed on and given back by single requests that the API server carries out
 //! whole or not at all; who waits for it watches for its grant. No other service is needed, and no custom resource: a
-//! lock exists by being named. Semaphores and read-write locks are Leases that several hold.
+//! lock exists by being named. Semaphores and read-write locks are Leases that several hold; [leader election](election) is
+//! a lock in the form that client-go reads and writes.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,6 +60,7 @@ mod blocking;
 mod client;
 pub mod clock;
 mod driver;
+pub mod election;
 mod error;
 mod hold;
 mod lock;
@@ -78,6 +80,7 @@ mod validity;
 
 pub use access::Progress;
 pub use client::{Client, ClientBuilder};
+pub use election::{Election, ElectionBuilder, Leadership};
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
@@ -94,8 +97,13 @@ pub use status::{
 #[cfg(feature = "testing")]
 pub use store::MemoryStore;
 pub use store::{Failure, KubeStore, Sight, Store};
+pub use tokio_util::sync::CancellationToken;
 
 /// The README's examples are compiled with the crate's own.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/election.md")]
+struct ElectionGuide;

@@ -9,7 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 
 use crate::protocol::{Version, Write};
 
-mod kube;
+pub(crate) mod kube;
 #[cfg(feature = "testing")]
 mod memory;
 

@@ -12,6 +12,7 @@
 
 mod beside;
 mod conditions;
+mod election;
 mod exclusion;
 mod foreign;
 mod loss;
