@@ -58,7 +58,7 @@ pub(crate) struct Inner {
     pub(crate) contact_timeout: Duration,
     /// By which people recognise this process.
     pub(crate) host: String,
-    /// The cluster, unless Leases are kept elsewhere.
+    /// The cluster, where one was given.
     pub(crate) config: Option<kube::Config>,
     slots: Mutex<Slots>,
 }
@@ -319,7 +319,7 @@ impl ClientBuilder {
             return Err(OptionsError::new("request_timeout", "it must be more than nothing").into());
         }
         let host = self.host.unwrap_or_else(host_name);
-        let cluster = self.config.clone().filter(|_| self.store.is_none());
+        let cluster = self.config.clone();
         let (store, namespace) = match (self.store, self.config) {
             (Some(store), _) => (store, self.namespace.unwrap_or_else(|| "default".to_owned())),
             (None, Some(config)) => {

@@ -15,6 +15,8 @@ use leasehold::protocol::{Version, Write};
 use leasehold::testing::{ApiServer, Process, ProcessOptions};
 use leasehold::{CancellationToken, Client, Election, Failure, LossReason, MemoryStore, Sight, Store, TryAcquireError};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 /// What one lease lasts here.
@@ -396,6 +398,54 @@ async fn a_controller_runs_while_its_candidate_leads() {
     in_time("it has not stepped down", two.campaign()).await.unwrap().step_down().await.unwrap();
 }
 
+/// Whether a request for the Pod labels it.
+async fn labels(stream: &mut TcpStream) -> Option<bool> {
+    let mut request = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            assert!(head.starts_with("PATCH /api/v1/namespaces/default/pods/me?"), "{head}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse::<usize>();
+            if body.len() == length.unwrap() {
+                let patch: serde_json::Value = serde_json::from_str(body).unwrap();
+                return Some(patch["metadata"]["labels"]["leader.leasehold.dev/reports"] == "true");
+            }
+        }
+        if stream.read_buf(&mut request).await.unwrap() == 0 {
+            return None;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_label_is_on_its_way_off_the_pod_the_leader_leads() {
+    let store = MemoryStore::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api_server = format!("http://{}", listener.local_addr().unwrap());
+    let config = kube::Config::new(api_server.parse().unwrap());
+    let client = Client::builder().kube_config(config).store(Arc::new(store.clone())).build().unwrap();
+    let election =
+        client.election("reports").label_pod(PodLabel::new().pod("me").namespace("default")).build().unwrap();
+    let (served, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        while let Some(labels) = labels(&mut stream).await {
+            // Long enough for a leadership to pass on, if nothing keeps it.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            served.send((labels, store.read("reports").await.is_ok())).unwrap();
+            let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"me"}}"#;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}", pod.len());
+            stream.write_all(format!("{head}\r\n\r\n{pod}").as_bytes()).await.unwrap();
+        }
+    });
+    let leadership = election.campaign().await.unwrap();
+    assert_eq!(in_time("what was left over", requests.recv()).await, Some((false, true)));
+    assert_eq!(in_time("the label", requests.recv()).await, Some((true, true)));
+    leadership.step_down().await.unwrap();
+    assert_eq!(in_time("the label's end", requests.recv()).await, Some((false, true)), "it had passed on before");
+    assert_eq!(election.leader().await.unwrap(), None);
+}
+
 fn brief(store: &MemoryStore) -> Election {
     let client = Client::builder().store(Arc::new(store.clone())).session_duration(Duration::from_secs(3));
     client.build().unwrap().election("reports").lease_duration(Duration::from_secs(1)).build().unwrap()
@@ -484,5 +534,5 @@ fn bad_options_say_what_would_be_right() {
     assert!(careful.election("a").grace(Duration::from_secs(2)).build().is_err());
     assert_eq!(client.election("A").build().unwrap_err().option, "name");
     let error = client.election("a").label_pod(PodLabel::new().pod("me")).build().unwrap_err();
-    assert!(error.to_string().contains("elsewhere than in a cluster"), "{error}");
+    assert!(error.to_string().contains("this client knows no cluster"), "{error}");
 }

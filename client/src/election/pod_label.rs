@@ -133,8 +133,7 @@ impl Labeller {
     pub(super) fn new(label: PodLabel, client: &Client, election: &str) -> Result<Self, OptionsError> {
         let bad = |problem: String| OptionsError::new("label_pod", problem);
         let config = client.inner().config.clone();
-        let config =
-            config.ok_or_else(|| bad("this client keeps its Leases elsewhere than in a cluster".to_owned()))?;
+        let config = config.ok_or_else(|| bad("this client knows no cluster: give it a kube_config()".to_owned()))?;
         let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let pod = label.pod.or_else(|| named("POD_NAME")).ok_or_else(|| {
             bad("which Pod this is is not known: set POD_NAME by the downward API (metadata.name), or name it"

@@ -139,14 +139,14 @@ async fn with_the_examples_rights_the_leaders_pod_has_the_label_that_the_example
     let first = example(&namespace, "reports-1").await?;
     let second = first.in_pod("reports-2").await?;
     let candidate = |account: &Account, pod: &str| {
-        let builder = Client::builder().kube_config(account.config()).host(pod).session_duration(D);
+        let client = Client::builder().kube_config(account.config()).host(pod).session_duration(D).build()?;
         let label = PodLabel::new().pod(pod);
-        anyhow::Ok(builder.build()?.election("reports").lease_duration(D).label_pod(label).build()?)
+        anyhow::Ok((client.election("reports").lease_duration(D).label_pod(label).build()?, client))
     };
     // A process that died has left its label.
     let left = json!({ "metadata": { "labels": { "leader.leasehold.dev/reports": "true" } } });
     namespace.api::<Pod>().patch("reports-2", &PatchParams::default(), &Patch::Merge(left)).await?;
-    let (one, two) = (candidate(&first, "reports-1")?, candidate(&second, "reports-2")?);
+    let ((one, first), (two, second)) = (candidate(&first, "reports-1")?, candidate(&second, "reports-2")?);
     assert_eq!(one.label_state(), Some(LabelState::Unknown));
     let leadership = one.campaign().await?;
     let following = tokio::spawn({
@@ -194,7 +194,13 @@ async fn with_the_examples_rights_the_leaders_pod_has_the_label_that_the_example
         ensure!(selected().await?.is_empty());
         Ok(())
     })
-    .await
+    .await?;
+    drop(leadership);
+    first.shutdown().await;
+    second.shutdown().await;
+    let left = namespace.api::<Lease>().list(&ListParams::default()).await?.items;
+    assert!(left.is_empty(), "something is left behind: {left:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
