@@ -2,7 +2,8 @@
 //!
 //! A lock is a `Lease` object. It is taken, handed on and given back by single requests that the API server carries out
 //! whole or not at all; who waits for it watches for its grant. No other service is needed, and no custom resource: a
-//! lock exists by being named. Semaphores and read-write locks are Leases that several hold.
+//! lock exists by being named. Semaphores and read-write locks are Leases that several hold; [leader election](election) is
+//! a lock in the form that client-go reads and writes.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -83,6 +84,7 @@ mod client;
 pub mod clock;
 mod deadlocks;
 mod driver;
+pub mod election;
 mod error;
 mod fence;
 mod hold;
@@ -110,6 +112,7 @@ mod validity;
 pub use access::Progress;
 pub use client::Client;
 pub use deadlocks::OnDeadlock;
+pub use election::{Election, ElectionBuilder, Leadership};
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
@@ -129,8 +132,13 @@ pub use status::{
 #[cfg(feature = "memory")]
 pub use store::MemoryStore;
 pub use store::{Failure, KubeStore, Sight, Store};
+pub use tokio_util::sync::CancellationToken;
 
 /// The README's examples are compiled with the crate's own.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/election.md")]
+struct ElectionGuide;
