@@ -37,6 +37,21 @@ pub struct RunArgs {
     /// Where to serve /metrics, /healthz and /readyz. Port 0 takes a free one; the log names it.
     #[arg(long, value_name = "ADDRESS", env = "LEASEHOLD_METRICS_ADDR", default_value = "0.0.0.0:8080")]
     pub metrics_addr: SocketAddr,
+    /// Let one replica at a time act, and the others only watch. With `false` each acts.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "LEASEHOLD_LEADER_ELECTION",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub leader_election: bool,
+    /// The Lease by which the replicas elect their leader.
+    #[arg(long, value_name = "NAME", env = "LEASEHOLD_LEADER_ELECTION_LEASE", default_value = "leasehold-operator")]
+    pub leader_election_lease: String,
+    /// The namespace of that Lease. Without it: that of the pod's service account, or of the kubeconfig's context.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub leader_election_namespace: Option<String>,
     /// What to log, as in `info,leasehold_operator=debug`.
     #[arg(long, value_name = "FILTER", env = "LEASEHOLD_LOG", default_value = "info")]
     pub log: String,

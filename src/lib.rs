@@ -5,6 +5,7 @@
 //! | [`crd`] | the custom resources |
 //! | `controller` | the controller of the custom resources |
 //! | [`warden`] | ends dead sessions, evicts dead holders, clears away leftovers |
+//! | `lead` | of several replicas one acts, the others keep watch |
 //! | `leases` | the connection for Leases, which nothing else uses |
 //! | `announce`, `metrics`, `serve` | Events, metrics, probes |
 //!
@@ -15,6 +16,7 @@ mod announce;
 pub mod args;
 mod controller;
 pub mod crd;
+mod lead;
 mod leases;
 mod metrics;
 mod run;

@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     permits: Family<ByState, Gauge>,
     waiters: Gauge,
     sessions: Gauge,
+    leading: Gauge,
     sessions_ended: Counter,
     sessions_swept: Counter,
     evictions: Family<Heir, Counter>,
@@ -75,6 +76,7 @@ impl Metrics {
             permits: Family::default(),
             waiters: Gauge::default(),
             sessions: Gauge::default(),
+            leading: Gauge::default(),
             sessions_ended: Counter::default(),
             sessions_swept: Counter::default(),
             evictions: Family::default(),
@@ -98,6 +100,7 @@ impl Metrics {
         to.register("permits", "Permits of all semaphores, by state", self.permits.clone());
         to.register("waiters", "Who waits for any lock", self.waiters.clone());
         to.register("sessions", "Client sessions observed", self.sessions.clone());
+        to.register("leading", "Whether this replica acts: 1, or 0 while it stands by", self.leading.clone());
         to.register("sessions_ended", "Sessions ended, since they fell silent", self.sessions_ended.clone());
         to.register("sessions_swept", "Tombstones of ended sessions removed", self.sessions_swept.clone());
         to.register("evictions", "Dead holders evicted, by who got the lock", self.evictions.clone());
@@ -160,7 +163,7 @@ impl Metrics {
     }
 
     /// Everything in the text format of `OpenMetrics`.
-    pub(crate) fn encode(&self, census: Census) -> String {
+    pub(crate) fn encode(&self, census: Census, leading: bool) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         for (state, permits) in [("held", census.permits_held), ("available", census.permits_available)] {
             self.permits.get_or_create(&ByState { state }).set(i64::try_from(permits).unwrap_or(i64::MAX));
@@ -169,6 +172,7 @@ impl Metrics {
         self.locks.get_or_create(&ByState { state: "free" }).set(number(census.free));
         self.waiters.set(number(census.waiters));
         self.sessions.set(number(census.sessions));
+        self.leading.set(leading.into());
         let mut out = String::new();
         if text::encode(&mut out, &self.registry).is_err() {
             let _ = writeln!(out, "# the metrics could not be written");

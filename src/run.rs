@@ -9,9 +9,11 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use kube::{Client, Config};
 use leasehold::clock;
+use leasehold::election::Leading;
 use leasehold::protocol::Kind;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,7 @@ use crate::announce::Announcer;
 use crate::args::RunArgs;
 use crate::controller::{self, LeaseBacked};
 use crate::crd::{DistributedLock, ReadWriteLock, Semaphore};
+use crate::lead::{Office, Ready};
 use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::scope::Scope;
@@ -73,9 +76,11 @@ fn start(
     let metrics = Arc::new(Metrics::new());
     let leases = Leases::new(config.clone(), Arc::clone(&metrics));
     let leases = Arc::new(leases.context("the configuration of the API server cannot be used")?);
+    let office = Office::new(args, &config)?;
     let client = Client::try_from(config).context("the configuration of the API server cannot be used")?;
     let warden = Warden::new(format!("operator {}", args.name));
     let post = Arc::new(Post::new(warden, clock::now().moment));
+    let ready = Ready::default();
     let (announcer, publishing) = Announcer::start(client.clone(), args.name.clone(), Arc::clone(&metrics));
     let tools = controller::Tools {
         client: client.clone(),
@@ -87,25 +92,58 @@ fn start(
     let (tell, told) = unbounded_channel();
 
     let mut tasks = JoinSet::new();
-    let mut controls = controls::<DistributedLock>(&scopes, &tools, stop);
-    controls.extend(self::controls::<Semaphore>(&scopes, &tools, stop));
-    controls.extend(self::controls::<ReadWriteLock>(&scopes, &tools, stop));
-    drop(tools);
-    let ready = controls.iter().map(|control| control.ready.clone()).collect();
-    let (routes, running): (Vec<_>, FuturesUnordered<_>) =
-        controls.into_iter().map(|control| (control.route, control.running)).unzip();
-    tasks.spawn(async move {
-        running.collect::<()>().await;
-        Ok(())
+    let acting = Acting { scopes: scopes.clone(), tools, told: Arc::new(told.into()), ready: ready.clone() };
+    tasks.spawn({
+        let (office, ready, stop) = (office.clone(), ready.clone(), stop.clone());
+        async move { office.hold(&ready, stop.clone(), |leading| acting.clone().act(leading, stop.clone())).await }
     });
-    tasks.spawn(done(route(told, routes)));
     tasks.spawn(done(publishing));
-    let answers = Told { post: Arc::clone(&post), metrics: Arc::clone(&metrics), ready };
+    let answers = Told { post: Arc::clone(&post), metrics: Arc::clone(&metrics), office: office.clone(), ready };
     let serving = serve(listener, answers, stop.clone());
     tasks.spawn(async move { serving.await.context("serving metrics failed") });
-    let tools = warden::Tools { post, leases, metrics, changed: tell };
+    let tools = warden::Tools { post, leases, metrics, office, changed: tell };
     tasks.spawn(done(warden::run(tools, client, scopes, stop.clone())));
     Ok(tasks)
+}
+
+/// What a replica does while it acts, besides what the warden does.
+#[derive(Clone)]
+struct Acting {
+    scopes: Vec<Scope>,
+    tools: controller::Tools,
+    told: Arc<Mutex<UnboundedReceiver<(Place, Kind)>>>,
+    ready: Ready,
+}
+
+/// However it ends, nobody is told of locks any more, and this replica stands by.
+struct StandBy(Arc<Post>, Ready);
+
+impl Drop for StandBy {
+    fn drop(&mut self) {
+        self.0.with(Warden::unfollow_all);
+        self.1.stands_by();
+    }
+}
+
+impl Acting {
+    /// Runs all controllers until told to stop, or until `leading` ends.
+    async fn act(self, leading: Option<Leading>, stop: CancellationToken) {
+        let Self { scopes, tools, told, ready } = self;
+        let mut told = told.lock_owned().await;
+        let mut controls = controls::<DistributedLock>(&scopes, &tools, &stop, leading.as_ref());
+        controls.extend(self::controls::<Semaphore>(&scopes, &tools, &stop, leading.as_ref()));
+        controls.extend(self::controls::<ReadWriteLock>(&scopes, &tools, &stop, leading.as_ref()));
+        ready.acts(controls.iter().map(|control| control.ready.clone()).collect());
+        let _stand_by = StandBy(Arc::clone(&tools.post), ready);
+        let (routes, running): (Vec<_>, FuturesUnordered<_>) =
+            controls.into_iter().map(|control| (control.route, control.running)).unzip();
+        // What was known while others acted is to be acted upon now.
+        tools.post.with(|_| ());
+        tokio::select! {
+            () = running.collect::<()>() => {}
+            () = route(&mut told, routes) => {}
+        }
+    }
 }
 
 /// One controller, with its way to be told of changes.
@@ -123,13 +161,19 @@ struct Route {
 }
 
 /// The controllers of one kind, one for each scope.
-fn controls<R: LeaseBacked>(scopes: &[Scope], tools: &controller::Tools, stop: &CancellationToken) -> Vec<Control> {
+fn controls<R: LeaseBacked>(
+    scopes: &[Scope],
+    tools: &controller::Tools,
+    stop: &CancellationToken,
+    leading: Option<&Leading>,
+) -> Vec<Control> {
     let context = Arc::new(controller::Context::<R>::new(tools.clone()));
     let control = |scope: &Scope| {
         let (tell, told) = unbounded_channel();
         let changes = futures::stream::unfold(told, async |mut told| Some((told.recv().await?, told)));
         let ready = CancellationToken::new();
-        let running = controller::run(scope.clone(), changes, Arc::clone(&context), ready.clone(), stop.clone());
+        let (context, leading) = (Arc::clone(&context), leading.cloned());
+        let running = controller::run(scope.clone(), changes, context, ready.clone(), stop.clone(), leading);
         let route = Route { kind: R::KIND, scope: scope.clone(), changed: tell };
         Control { ready, route, running: running.boxed() }
     };
@@ -137,7 +181,7 @@ fn controls<R: LeaseBacked>(scopes: &[Scope], tools: &controller::Tools, stop: &
 }
 
 /// Brings each change to the controllers of that kind in whose scope it is.
-async fn route(mut changes: UnboundedReceiver<(Place, Kind)>, routes: Vec<Route>) {
+async fn route(changes: &mut UnboundedReceiver<(Place, Kind)>, routes: Vec<Route>) {
     while let Some((place, kind)) = changes.recv().await {
         let concerned = |route: &&Route| route.kind == kind && route.scope.includes(&place.namespace);
         for route in routes.iter().filter(concerned) {

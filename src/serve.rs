@@ -12,6 +12,7 @@ use leasehold::clock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::lead::{Office, Ready};
 use crate::metrics::Metrics;
 use crate::warden::Post;
 
@@ -23,8 +24,8 @@ const STUCK: Duration = Duration::from_secs(15);
 pub(crate) struct Told {
     pub(crate) post: Arc<Post>,
     pub(crate) metrics: Arc<Metrics>,
-    /// One for each controller: cancelled once it has seen all resources.
-    pub(crate) ready: Vec<CancellationToken>,
+    pub(crate) office: Office,
+    pub(crate) ready: Ready,
 }
 
 /// Answers until told to stop.
@@ -40,24 +41,23 @@ pub(crate) async fn serve(listener: TcpListener, told: Told, stop: CancellationT
 async fn metrics(State(told): State<Told>) -> impl IntoResponse {
     let census = told.post.with(|warden| warden.census());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], told.metrics.encode(census))
+    ([(header::CONTENT_TYPE, kind)], told.metrics.encode(census, told.office.is_ours()))
 }
 
 async fn healthz(State(told): State<Told>) -> (StatusCode, String) {
     let silent = clock::now().moment.since(told.post.pulse().beat);
-    if silent < STUCK {
-        (StatusCode::OK, "ok\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("the watch of Leases has been stuck for {} s\n", silent.as_secs()))
+    if silent >= STUCK {
+        let told = format!("the watch of Leases has been stuck for {} s\n", silent.as_secs());
+        return (StatusCode::SERVICE_UNAVAILABLE, told);
+    }
+    match told.office.check_health() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(unhealthy) => (StatusCode::SERVICE_UNAVAILABLE, format!("{unhealthy}\n")),
     }
 }
 
 async fn readyz(State(told): State<Told>) -> (StatusCode, &'static str) {
-    if !told.post.pulse().synced {
-        (StatusCode::SERVICE_UNAVAILABLE, "Leases have not been listed yet\n")
-    } else if told.ready.iter().any(|ready| !ready.is_cancelled()) {
-        (StatusCode::SERVICE_UNAVAILABLE, "the custom resources have not been listed yet: are the CRDs installed?\n")
-    } else {
-        (StatusCode::OK, "ok\n")
-    }
+    let unseen = (!told.post.pulse().synced).then_some("Leases have not been listed yet\n");
+    let what = unseen.or_else(|| told.ready.waits_for());
+    what.map_or((StatusCode::OK, "ok\n"), |what| (StatusCode::SERVICE_UNAVAILABLE, what))
 }

@@ -11,6 +11,7 @@ use tracing::info;
 
 use crate::deadlocks::Lookout;
 use crate::driver::{Driver, Shared};
+use crate::election::ElectionBuilder;
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
 use crate::observers::Observers;
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) lookout: Lookout,
     /// By which people recognise this process.
     pub(crate) host: String,
+    /// The cluster, where one was given.
+    pub(crate) config: Option<kube::Config>,
     slots: Mutex<Slots>,
 }
 
@@ -88,7 +91,13 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) fn new(store: Arc<dyn Store>, namespace: String, session: SessionOptions, defaults: Defaults) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        namespace: String,
+        config: Option<kube::Config>,
+        session: SessionOptions,
+        defaults: Defaults,
+    ) -> Self {
         let shared = Shared {
             observers: Observers::new(store.clone(), session.host.clone(), session.request_timeout, session.tasks),
             store: store.clone(),
@@ -105,6 +114,7 @@ impl Client {
             sessions: Sessions::new(store, session),
             shared: Arc::new(shared),
             defaults,
+            config,
             lookout: Lookout::default(),
             slots: Mutex::default(),
         };
@@ -132,6 +142,11 @@ impl Client {
     /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters.
     pub fn read_write_lock(&self, name: impl Into<String>) -> Result<ReadWriteLock, OptionsError> {
         ReadWriteLock::new(self.clone(), &name.into())
+    }
+
+    /// An election by its name. It exists by being named: nothing need be created before.
+    pub fn election(&self, name: impl Into<String>) -> ElectionBuilder {
+        ElectionBuilder::new(self.clone(), name.into())
     }
 
     /// The namespace in which this client's locks are.

@@ -218,31 +218,32 @@ impl Hold {
     }
 
     /// Gives it back, if it has been held for as long as it is to be at least, and says how that went.
-    pub(crate) async fn release(self) -> Result<(), ReleaseError> {
-        let rest = self.grant.rest();
-        self.give_up(rest).await
+    pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
+        self.grant.released = true;
+        self.give_up(self.grant.rest()).await
     }
 
     /// Leaves it on the Lease for so long, and says how that went.
-    pub(crate) async fn keep(self, duration: Duration) -> Result<(), ReleaseError> {
+    pub(crate) async fn keep(mut self, duration: Duration) -> Result<(), ReleaseError> {
+        self.grant.released = true;
         let rest = self.grant.rest().unwrap_or_default();
         self.give_up(Some(duration.max(rest))).await
     }
 
-    /// Gives it back, or leaves it on the Lease for so long, and says how that went.
-    pub(crate) async fn give_up(self, keep: Option<Duration>) -> Result<(), ReleaseError> {
+    /// Gives it back though others still have a part in it, or leaves it on the Lease for so long, and says how that went.
+    pub(crate) async fn give_up(&self, keep: Option<Duration>) -> Result<(), ReleaseError> {
         let span = telemetry::release_span(self.name(), self.token());
         let outcome = self.let_go(keep).instrument(span.clone()).await;
         telemetry::released(&span, &outcome);
         outcome
     }
 
-    async fn let_go(mut self, keep: Option<Duration>) -> Result<(), ReleaseError> {
+    async fn let_go(&self, keep: Option<Duration>) -> Result<(), ReleaseError> {
         let before = self.check();
+        let keep = keep.filter(|_| before.is_ok());
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);
         let (reply, done) = oneshot::channel();
-        self.grant.released = true;
         let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), keep, Some(reply)));
         let limit = self.access.client.inner().shared.request_timeout * 3;
         let outcome = tokio::time::timeout(limit, done).await;
@@ -252,6 +253,17 @@ impl Hold {
             Ok(_) => Err(self.loss(LossReason::Broken).into()),
             Err(_) => Err(ReleaseError::Unsettled { name: self.access.name.to_string() }),
         }
+    }
+
+    /// Gives it back in the background. Once more does no harm.
+    pub(crate) fn abandon(&self) {
+        self.validity().lose(LossReason::Released);
+        let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), self.grant.rest(), None));
+    }
+
+    /// The task that keeps it up has ended with its runtime.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.grant.slot.commands.is_closed()
     }
 
     /// Makes more or less of it. Where it is more, its token is another one from then on.
@@ -279,7 +291,7 @@ impl Hold {
         self.access.client.inner().shared.tasks
     }
 
-    fn validity(&self) -> &Arc<Validity> {
+    pub(crate) fn validity(&self) -> &Arc<Validity> {
         &self.grant.validity
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A lock is a `Lease` object. It is taken, handed on and given back by single requests that the API server carries out
 //! whole or not at all; who waits for it watches for its grant. No other service is needed, and no custom resource: a
-//! lock exists by being named. Semaphores and read-write locks are Leases that several hold.
+//! lock exists by being named. Semaphores and read-write locks are Leases that several hold; [leader election](election) is
+//! a lock in the form that client-go reads and writes.
 //!
 //! This page is a tour: it shows what there is, in the order in which one needs it. The
 //! [guide](https://github.com/leasehold/leasehold/blob/main/docs/guide.md) says how to use it well.
@@ -126,9 +127,26 @@
 //!
 //! # Leaders
 //!
-//! One of several replicas is a lock that is held for as long as that replica lives: [`Lock::with_lock`], begun again
-//! when the lock was lost. With a [`lease_duration`](LockBuilder::lease_duration) it is a Lease that client-go's leader
-//! election can contend for.
+//! An [`election`] is a lock for one of several replicas, on a Lease that client-go's leader election can contend for:
+//!
+//! ```no_run
+//! # async fn example(stop: leasehold::CancellationToken) -> Result<(), Box<dyn std::error::Error>> {
+//! # let client = leasehold::Client::try_default().await?;
+//! let election = client.election("reports").build()?;
+//! election
+//!     .run_whenever_leading(stop, async |leading| {
+//!         while !leading.ending().is_cancelled() {
+//!             // … a piece of work, with leading.token() for what is written …
+//! #           tokio::task::yield_now().await;
+//!         }
+//!     })
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It campaigns, works while it leads, campaigns again when the leadership was lost, and steps down when it is told to
+//! stop. [`Election::observe`] tells who leads; a label on the leader's Pod lets a Service follow it.
 //!
 //! # People
 //!
@@ -167,6 +185,7 @@
 //! | feature | what it brings |
 //! | --- | --- |
 //! | `blocking` | calls for code without async: `Lock::blocking_acquire` and so on |
+//! | `controller` | `Leading::run_controller`: controllers of kube's that run only while they lead |
 //! | `metrics` | counters, gauges and histograms by the `metrics` facade: see [`telemetry`] |
 //! | `memory` | `Client::in_memory()`, `MemoryStore` and the `memory::ApiServer` behind it, which answers as kube-apiserver does |
 //! | `testing` | for tests: `memory`, simulated processes that can be paused and killed, and `testing::conformance` for implementations of your own |
@@ -218,6 +237,7 @@ mod client;
 pub mod clock;
 mod deadlocks;
 mod driver;
+pub mod election;
 mod error;
 mod fence;
 mod hold;
@@ -245,6 +265,7 @@ mod validity;
 pub use access::Progress;
 pub use client::Client;
 pub use deadlocks::OnDeadlock;
+pub use election::{Election, ElectionBuilder, Leadership};
 pub use error::{
     AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
@@ -264,12 +285,15 @@ pub use status::{
 #[cfg(feature = "memory")]
 pub use store::MemoryStore;
 pub use store::{Failure, KubeStore, Sight, Store};
+pub use tokio_util::sync::CancellationToken;
 
 /// What stands in the README and in `docs/` is compiled with the crate's own examples.
 #[cfg(doctest)]
 mod documents {
     #[doc = include_str!("../README.md")]
     struct Readme;
+    #[doc = include_str!("../../docs/election.md")]
+    struct Election;
     #[doc = include_str!("../../docs/fencing.md")]
     struct Fencing;
     #[doc = include_str!("../../docs/guide.md")]

@@ -265,6 +265,7 @@ impl ClientBuilder {
     pub fn build(self) -> Result<Client, BuildError> {
         let (session, defaults) = self.resolve()?;
         let namespace = self.namespace.map(|namespace| namespace.value);
+        let cluster = self.config.clone();
         let (store, namespace) = match (self.store, self.config) {
             (Some(store), _) => (store, namespace.unwrap_or_else(|| "default".to_owned())),
             (None, Some(config)) => {
@@ -280,7 +281,7 @@ impl ClientBuilder {
                 return Err(OptionsError::new("kube_config", problem).into());
             }
         };
-        Ok(Client::new(store, namespace, session, defaults))
+        Ok(Client::new(store, namespace, cluster, session, defaults))
     }
 
     /// All that was not said has its default, and everything goes together.

@@ -11,7 +11,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use crate::protocol::record::{KIND, KIND_SESSION};
 use crate::protocol::{Version, Write};
 
-mod kube;
+pub(crate) mod kube;
 #[cfg(feature = "memory")]
 mod memory;
 

@@ -17,6 +17,8 @@ pub(crate) struct Validity {
     /// Nanoseconds of the deadline by this machine's clock; [`OVER`] when it is over.
     until: AtomicU64,
     reason: OnceLock<LossReason>,
+    /// From when on it was over.
+    ended: OnceLock<Moment>,
     lost: CancellationToken,
     /// It is over when this is.
     parent: Option<Arc<Validity>>,
@@ -39,7 +41,8 @@ impl Validity {
 
     fn new(deadline: Moment, lost: CancellationToken, parent: Option<Arc<Validity>>) -> Self {
         let at_most_until = Moment::from_start(Duration::MAX);
-        Self { until: AtomicU64::new(nanos(deadline)), reason: OnceLock::new(), lost, parent, at_most_until }
+        let until = AtomicU64::new(nanos(deadline));
+        Self { until, reason: OnceLock::new(), ended: OnceLock::new(), lost, parent, at_most_until }
     }
 
     /// And then it is over, however often it is renewed.
@@ -79,8 +82,17 @@ impl Validity {
     /// Ends it.
     pub(crate) fn lose(&self, reason: LossReason) {
         let _ = self.reason.set(reason);
-        self.until.store(OVER, Ordering::Release);
+        let until = self.until.swap(OVER, Ordering::AcqRel);
+        if until != OVER {
+            let _ = self.ended.set(Moment::from_start(Duration::from_nanos(until)).min(clock::moment()));
+        }
         self.lost.cancel();
+    }
+
+    /// For how long it has been over, by the clock and at this very moment. `None` while it is not.
+    pub(crate) fn over_for(&self) -> Option<Duration> {
+        let over = self.check().is_err();
+        over.then(|| self.ended.get().map_or(Duration::ZERO, |ended| clock::moment().since(*ended)))
     }
 
     /// How long it is valid from now on if nothing renews it; zero when it is over.

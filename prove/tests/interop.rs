@@ -69,6 +69,32 @@ fn has(record: &Record, annotation: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_election_tells_of_client_gos_leader_and_follows_it() -> Result<()> {
+    let arena = Arena::new().await?;
+    let mut theirs = arena.client_go("theirs", "a", SOON * 2, true)?;
+    leads(&mut theirs).await?;
+    let election = client(&arena)?.election("a").lease_duration(LEASE).build()?;
+    let mut leaders = election.observe().await?;
+    let told = tokio::time::timeout(SOON, leaders.changed()).await?.context("nobody leads")?;
+    assert_eq!((&*told.identity, told.token, told.host), ("theirs", None, None));
+    let following = tokio::spawn({
+        let election = election.clone();
+        async move { election.campaign_timeout(SOON).await }
+    });
+    // Its renewals are no news.
+    assert!(tokio::time::timeout(LEASE, leaders.changed()).await.is_err() && !following.is_finished());
+    steps_down(&mut theirs).await?;
+    let leadership = following.await??;
+    let ours = async {
+        // For a moment nobody may have led.
+        while leaders.changed().await.is_none_or(|leader| leader.identity != leadership.holder_identity()) {}
+    };
+    tokio::time::timeout(SOON, ours).await.context("our leader is not told of")?;
+    leadership.step_down().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_client_go_made_passes_to_ours_and_back() -> Result<()> {
     let arena = Arena::new().await?;
     let leases = arena.namespace().api::<Lease>();

@@ -34,6 +34,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use leasehold::clock;
+use leasehold::election::Leading;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Announcer;
@@ -101,19 +102,19 @@ impl<R: LeaseBacked> Context<R> {
     }
 }
 
-/// Runs the controller for one scope until told to stop. `ready` is cancelled once it has seen all resources.
+/// Runs the controller for one scope until told to stop, or until `leading` ends. `ready` is cancelled once it has seen all resources.
 pub(crate) async fn run<R: LeaseBacked>(
     scope: Scope,
     changed: impl Stream<Item = Place> + Send + 'static,
     context: Arc<Context<R>>,
     ready: CancellationToken,
     stop: CancellationToken,
+    leading: Option<Leading>,
 ) {
     let changed = changed.map(|place| ObjectRef::new(&place.name).within(&place.namespace));
     let controller = Controller::new(scope.api::<R>(context.client.clone()), watcher::Config::default())
         .with_config(Config::default().concurrency(AT_ONCE))
-        .reconcile_on(changed)
-        .graceful_shutdown_on(stop.cancelled_owned());
+        .reconcile_on(changed);
     let store = controller.store();
     let wait_ready = async {
         if store.wait_until_ready().await.is_ok() {
@@ -121,7 +122,13 @@ pub(crate) async fn run<R: LeaseBacked>(
             ready.cancel();
         }
     };
-    let reconciles = controller.run(reconcile, try_again, Arc::clone(&context)).for_each(|result| {
+    let results = if let Some(leading) = leading {
+        leading.run_controller(controller, reconcile, try_again, Arc::clone(&context)).boxed()
+    } else {
+        let controller = controller.graceful_shutdown_on(stop.cancelled_owned());
+        controller.run(reconcile, try_again, Arc::clone(&context)).boxed()
+    };
+    let reconciles = results.for_each(|result| {
         match result {
             Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
             Err(ControllerError::ObjectNotFound(gone)) => context.forget(&gone),

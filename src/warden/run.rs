@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::state::{Task, What};
 use super::{Place, Warden};
+use crate::lead::Office;
 use crate::leases::{Failure, Leases};
 use crate::metrics::Metrics;
 use crate::scope::Scope;
@@ -78,6 +79,8 @@ pub(crate) struct Tools {
     pub(crate) post: Arc<Post>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether it is for this replica to act.
+    pub(crate) office: Office,
     /// Told of every followed lock that has changed.
     pub(crate) changed: UnboundedSender<(Place, Kind)>,
 }
@@ -92,6 +95,7 @@ pub(crate) async fn run(tools: Tools, client: Client, scopes: Vec<Scope>, stop: 
     while !stop.is_cancelled() {
         let now = clock::now();
         tools.post.beat(now.moment, sights.synced());
+        tools.post.lock().set_acts(tools.office.is_ours(), now.moment);
         // Before everything has been seen, everybody looks absent.
         while sights.synced() && on_their_way.len() < AT_ONCE {
             let Some(task) = tools.post.lock().poll(now) else {

@@ -73,6 +73,8 @@ pub struct Census {
 /// The machine.
 #[derive(Debug)]
 pub struct Warden {
+    /// It acts on what it knows. Otherwise it only keeps watch.
+    acts: bool,
     /// Told on the tombstones of sessions that this process ends.
     pub(super) by: String,
     pub(super) locks: HashMap<Place, Lock>,
@@ -105,6 +107,7 @@ impl Warden {
     /// A warden that has seen nothing. `by` stands on the tombstones it makes.
     pub fn new(by: impl Into<String>) -> Self {
         Self {
+            acts: true,
             by: by.into(),
             locks: HashMap::new(),
             sessions: HashMap::new(),
@@ -113,6 +116,18 @@ impl Warden {
             alarms: Alarms::default(),
             requests: HashMap::new(),
         }
+    }
+
+    /// Whether this warden acts on what it knows, or only keeps watch: then it reads, and writes nothing. What it has seen by
+    /// the time it is to act counts: no clock is started anew. At first it acts.
+    pub fn set_acts(&mut self, acts: bool, now: Moment) {
+        if acts && !self.acts {
+            let all: Vec<Place> = self.locks.keys().chain(self.sessions.keys()).cloned().collect();
+            for place in &all {
+                self.touch(place, now);
+            }
+        }
+        self.acts = acts;
     }
 
     // ----------------------------------------------------------------------------------------------- what was seen
@@ -216,6 +231,12 @@ impl Warden {
         }
     }
 
+    /// Tell nobody of any lock any more.
+    pub fn unfollow_all(&mut self) {
+        self.followed.clear();
+        self.changed.clear();
+    }
+
     /// The followed locks that have changed since the last call, and the kinds as which they are followed.
     pub fn take_changed(&mut self) -> Vec<(Place, Kind)> {
         let changed = std::mem::take(&mut self.changed).into_iter();
@@ -267,7 +288,7 @@ impl Warden {
                 continue;
             }
             let what = if place.is_session() { self.poll_session(&place, now) } else { self.poll_lock(&place, now) };
-            if let Some(what) = what {
+            if let Some(what) = what.filter(|what| self.acts || matches!(what, What::Read)) {
                 self.requests.entry(place.clone()).or_default().in_flight = true;
                 let known = self.version(&place);
                 return Some(Task { place, what, known });
@@ -400,4 +421,30 @@ impl Warden {
 pub(crate) fn is_known(lease: &Lease) -> bool {
     let labels = lease.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(KIND)).is_some_and(|kind| Kind::named(kind).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_only_keeps_watch_writes_nothing_and_its_clock_runs_all_the_same() {
+        let at =
+            |seconds| Now { moment: Moment::from_start(Duration::from_secs(seconds)), stamp: Timestamp::UNIX_EPOCH };
+        let session = json!({
+            "metadata": { "namespace": "ns", "name": "session-pod.x1", "uid": "u", "resourceVersion": "5" },
+            "spec": { "holderIdentity": "pod_x1", "leaseDurationSeconds": 10 },
+        });
+        let mut warden = Warden::new("test");
+        warden.set_acts(false, at(0).moment);
+        warden.saw(serde_json::from_value(session).unwrap(), at(0).moment);
+        assert!(warden.poll(at(0)).is_none());
+        assert!(warden.poll(at(10)).is_none(), "it wrote");
+        warden.set_acts(true, at(11).moment);
+        let task = warden.poll(at(11)).expect("its time had run before");
+        assert!(matches!(task.what, What::End(_)), "{task:?}");
+    }
 }

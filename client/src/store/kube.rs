@@ -127,7 +127,7 @@ impl Store for KubeStore {
 ///
 /// The usual one leaves Nagle's algorithm on: now and then a request then waits 40 ms for the other side's delayed
 /// acknowledgement, which is forty times what it takes.
-fn connect(config: Config) -> Result<Client, kube::Error> {
+pub(crate) fn connect(config: Config) -> Result<Client, kube::Error> {
     if config.proxy_url.is_some() {
         return Client::try_from(config);
     }
@@ -161,7 +161,7 @@ fn failure(error: &kube::Error) -> Failure {
 }
 
 /// An error with what caused it: the outermost alone ("client error (Connect)") helps nobody.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -1,9 +1,9 @@
-//! A process that contends for a lock which client-go contends for too.
+//! A process that contends in an election in which client-go contends too.
 //!
 //! It says on standard output what it believes, a word and the time on a line, as the client-go program does:
 //!
 //! - `leading <ns> <token>`: it has just got the lock,
-//! - `still <ns>`: it held it then: the time was taken before the guard was asked,
+//! - `still <ns>`: it held it then: the time was taken before the leadership was asked,
 //! - `stopped <ns> <why>`: it does not hold it any more.
 //!
 //! SIGUSR1 makes it release the lock, as it does by itself after a while.
@@ -17,7 +17,7 @@ use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 use leasehold::protocol::Moment;
 use leasehold::testing::{Process, ProcessOptions};
-use leasehold::{Client, Lock, clock};
+use leasehold::{Client, Election, clock};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -77,7 +77,7 @@ async fn work(options: Options) -> Result<()> {
     .await?;
     let lease = Duration::from_secs(options.lease);
     let client = Client::builder().kube_config(config).host(&options.host).session_duration(lease).build()?;
-    let lock = client.lock(&options.name).lease_duration(lease).build()?;
+    let election = client.election(&options.name).lease_duration(lease).build()?;
     let mut chance = StdRng::seed_from_u64(options.seed);
     let mut asked = signal(SignalKind::user_defined1())?;
     loop {
@@ -86,22 +86,22 @@ async fn work(options: Options) -> Result<()> {
         let hold = shortest + hold.mul_f64(chance.random::<f64>().powi(2));
         let rest = Duration::from_millis(chance.random_range(0..=options.rest));
         // A single failure is what a faulty network looks like.
-        if let Err(error) = lead(&lock, hold, &mut asked).await {
+        if let Err(error) = lead(&election, hold, &mut asked).await {
             eprintln!("{error}");
         }
         tokio::time::sleep(rest).await;
     }
 }
 
-async fn lead(lock: &Lock, hold: Duration, asked: &mut Signal) -> Result<()> {
-    let guard = lock.acquire().await?;
+async fn lead(election: &Election, hold: Duration, asked: &mut Signal) -> Result<()> {
+    let leadership = election.campaign().await?;
     let begun = clock::moment();
-    guard.check()?;
-    say("leading", begun, &guard.token().to_string());
+    leadership.check()?;
+    say("leading", begun, &leadership.token().to_string());
     let mut released = false;
     loop {
         let at = clock::moment();
-        if let Err(lost) = guard.check() {
+        if let Err(lost) = leadership.check() {
             say("stopped", clock::moment(), &lost.to_string());
             return Ok(());
         }
@@ -114,7 +114,7 @@ async fn lead(lock: &Lock, hold: Duration, asked: &mut Signal) -> Result<()> {
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
         }
     }
-    let outcome = guard.release().await;
+    let outcome = leadership.step_down().await;
     say("stopped", clock::moment(), &outcome.err().map_or_else(|| "released".to_owned(), |error| error.to_string()));
     Ok(())
 }

@@ -200,6 +200,8 @@ impl Stage {
         let process = Program::new(bin("leasehold-operator")?)
             .args(["run", "--metrics-addr", "127.0.0.1:0", "--log", "info,leasehold_operator=debug"])
             .args(["--namespace", self.namespace.name()])
+            // Each acts as soon as it is there, also when the one before was killed just now.
+            .arg("--leader-election=false")
             .env("KUBECONFIG", self.path("operator.kubeconfig"))
             .log(self.path(&format!("operator-{}.log", self.operator.starts)))
             .start()?;

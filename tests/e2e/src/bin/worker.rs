@@ -38,6 +38,8 @@ enum What {
     Hold { file: PathBuf },
     /// Leave the lock on its Lease for so many seconds.
     Keep { seconds: u64 },
+    /// Lead, and add a line to a file every few milliseconds while doing so; again and again.
+    Lead { file: PathBuf },
     /// Try once.
     Try,
     /// Write an object under the lock; at a line on standard input write it again in every form, held or not.
@@ -52,6 +54,9 @@ async fn main() -> Result<()> {
         .kube_config(kube::Config::infer().await?)
         .session_duration(Duration::from_secs(options.session))
         .build()?;
+    if let What::Lead { file } = &options.what {
+        return lead(&client, &options, file).await;
+    }
     let mut lock = client.lock(&options.name);
     if let Some(own) = options.own {
         lock = lock.lease_duration(Duration::from_secs(own));
@@ -66,6 +71,7 @@ async fn main() -> Result<()> {
             std::future::pending::<()>().await;
         }
         What::Fence { config_map } => fence(&lock, &config_map).await?,
+        What::Lead { .. } => {}
         What::Try => match lock.try_acquire().await {
             Ok(guard) => {
                 say(&format!("acquired {}", guard.token()));
@@ -100,6 +106,32 @@ async fn count(lock: &Lock, file: &PathBuf, times: u32) -> Result<()> {
         guard.release().await?;
     }
     Ok(())
+}
+
+/// Works whenever it leads. Only the runner stands between the work and its next line.
+async fn lead(client: &Client, options: &Options, file: &PathBuf) -> Result<()> {
+    let mut election = client.election(&options.name);
+    if let Some(own) = options.own {
+        election = election.lease_duration(Duration::from_secs(own));
+    }
+    let election = election.build()?;
+    loop {
+        say("waiting");
+        let outcome = election
+            .run_while_leading(async |leading| {
+                say(&format!("leading {} {}", leading.token(), leading.holder_identity()));
+                let mut file = std::fs::File::options().append(true).create(true).open(file)?;
+                while !leading.ending().is_cancelled() {
+                    // Work that blocks. Between it and the line the work is polled anew.
+                    std::thread::sleep(Duration::from_millis(8));
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    writeln!(file, "{} {}", leading.token(), clock::moment().since_start().as_nanos())?;
+                }
+                anyhow::Ok(())
+            })
+            .await;
+        say(&format!("ended {outcome:?}"));
+    }
 }
 
 /// Works as long as the lock is held, and then says what the guard says.

@@ -15,6 +15,7 @@ mod apart;
 mod beside;
 mod conditions;
 mod conformance;
+mod election;
 mod exclusion;
 mod fencing;
 mod fixed;

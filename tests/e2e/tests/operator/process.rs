@@ -9,8 +9,9 @@ use leasehold::protocol::write;
 use leasehold_operator::crd::State;
 use leasehold_testkit::{Cluster, Signal, eventually};
 
-use crate::support::{ROOT, SOON, Scene, holder};
+use crate::support::{Operator, ROOT, SOON, Scene, holder};
 
+const LEADING: &str = "leasehold_leading";
 const WRITES: &str = "leasehold_status_writes_total{result=\"ok\"}";
 
 #[tokio::test]
@@ -68,6 +69,63 @@ async fn two_operators_do_no_more_harm_than_one() -> Result<()> {
     let evictions = "leasehold_evictions_total{to=\"waiter\"}";
     assert_eq!(scene.operator.metric(evictions).await? + other.metric(evictions).await?, 1);
     alive.stop().await
+}
+
+/// Waits until this replica acts.
+async fn acts(operator: &Operator) -> Result<()> {
+    eventually(SOON, "the replica to act", async || {
+        ensure!(operator.metric(LEADING).await? == 1, "it stands by");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn of_two_replicas_one_acts_and_what_the_other_has_seen_counts_when_it_takes_over() -> Result<()> {
+    const LONG: Duration = Duration::from_secs(20);
+    let mut scene = Scene::new().await?;
+    let other = scene.another_operator().await?;
+    assert_eq!((scene.operator.metric(LEADING).await?, other.metric(LEADING).await?), (1, 0));
+    scene.lock("build").await?;
+    scene.client("soon-dead").await?.acquire("build", 1).await?;
+    scene.record("build", |record| holder(record).is_empty() && record.transitions == 2).await?;
+    // Its clock runs at both.
+    let dead = scene.client_for("dead", LONG).await?;
+    dead.acquire("build", 1).await?;
+    scene.status("build", |status| status.state == Some(State::Held)).await?;
+    for metric in [WRITES, "leasehold_sessions_ended_total", "leasehold_evictions_total{to=\"nobody\"}"] {
+        assert_eq!(other.metric(metric).await?, 0, "it acted while it stood by: {metric}");
+    }
+    scene.operator.process.signal(Signal::KILL)?;
+    scene.operator.process.wait_exit(SOON).await.context("killed")?;
+    acts(&other).await?;
+    let took_over = clock::now().moment;
+    scene.record("build", |record| holder(record).is_empty()).await?;
+    let waited = clock::now().moment.since(took_over);
+    // It has counted since the session was opened, and not since it acts.
+    ensure!(waited < LONG * 3 / 4, "it began to count anew: {waited:?}");
+    scene.status("build", |status| status.state == Some(State::Free)).await?;
+    ensure!(scene.event("build", "Evicted").await?.contains("what it held is free"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replica_that_is_told_to_stop_is_followed_at_once() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    let other = scene.another_operator().await?;
+    scene.lock("build").await?;
+    ensure!(other.get("/readyz").await?.starts_with("HTTP/1.1 200"), "who stands by is ready");
+    scene.operator.process.signal(Signal::TERM)?;
+    let begin = clock::now().moment;
+    scene.operator.process.wait_success(SOON).await?;
+    acts(&other).await?;
+    let took = clock::now().moment.since(begin);
+    // Otherwise it takes 15 s.
+    ensure!(took < Duration::from_secs(10), "the lease was waited for: {took:?}");
+    scene.client("dead").await?.acquire("build", 1).await?;
+    scene.status("build", |status| status.state == Some(State::Held)).await?;
+    scene.record("build", |record| holder(record).is_empty()).await?;
+    Ok(())
 }
 
 #[tokio::test]

@@ -179,10 +179,17 @@ impl Scene {
 
     /// A client with a session that is open and not renewed.
     pub(crate) async fn client(&self, host: &str) -> Result<Client> {
+        self.client_for(host, D).await
+    }
+
+    /// The same, with a session that lives for so long.
+    pub(crate) async fn client_for(&self, host: &str, duration: Duration) -> Result<Client> {
         let random: String = self.namespace.name().chars().rev().take(5).collect();
         let session = SessionId::new(host, &format!("{random}x"));
-        let lease =
-            self.store.write(&session.lease_name(), &write::open_session(&session, D, clock::now().stamp)).await?;
+        let lease = self
+            .store
+            .write(&session.lease_name(), &write::open_session(&session, duration, clock::now().stamp))
+            .await?;
         let record = SessionRecord::parse(lease.context("opened")?)?;
         Ok(Client { store: self.store.clone(), session, record })
     }
