@@ -138,15 +138,15 @@ async fn a_guard_in_other_hands_is_in_nobodys_way_once_they_have_it() {
         let store = MemoryStore::new();
         let (one, two) = (client(&store, OnDeadlock::FailYoungest), client(&store, OnDeadlock::FailYoungest));
         let (give, given) = tokio::sync::oneshot::channel::<LockGuard>();
-        let giver = process(1);
-        let first = giver.spawn(async move {
+        let process_one = process(1);
+        let first = process_one.spawn(async move {
             give.send(one.lock("a").build().unwrap().acquire().await.unwrap()).unwrap();
             // It holds something of its own as well.
             let _own = one.lock("c").build().unwrap().acquire().await.unwrap();
             pause(Duration::from_secs(2)).await;
             one.lock("b").build().unwrap().acquire().await.map(drop)
         });
-        let taker = giver.spawn(async move {
+        let taker = process_one.spawn(async move {
             let guard = given.await.unwrap();
             if adopted {
                 guard.adopt();

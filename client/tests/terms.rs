@@ -58,8 +58,8 @@ async fn what_is_kept_is_nobodys_until_its_time_has_passed() {
             first.keep(HOUR).await.unwrap();
             // Not this process's either, however often it looks, and also after its driver has gone and come again.
             for _ in 0..5 {
-                let taken = lock.try_acquire().await;
-                assert!(matches!(taken, Err(TryAcquireError::Held { .. })), "{taken:?}");
+                let tried = lock.try_acquire().await;
+                assert!(matches!(tried, Err(TryAcquireError::Held { .. })), "{tried:?}");
                 clock::sleep_until(clock::moment() + MINUTE).await;
             }
             let next = lock.acquire().await.unwrap();
@@ -110,9 +110,9 @@ async fn only_who_relies_on_clocks_believes_what_stands_there() {
             .spawn(async move {
                 let lock = client.lock("a");
                 let lock = if relies { skewed(lock) } else { lock.build().unwrap() };
-                let taken = lock.try_acquire().await;
-                assert_eq!(taken.is_ok(), free, "{late:?}, {relies}: {taken:?}");
-                if let Ok(guard) = taken {
+                let tried = lock.try_acquire().await;
+                assert_eq!(tried.is_ok(), free, "{late:?}, {relies}: {tried:?}");
+                if let Ok(guard) = tried {
                     assert!(guard.token() > token);
                 }
             })
@@ -205,14 +205,14 @@ async fn who_gives_up_waiting_for_a_set_keeps_nothing_of_it() {
     let (one, two) = (client(&store), client(&store));
     process(1, Duration::ZERO)
         .spawn(async move {
-            let _held = two.lock("b").build().unwrap().acquire().await.unwrap();
+            let held = two.lock("b").build().unwrap().acquire().await.unwrap();
             let lock = |name| one.lock(name).hold_at_least(HOUR).build().unwrap();
             let both = MultiLock::new().lock(&lock("a")).lock(&lock("b")).build().unwrap();
             tokio::time::timeout(MINUTE, both.acquire()).await.unwrap_err();
             let a = two.lock("a").build().unwrap();
             a.acquire_timeout(Duration::from_secs(1)).await.expect("nobody has it").release().await.unwrap();
             // Whoever has all of it keeps all of it.
-            drop(_held);
+            drop(held);
             both.acquire().await.unwrap().release().await.unwrap();
             assert!(a.try_acquire().await.is_err());
         })

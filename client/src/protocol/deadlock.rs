@@ -216,12 +216,11 @@ mod tests {
         let mut holder = kind.to_owned();
         for text in holders {
             let (id, mode) = text.split_once(' ').unwrap_or((text, "1"));
-            match kind {
-                "lock" => holder = id.to_owned(),
-                _ => {
-                    annotations[format!("holder.leasehold.dev/{id}")] = json!("1");
-                    annotations[format!("want.leasehold.dev/{id}")] = json!(mode);
-                }
+            if kind == "lock" {
+                id.clone_into(&mut holder);
+            } else {
+                annotations[format!("holder.leasehold.dev/{id}")] = json!("1");
+                annotations[format!("want.leasehold.dev/{id}")] = json!(mode);
             }
         }
         for (n, text) in waiters.iter().enumerate() {
