@@ -532,7 +532,7 @@ fn bad_options_say_what_would_be_right() {
     let careful = builder().grace(Duration::from_secs(6)).build().unwrap();
     careful.election("a").build().unwrap();
     assert!(careful.election("a").grace(Duration::from_secs(2)).build().is_err());
-    assert_eq!(client.election("A").build().unwrap_err().option, "name");
+    assert_eq!(client.election("").build().unwrap_err().option, "name");
     let error = client.election("a").label_pod(PodLabel::new().pod("me")).build().unwrap_err();
     assert!(error.to_string().contains("this client knows no cluster"), "{error}");
 }

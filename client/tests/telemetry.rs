@@ -79,6 +79,18 @@ async fn everything(store: MemoryStore) {
     store.write("db", &take).await.unwrap();
     lost.cancelled().await;
     drop(broken);
+    // Two wait for each other, until one has waited for long enough.
+    let crossed = [("x", "y"), ("y", "x")].map(|(first, second)| {
+        let client = one.clone();
+        leasehold_spawn(async move {
+            let _first = client.read_write_lock(first).unwrap().write().await.unwrap();
+            sleep(1).await;
+            let _ = client.read_write_lock(second).unwrap().write_timeout(Duration::from_secs(90)).await;
+        })
+    });
+    for task in crossed {
+        task.await.unwrap();
+    }
     // Something goes wrong.
     assert!(semaphore.acquire(4).await.is_err());
     two.shutdown().await;
