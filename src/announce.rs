@@ -93,6 +93,9 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
             let session = session_of(&holder);
             (Warning, "Broken", "Break", session, format!("{holder} lost {name} while it was alive: {}", how.tell()))
         }
+        Announcement::Incident(Incident::Deadlock(deadlock)) => {
+            (Warning, "Deadlock", "Wait", None, format!("these wait for each other for ever: {deadlock}"))
+        }
         Announcement::HandedOver => {
             let note =
                 format!("{name} was in use when it was deleted: its Lease stays until the last user releases it");

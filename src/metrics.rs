@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     sessions_ended: Counter,
     sessions_swept: Counter,
     evictions: Family<Heir, Counter>,
+    deadlocks: Counter,
     grants: Counter,
     waiters_passed_over: Counter,
     leases_removed: Counter,
@@ -80,6 +81,7 @@ impl Metrics {
             sessions_ended: Counter::default(),
             sessions_swept: Counter::default(),
             evictions: Family::default(),
+            deadlocks: Counter::default(),
             grants: Counter::default(),
             waiters_passed_over: Counter::default(),
             leases_removed: Counter::default(),
@@ -103,6 +105,7 @@ impl Metrics {
         to.register("leading", "Whether this replica acts: 1, or 0 while it stands by", self.leading.clone());
         to.register("sessions_ended", "Sessions ended, since they fell silent", self.sessions_ended.clone());
         to.register("sessions_swept", "Tombstones of ended sessions removed", self.sessions_swept.clone());
+        to.register("deadlocks", "Clients that waited for each other in a circle", self.deadlocks.clone());
         to.register("evictions", "Dead holders evicted, by who got the lock", self.evictions.clone());
         to.register(
             "grants",
@@ -126,6 +129,10 @@ impl Metrics {
 
     pub(crate) fn wrote_status(&self, ok: bool) {
         self.status_writes.get_or_create(&outcome(ok)).inc();
+    }
+
+    pub(crate) fn deadlock(&self) {
+        self.deadlocks.inc();
     }
 
     pub(crate) fn published(&self, ok: bool) {

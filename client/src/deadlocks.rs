@@ -14,7 +14,7 @@ use crate::access::Access;
 use crate::client::Inner;
 use crate::clock;
 use crate::error::OptionsError;
-use crate::options::ClientBuilder;
+use crate::options::{ClientBuilder, Given};
 use crate::protocol::deadlock::{Deadlock, Place, Waits, deadlocks};
 use crate::protocol::record::MOST_HOLDS;
 use crate::protocol::{HolderId, Kind, Record};
@@ -41,23 +41,43 @@ pub enum OnDeadlock {
     FailYoungest,
 }
 
+impl OnDeadlock {
+    /// As the environment says it.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "ignore" => Some(Self::Ignore),
+            "report" => Some(Self::Report),
+            "fail-youngest" => Some(Self::FailYoungest),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeadlockOptions {
     pub(crate) on: OnDeadlock,
     pub(crate) after: Duration,
+    /// By what that was said.
+    after_by: &'static str,
 }
 
 impl Default for DeadlockOptions {
     fn default() -> Self {
-        Self { on: OnDeadlock::default(), after: Duration::from_secs(30) }
+        Self { on: OnDeadlock::default(), after: Duration::from_secs(30), after_by: "deadlock_after" }
     }
 }
 
 impl DeadlockOptions {
+    pub(crate) fn of(on: Option<Given<OnDeadlock>>, after: Option<Given<Duration>>) -> Self {
+        let default = Self::default();
+        let (after, after_by) = after.map_or((default.after, default.after_by), |after| (after.value, after.by));
+        Self { on: on.map_or(default.on, |on| on.value), after, after_by }
+    }
+
     pub(crate) fn checked(self) -> Result<Self, OptionsError> {
         if self.after < Duration::from_secs(1) {
             let problem = format!("{:?} will not do: at least 1 s is needed", self.after);
-            return Err(OptionsError::new("deadlock_after", problem));
+            return Err(OptionsError::new(self.after_by, problem));
         }
         Ok(self)
     }
@@ -85,7 +105,7 @@ impl ClientBuilder {
 
     /// After how long a wait a deadlock is looked for, and how often from then on. Default: 30 s; at least 1 s.
     pub fn deadlock_after(mut self, wait: Duration) -> Self {
-        self.deadlocks.after = wait;
+        (self.deadlocks.after, self.deadlocks.after_by) = (wait, "deadlock_after");
         self
     }
 }

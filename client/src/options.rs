@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use crate::client::Client;
-use crate::deadlocks::DeadlockOptions;
+use crate::deadlocks::{DeadlockOptions, OnDeadlock};
 use crate::error::{BuildError, OptionsError};
 use crate::protocol::name::lease_name;
 use crate::protocol::{LONGEST_SESSION, renew_interval};
@@ -25,9 +25,9 @@ use crate::task::Tasks;
 
 /// A value, and by what it was given: the method's name, or the variable's. Errors name that.
 #[derive(Clone, Debug)]
-struct Given<T> {
-    value: T,
-    by: &'static str,
+pub(crate) struct Given<T> {
+    pub(crate) value: T,
+    pub(crate) by: &'static str,
 }
 
 impl<T> Given<T> {
@@ -99,6 +99,9 @@ impl ClientBuilder {
     /// | `LEASEHOLD_LEASE_DURATION` | [`lease_duration`](Self::lease_duration) |
     /// | `LEASEHOLD_RENEWAL` | [`renewal`](Self::renewal): `true` or `false` |
     /// | `LEASEHOLD_WAIT_LIMIT` | [`wait_limit`](Self::wait_limit) |
+    /// | `LEASEHOLD_ON_DEADLOCK` | [`on_deadlock`](Self::on_deadlock): `ignore`, `report` or `fail-youngest` |
+    /// | `LEASEHOLD_DEADLOCK_AFTER` | [`deadlock_after`](Self::deadlock_after) |
+    /// | `LEASEHOLD_METRICS_BY_NAME` | `metrics_by_name`: `true` or `false` (feature `metrics`) |
     ///
     /// Durations are written `30s`, `500ms`, `1m 30s` or `1h30m`. An empty variable is as good as none. The cluster is not
     /// among these: `KUBECONFIG` is for whoever looks for it, as [`Client::try_default`] does.
@@ -126,6 +129,7 @@ impl ClientBuilder {
     fn of(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, OptionsError> {
         let text = |name| text(name, variable(name));
         let duration = |name| read(text(name)?, duration, "30s, 500ms or 1m 30s");
+        let flag = |name| read(text(name)?, |text| bool::from_str(text).ok(), "true or false");
         Ok(Self {
             config: None,
             store: None,
@@ -137,10 +141,13 @@ impl ClientBuilder {
             contact_timeout: duration("LEASEHOLD_CONTACT_TIMEOUT")?,
             key_prefix: text("LEASEHOLD_KEY_PREFIX")?,
             lease_duration: duration("LEASEHOLD_LEASE_DURATION")?,
-            renewal: read(text("LEASEHOLD_RENEWAL")?, |text| bool::from_str(text).ok(), "true or false")?,
+            renewal: flag("LEASEHOLD_RENEWAL")?,
             wait_limit: duration("LEASEHOLD_WAIT_LIMIT")?,
-            metrics_by_name: false,
-            deadlocks: DeadlockOptions::default(),
+            metrics_by_name: flag("LEASEHOLD_METRICS_BY_NAME")?.is_some_and(|by_name| by_name.value),
+            deadlocks: DeadlockOptions::of(
+                read(text("LEASEHOLD_ON_DEADLOCK")?, OnDeadlock::named, "ignore, report or fail-youngest")?,
+                duration("LEASEHOLD_DEADLOCK_AFTER")?,
+            ),
             dedicated_runtime: false,
         })
     }

@@ -59,6 +59,9 @@ use super::{HolderStatus, ReleaseRequests};
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("!self.metadata.name.matches('--[a-z2-7]{26}$')")
+        .message("names that end like this are those that clients make of resource ids: choose another name")
+        .reason(Reason::FieldValueInvalid),
     validation = Rule::new("!self.metadata.name.startsWith('session-')")
         .message("names that begin with \"session-\" belong to the Leases of client sessions: choose another name")
         .reason(Reason::FieldValueInvalid),

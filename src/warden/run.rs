@@ -92,6 +92,7 @@ pub(crate) async fn run(tools: Tools, client: Client, scopes: Vec<Scope>, stop: 
     let mut sights = Sights { expected: scopes.len(), ..Sights::default() };
     let mut watches = watch(&client, scopes);
     let mut on_their_way = JoinSet::new();
+    let mut looked = Moment::default();
     while !stop.is_cancelled() {
         let now = clock::now();
         tools.post.beat(now.moment, sights.synced());
@@ -103,6 +104,7 @@ pub(crate) async fn run(tools: Tools, client: Client, scopes: Vec<Scope>, stop: 
             };
             on_their_way.spawn(send(Arc::clone(&tools.leases), task));
         }
+        tools.find_deadlocks(&mut looked, now.moment);
         tools.tell_changes();
         let pause = tools.post.lock().wake_at().map_or(BEAT, |at| at.since(now.moment).min(BEAT));
         // While nothing more can be sent, what is due waits for an answer.
@@ -207,6 +209,19 @@ impl Tools {
         }
         if let Some(done) = self.post.lock().answer(&task, answer, now) {
             self.metrics.done(done);
+        }
+    }
+
+    /// Looks for deadlocks, at most once a beat.
+    fn find_deadlocks(&self, looked: &mut Moment, now: Moment) {
+        if now.since(*looked) < BEAT || !self.office.is_ours() {
+            return;
+        }
+        *looked = now;
+        let found = self.post.lock().find_deadlocks(now);
+        for deadlock in found {
+            tracing::warn!(%deadlock, "a deadlock: these wait for each other");
+            self.metrics.deadlock();
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::deadlock::Deadlock;
 use leasehold::protocol::observer::Observer;
 use leasehold::protocol::record::{KIND, SessionRecord};
 use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, ReleaseRequest, Version, Write};
@@ -43,8 +44,17 @@ pub enum What {
 /// Something that befell a lock, for people to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incident {
-    Evicted { holder: String, to: Vec<HolderId>, asked: Option<ReleaseRequest> },
-    Broken { holder: String, how: Break },
+    Evicted {
+        holder: String,
+        to: Vec<HolderId>,
+        asked: Option<ReleaseRequest>,
+    },
+    Broken {
+        holder: String,
+        how: Break,
+    },
+    /// Those who wait for it, and others, wait for each other.
+    Deadlock(Deadlock),
 }
 
 /// What has been done, for whoever counts.
@@ -82,6 +92,8 @@ pub struct Warden {
     /// Places of which the controllers of some kinds want to be told, and what to tell.
     pub(super) followed: HashMap<Place, HashMap<Kind, Vec<Incident>>>,
     changed: BTreeSet<Place>,
+    /// Those that there were when they were last looked for.
+    pub(super) deadlocks: Vec<Deadlock>,
     pub(super) alarms: Alarms<Place>,
     requests: HashMap<Place, Attempts>,
 }
@@ -113,6 +125,7 @@ impl Warden {
             sessions: HashMap::new(),
             followed: HashMap::new(),
             changed: BTreeSet::new(),
+            deadlocks: Vec::new(),
             alarms: Alarms::default(),
             requests: HashMap::new(),
         }

@@ -146,6 +146,15 @@ impl Guard {
         Ok(Some(changed))
     }
 
+    /// Leaves it there for so long, where that can be done, and else gives it back.
+    pub(super) async fn keep(self, time: Duration) -> Result<(), ReleaseError> {
+        match self {
+            Self::Lock(guard) => guard.keep(time).await,
+            Self::Permits(guard) => guard.keep(time).await,
+            guard => guard.release().await,
+        }
+    }
+
     pub(super) async fn release(self) -> Result<(), ReleaseError> {
         match self {
             Self::Lock(guard) => guard.release().await,

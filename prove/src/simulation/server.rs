@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::{KIND, SESSION_PREFIX, SessionRecord};
-use leasehold::protocol::{Record, SessionId, Version, Write};
+use leasehold::protocol::{Liveness, Record, SessionId, Version, Write};
 use leasehold::testing::{ApiServer, Watch};
 use leasehold::{Failure, MemoryStore, Sight, Store as _};
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub(super) struct Server {
     removed: Mutex<BTreeSet<String>>,
     /// Nothing goes wrong.
     calm: bool,
+    /// What is kept: where, by whom it was, since when, and for how long.
+    kept: Mutex<BTreeMap<(String, String), (Duration, Duration)>>,
     /// One write at a time is carried out and judged.
     judging: Mutex<Heads>,
 }
@@ -52,6 +54,7 @@ impl Server {
             restarts: watch::Sender::new(0),
             removed: Mutex::default(),
             calm,
+            kept: Mutex::default(),
             judging: Mutex::default(),
         })
     }
@@ -89,12 +92,44 @@ impl Server {
             if let Err(broken) = change.judge() {
                 self.log.violation(format!("{broken}: {author} wrote to {name}"));
             }
+            for left in self.judge_kept(name, &change) {
+                self.log.violation(left);
+            }
             let waited = heads.saw(name, change.after.as_ref(), self.log.time());
             if let Some(waited) = waited.filter(|waited| self.calm && *waited > AT_ONCE) {
                 self.log.violation(format!("the first could have been let in {waited:?} before: {name}"));
             }
         }
         Ok(after)
+    }
+
+    /// What is kept stays for its time, by anybody's clock, whatever becomes of whoever kept it.
+    fn judge_kept(&self, name: &str, change: &Change<'_>) -> Vec<String> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.log.time();
+        let holders = change.after.iter().flat_map(Record::holders).filter(|holder| holder.kept);
+        let stands: BTreeMap<_, _> = holders
+            .filter_map(|holder| match holder.liveness {
+                Liveness::Own(term) => Some(((name.to_owned(), holder.identity.clone()), term)),
+                Liveness::Session(_) => None,
+            })
+            .collect();
+        let gone = kept.extract_if(.., |place, _| place.0 == name && !stands.contains_key(place));
+        // No clock is faster than that.
+        let early =
+            gone.filter(|(_, (since, term))| *change.author != Author::Person && now < *since + term.mul_f64(0.98));
+        let told = early.map(|((name, identity), (since, term))| {
+            format!(
+                "{name}, kept by {identity} for {term:?}, was taken after {:?} by {}",
+                now.saturating_sub(since),
+                change.author
+            )
+        });
+        let told = told.collect();
+        for (place, term) in stands {
+            kept.entry(place).or_insert((now, term));
+        }
+        told
     }
 
     /// Whether the session's Lease stands there and has not been ended.

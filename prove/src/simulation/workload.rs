@@ -225,9 +225,10 @@ async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Sta
     let Some(guard) = world.give_back(key) else { return };
     world.log.tell(|| format!("{} gives {} back{}", member.host, guard.name(), if lost { ", lost" } else { "" }));
     world.count(|counts| if lost { counts.lost += 1 } else { counts.released += 1 });
-    match dice.below(10) {
+    match dice.below(11) {
         0..=6 => drop(guard.release().await),
         7 | 8 => drop(guard),
+        9 => drop(guard.keep(dice.millis(500..12_000)).await),
         _ => {
             let patience = dice.millis(1..50);
             drop(tokio::time::timeout(patience, guard.release()).await);

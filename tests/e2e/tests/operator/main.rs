@@ -1,6 +1,7 @@
 //! The operator, as a process with exactly the rights that are shipped, against a real API server.
 
 mod clients;
+mod deadlocks;
 mod deaths;
 mod kept;
 mod lifecycle;
