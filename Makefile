@@ -55,7 +55,7 @@ check-features:
 
 .PHONY: check-docs
 check-docs:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --all-features
 
 .PHONY: check-crds
 check-crds:

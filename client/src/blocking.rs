@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::client::Client;
+use crate::election::{Election, Leader, Leadership};
 use crate::error::{
     AcquireError, BuildError, ExtendError, Lost, PublishError, ReadError, ReleaseError, RequestReleaseError,
     TryAcquireError, UpgradeError, WithLockError,
@@ -150,6 +151,42 @@ impl LockGuard {
     pub fn blocking_release(self) -> Result<(), ReleaseError> {
         wait(self.release())
     }
+
+    /// [`keep`](Self::keep) without async.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_keep(self, time: Duration) -> Result<(), ReleaseError> {
+        wait(self.keep(time))
+    }
+}
+
+impl Election {
+    /// [`campaign`](Self::campaign), or [`campaign_timeout`](Self::campaign_timeout) if there is a limit, without async.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_campaign(&self, limit: Option<Duration>) -> Result<Leadership, AcquireError> {
+        wait(self.campaign_with_progress(limit, |_| {}))
+    }
+
+    /// [`leader`](Self::leader) without async.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_leader(&self) -> Result<Option<Leader>, ReadError> {
+        wait(self.leader())
+    }
+}
+
+impl Leadership {
+    /// [`step_down`](Self::step_down) without async.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_step_down(self) -> Result<(), ReleaseError> {
+        wait(self.step_down())
+    }
 }
 
 impl Hold {
@@ -258,6 +295,14 @@ impl Permits {
     /// As there.
     pub fn blocking_release(self) -> Result<(), ReleaseError> {
         wait(self.release())
+    }
+
+    /// [`keep`](Self::keep) without async.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_keep(self, time: Duration) -> Result<(), ReleaseError> {
+        wait(self.keep(time))
     }
 }
 

@@ -157,8 +157,8 @@
 //!
 //! # Without async
 //!
-//! With the feature `blocking` every call has a twin without `await`: `Client::blocking_try_default`,
-//! `Lock::blocking_acquire`, `LockGuard::blocking_release`. That client lives on a thread of this crate's own, so the
+//! With the feature `blocking` calls have a twin without `await`: `Client::blocking_try_default`,
+//! `Lock::blocking_acquire`, `LockGuard::blocking_release` and so on (not those that tell of progress, nor streams). That client lives on a thread of this crate's own, so the
 //! caller's may block as it likes. A client of async code lives on the runtime on which it is used: where all threads
 //! of that are blocked for longer than a session lasts, locks are lost.
 //! [`dedicated_runtime`](ClientBuilder::dedicated_runtime) is the way out, where `spawn_blocking` is none.

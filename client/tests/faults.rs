@@ -428,3 +428,21 @@ async fn a_watch_that_cannot_be_resumed_begins_anew() {
     let free = tokio::time::timeout(Duration::from_secs(8), forgetful.wait_until_free()).await;
     free.expect("it waits for what is free").unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_release_of_which_nothing_is_heard_is_said_to_be_unsettled() {
+    let store = MemoryStore::new();
+    let deaf = Arc::new(AtomicBool::new(false));
+    let faulty = Faulty::new(&store, {
+        let deaf = deaf.clone();
+        move |_, _| if deaf.load(Ordering::SeqCst) { Fault::Lost } else { Fault::None }
+    });
+    let client = Client::builder().store(Arc::new(faulty)).build().unwrap();
+    let guard = client.lock("a").build().unwrap().acquire().await.unwrap();
+    deaf.store(true, Ordering::SeqCst);
+    let outcome = guard.release().await;
+    assert!(matches!(outcome, Err(leasehold::ReleaseError::Unsettled { .. })), "{outcome:?}");
+    // It is tried on, and comes true.
+    deaf.store(false, Ordering::SeqCst);
+    tokio::time::timeout(Duration::from_secs(60), client.lock("a").build().unwrap().acquire()).await.unwrap().unwrap();
+}

@@ -142,9 +142,11 @@ impl ElectionBuilder {
     /// Makes the election. No request is sent.
     ///
     /// # Errors
-    /// [`OptionsError`] where the name cannot be a Lease's, options do not go together, or the Pod to be labelled is not known.
+    /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, options do not go together, or the Pod to be labelled is not known.
     pub fn build(self) -> Result<Election, OptionsError> {
-        let lock = self.client.lock(&self.name).lease_duration(self.lease_duration).build()?;
+        // What the client says of other locks is not meant for this one.
+        let lock = self.client.lock(&self.name).lease_duration(self.lease_duration).renewal(true);
+        let lock = lock.wait_limit(None).build()?;
         let most = (self.lease_duration / 2).saturating_sub(self.client.inner().shared.grace);
         let grace = self.grace.unwrap_or_else(|| (self.lease_duration / 5).min(most));
         if grace > most {

@@ -21,7 +21,9 @@ use super::{
 
 mod decide;
 mod learn;
+mod refuse;
 mod terms;
+mod watch;
 
 pub use terms::{Answer, Denial, Loss, Next, Notice, Refusal, Wish};
 
@@ -418,82 +420,6 @@ impl Contender {
     #[must_use]
     pub fn is_unclear(&self) -> bool {
         !self.ghosts.is_empty()
-    }
-
-    /// From which version on the Lease is to be watched for this session's grant, while it waits, and whether all that
-    /// happens there has to be seen: it is for this client to go ahead, and nobody may have known.
-    #[must_use]
-    pub fn watch_from(&self) -> Option<(Version, bool)> {
-        let Known::Present(record) = &self.known else { return None };
-        if self.holds.iter().any(|hold| hold.change.is_some() && !hold.lost) {
-            return Some((record.version, false));
-        }
-        let turn = self.turn.as_ref().filter(|turn| turn.stage == Stage::Waiting)?;
-        let first = record.kind != Kind::Lock && record.position(&turn.id) == Some(0);
-        Some((record.version, first && !is_told(record, &turn.id.session)))
-    }
-
-    /// From which version on the Lease is to be watched for the loss of what is held.
-    #[must_use]
-    pub fn watch_hold_from(&self) -> Option<Version> {
-        match &self.known {
-            Known::Present(record) if self.holds.iter().any(|hold| !hold.lost) => Some(record.version),
-            _ => None,
-        }
-    }
-
-    /// The sessions whose end would let this client go ahead. `None` while that is not known.
-    #[must_use]
-    pub fn sessions_to_observe(&self, now: Moment) -> Option<BTreeSet<SessionId>> {
-        let mut sessions = BTreeSet::new();
-        let upgrading = self.holds.iter().any(|hold| hold.change == Some(Mode::Write) && !hold.lost);
-        if self.turn.is_none() && !upgrading {
-            return Some(sessions);
-        }
-        let record = match &self.known {
-            Known::Present(record) => record,
-            Known::Absent => return Some(sessions),
-            Known::Unknown => return None,
-        };
-        let turn = self.turn.as_ref();
-        let position = turn.and_then(|turn| record.position(&turn.id)).unwrap_or(record.waiters.len());
-        let queues = turn.is_some_and(|turn| turn.wish.queue);
-        let joining = queues && turn.is_some_and(|turn| turn.stage == Stage::Seeking);
-        // Where several share, the front of the queue moves on all the time, and who has died holds up nobody at first.
-        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
-        let halted = record.kind == Kind::Lock || now.since(since) >= renew_interval(self.session_duration) / 2;
-        let near = position < NEAR;
-        if !upgrading && (joining || !(near || self.stuck)) {
-            return Some(sessions);
-        }
-        for holder in record.holders() {
-            // Many come and go where many share. Only who stays for long may have died.
-            let since = holder.id.as_ref().and_then(|id| self.held_since.get(id));
-            let long = since.is_none_or(|since| now >= *since + renew_interval(self.session_duration));
-            if let (Liveness::Session(session), true) = (&holder.liveness, long) {
-                sessions.insert(session.clone());
-            }
-        }
-        // Who is far back looks at those ahead only when the lock waits for one of them. Who does not queue, never.
-        if queues && halted && (near || self.vacant) {
-            sessions.extend(record.waiters[..position].iter().map(|waiter| waiter.id.session.clone()));
-        }
-        if let Some(own) = self.current() {
-            sessions.remove(&own.session);
-        }
-        Some(sessions)
-    }
-
-    /// Who is ahead, for people: the holder's identity, and how many wait before this client.
-    #[must_use]
-    pub fn ahead(&self) -> (String, usize) {
-        match (&self.turn, &self.known) {
-            (Some(turn), Known::Present(record)) => (
-                record.holders().next().map(|holder| holder.identity.clone()).unwrap_or_default(),
-                record.position(&turn.id).unwrap_or(record.waiters.len()),
-            ),
-            _ => (String::new(), 0),
-        }
     }
 
     /// What to do next. After a request was handed out, nothing is until its [`answer`](Self::answer).

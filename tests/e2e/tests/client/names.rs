@@ -40,6 +40,22 @@ async fn two_clients_with_one_id_exclude_each_other() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_part_of_the_name_and_a_free_lock_is_waited_for() -> Result<()> {
+    let (namespace, _dump) = namespace("prefix").await?;
+    let builder = leasehold::Client::builder().kube_config(namespace.config()).namespace(namespace.name());
+    let ours = builder.key_prefix("team-a/").build()?.lock("db").build()?;
+    let plain = lock(&namespace, "team-a/db")?;
+    let guard = ours.acquire().await?;
+    ensure!(guard.name() == "team-a/db" && guard.lease_name() == plain.lease_name());
+    ensure!(plain.is_locked().await? && !lock(&namespace, "db")?.is_locked().await?);
+    let free = tokio::spawn(async move { plain.wait_until_free().await });
+    ensure!(!free.is_finished());
+    guard.release().await?;
+    tokio::time::timeout(crate::support::SOON, free).await???;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_name_is_told_before_anything_is_asked() -> Result<()> {
     let (namespace, _dump) = namespace("nonames").await?;
     let error = lock(&namespace, &"x".repeat(1025)).expect_err("it is too long").to_string();

@@ -1,0 +1,57 @@
+//! What stands on a session's Lease.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+
+use super::super::{LONGEST_SESSION, SessionId, Version};
+use super::{Malformed, duration, identity};
+
+/// What a session's Lease says.
+#[derive(Clone, Debug)]
+pub struct SessionRecord {
+    /// The session.
+    pub id: SessionId,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub version: Version,
+    /// How long it lives after a renewal. At most [`LONGEST_SESSION`].
+    pub duration: Duration,
+    /// It has been ended, and cannot be renewed.
+    pub ended: bool,
+    /// The Lease as it was read.
+    pub lease: Arc<Lease>,
+}
+
+impl Hash for SessionRecord {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { id, uid, version, duration, ended, lease: _ } = self;
+        (id, uid, version, duration, ended).hash(state);
+    }
+}
+
+impl SessionRecord {
+    /// Reads a session's Lease.
+    ///
+    /// # Errors
+    /// [`Malformed`] where the Lease is not a session's, by its name, or lacks what the API server always gives it.
+    pub fn parse(lease: Lease) -> Result<Self, Malformed> {
+        let name = lease.metadata.name.clone().unwrap_or_default();
+        let Ok(id) = SessionId::from_lease_name(&name) else {
+            return Err(Malformed { name, why: "its name is not a session's" });
+        };
+        let (uid, version) = identity(&lease)?;
+        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        Ok(Self {
+            uid,
+            version,
+            duration: duration(&lease).unwrap_or(LONGEST_SESSION).min(LONGEST_SESSION),
+            ended: holder != Some(id.as_str()),
+            id,
+            lease: Arc::new(lease),
+        })
+    }
+}
