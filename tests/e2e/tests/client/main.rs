@@ -25,5 +25,8 @@ mod names;
 mod outage;
 mod queue;
 mod shared;
+#[path = "../../../../client/tests/recorder/mod.rs"]
+mod recorder;
 mod support;
+mod telemetry;
 mod terms;
