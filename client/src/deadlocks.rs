@@ -173,7 +173,7 @@ impl Access {
     /// Resolves when whoever calls this waits for what can never be had, and is the one that is to give way.
     pub(crate) async fn deadlocked(&self, kind: Kind) -> Deadlock {
         let inner = self.client.inner();
-        let DeadlockOptions { on, after } = inner.defaults.deadlocks;
+        let DeadlockOptions { on, after, .. } = inner.defaults.deadlocks;
         if on == OnDeadlock::Ignore {
             std::future::pending::<()>().await;
         }

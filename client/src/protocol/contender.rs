@@ -9,15 +9,12 @@
 //! Of a lock there is one thing at a time: a turn, or a hold, or something to leave. Of a semaphore or a read-write lock
 //! a client can hold several parts.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::record::Tenancy;
 use super::write::Write;
-use super::write::shared::is_told;
-use super::{
-    Holder, HolderId, Kind, Liveness, Mode, Moment, Now, Record, ReleaseRequest, SessionId, Version, renew_interval,
-};
+use super::{Holder, HolderId, Kind, Mode, Moment, Now, Record, ReleaseRequest, SessionId, Version};
 
 mod decide;
 mod learn;

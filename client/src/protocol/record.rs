@@ -9,7 +9,7 @@ use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::coordination::v1::Lease;
 
 use super::want::{ALL, Kind, Mode, Want};
-use super::{HolderId, LONGEST_SESSION, ReleaseRequest, SessionId, Ticket, Version};
+use super::{HolderId, ReleaseRequest, SessionId, Ticket, Version};
 
 mod session;
 

@@ -1,9 +1,7 @@
 //! What the answers and events teach.
 
-use super::super::record::{CROWDED_BYTES, FULL_BYTES};
-use super::super::{
-    HolderId, LATEST_COMMIT, Liveness, Mode, Moment, Record, SessionId, Version, deadline, renew_interval,
-};
+use super::super::record::FULL_BYTES;
+use super::super::{HolderId, LATEST_COMMIT, Liveness, Moment, Record, SessionId, Version, deadline, renew_interval};
 use super::{
     Answer, Contender, Denial, Exit, Ghost, Hold, Holder, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord,
     OwnTerm, Refusal, Stage, Turn,

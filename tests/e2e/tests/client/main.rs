@@ -24,9 +24,9 @@ mod loss;
 mod names;
 mod outage;
 mod queue;
-mod shared;
 #[path = "../../../../client/tests/recorder/mod.rs"]
 mod recorder;
+mod shared;
 mod support;
 mod telemetry;
 mod terms;

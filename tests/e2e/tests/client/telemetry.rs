@@ -54,7 +54,14 @@ async fn acquisitions_of_real_locks_are_counted_timed_and_traced() -> Result<()>
         r#"leasehold.renew.slack{liveness="session"}"#,
     ] {
         let samples = recorded.of(series).samples;
-        ensure!(samples.iter().all(|seconds| (0.0..60.0).contains(seconds)) && !samples.is_empty(), "{series}: {samples:?}");
+        ensure!(
+            samples.iter().all(|seconds| (0.0..60.0).contains(seconds)) && !samples.is_empty(),
+            "{series}: {samples:?}"
+        );
+    }
+    for series in recorded.series() {
+        let name = series.split('{').next().unwrap_or_default();
+        ensure!(leasehold::telemetry::METRICS.iter().any(|metric| metric.name == name), "{series} is told nowhere");
     }
     let begun = spans.0.lock().expect("nothing panics here").clone();
     for span in ["leasehold.acquire", "leasehold.release", "leasehold.session.renew"] {
