@@ -444,5 +444,6 @@ async fn a_release_of_which_nothing_is_heard_is_said_to_be_unsettled() {
     assert!(matches!(outcome, Err(leasehold::ReleaseError::Unsettled { .. })), "{outcome:?}");
     // It is tried on, and comes true.
     deaf.store(false, Ordering::SeqCst);
-    tokio::time::timeout(Duration::from_secs(60), client.lock("a").build().unwrap().acquire()).await.unwrap().unwrap();
+    let next = client.lock("a").build().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), next.acquire()).await.unwrap().unwrap().release().await.unwrap();
 }
