@@ -60,6 +60,7 @@ examples! {
     daily_job: "daily-job" => "ok: done once a day, 2 times in 2 days",
     cache_stampede: "cache-stampede" => "ok: 20 requests, computed once",
     singleton_task: "singleton-task" => "ok: 15 steps by 3 replicas, one at a time",
+    leader_elected_controller: "leader-elected-controller" => "ok: two leaders, and no reconcile under both at a time",
     funds_transfer: "funds-transfer" => "ok: 18 transfers, and the sum is kept",
     fenced_configmap: "fenced-configmap" => "ok: the former holder's write was refused",
     sqlite_fencing: "sqlite-fencing" => "ok: 65 are left, the former holder took nothing",
