@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::config::Kubeconfig;
 use leasehold_testkit::{Cluster, DumpOnFailure, Program, bin};
@@ -13,7 +14,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Each takes some seconds on a quiet machine.
 const LONG: std::time::Duration = std::time::Duration::from_secs(120);
 
-/// Runs it, and returns what it printed. Every example takes its locks back down.
+/// Runs it, and returns what it printed. Every example takes its locks back down, and what else it made.
 async fn run(name: &str) -> Result<String> {
     let namespace = Cluster::shared().await?.namespace(name).await?;
     let _dump = DumpOnFailure::new(&namespace);
@@ -31,6 +32,11 @@ async fn run(name: &str) -> Result<String> {
     let left: Vec<_> =
         left.into_iter().filter_map(|lease| lease.metadata.name).filter(|left| left != "daily-job").collect();
     ensure!(left.is_empty(), "{name} has left {left:?}");
+    let maps = namespace.api::<ConfigMap>().list(&ListParams::default()).await?.items;
+    // The cluster makes one of its own in each namespace.
+    let left: Vec<_> =
+        maps.into_iter().filter_map(|map| map.metadata.name).filter(|left| left != "kube-root-ca.crt").collect();
+    ensure!(left.is_empty(), "{name} has left the ConfigMaps {left:?}");
     Ok(process.output())
 }
 
@@ -60,6 +66,7 @@ examples! {
     daily_job: "daily-job" => "ok: done once a day, 2 times in 2 days",
     cache_stampede: "cache-stampede" => "ok: 20 requests, computed once",
     singleton_task: "singleton-task" => "ok: 15 steps by 3 replicas, one at a time",
+    leader_elected_controller: "leader-elected-controller" => "ok: two leaders, and no reconcile under both at a time",
     funds_transfer: "funds-transfer" => "ok: 18 transfers, and the sum is kept",
     fenced_configmap: "fenced-configmap" => "ok: the former holder's write was refused",
     sqlite_fencing: "sqlite-fencing" => "ok: 65 are left, the former holder took nothing",
