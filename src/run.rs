@@ -188,6 +188,8 @@ async fn route(changes: &mut UnboundedReceiver<(Place, Kind)>, routes: Vec<Route
             let _ = route.changed.send(place.clone());
         }
     }
+    // The controllers have something to finish still.
+    std::future::pending::<()>().await;
 }
 
 async fn done(task: impl Future<Output = ()>) -> Result<()> {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use crate::deadlocks::Lookout;
-use crate::driver::{Driver, Shared};
+use crate::driver::{Driver, Recollections, Shared};
 use crate::election::ElectionBuilder;
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
@@ -105,6 +105,7 @@ impl Client {
             session_duration: session.duration,
             grace: session.grace,
             request_timeout: session.request_timeout,
+            recollections: Recollections::default(),
             next_check: AtomicU64::new(0),
         };
         let inner = Inner {

@@ -151,15 +151,10 @@ struct Interest<'a>(&'a Lookout);
 
 impl<'a> Interest<'a> {
     fn new(inner: &'a Arc<Inner>) -> Self {
-        let begin = {
-            let mut state = inner.lookout.state();
-            state.interested += 1;
-            !std::mem::replace(&mut state.is_looking, true)
-        };
-        if begin {
-            inner.shared.tasks.spawn(look_out(inner.clone()));
-        }
-        Self(&inner.lookout)
+        inner.lookout.state().interested += 1;
+        let interest = Self(&inner.lookout);
+        see_that_somebody_looks(inner);
+        interest
     }
 }
 
@@ -187,8 +182,16 @@ impl Access {
         let _interest = Interest::new(inner);
         let mut told = None;
         loop {
-            if found.changed().await.is_err() {
-                std::future::pending::<()>().await;
+            tokio::select! {
+                biased;
+                changed = found.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await;
+                },
+                // Whoever looked may have ended with its runtime.
+                () = clock::sleep(after * 3) => {
+                    see_that_somebody_looks(inner);
+                    continue;
+                }
             }
             let findings = found.borrow_and_update().clone();
             let Some((me, deadlock)) = findings.of(by, &self.lease) else { continue };
@@ -204,8 +207,16 @@ impl Access {
     }
 }
 
+fn see_that_somebody_looks(inner: &Arc<Inner>) {
+    let begin = !std::mem::replace(&mut inner.lookout.state().is_looking, true);
+    if begin {
+        inner.shared.tasks.spawn(look_out(inner.clone()));
+    }
+}
+
 /// Looks from time to time, as long as anybody is interested.
 async fn look_out(inner: Arc<Inner>) {
+    let mut looking = Looking(Some(inner.clone()));
     loop {
         let held = inner.held();
         inner.report(&held);
@@ -218,11 +229,24 @@ async fn look_out(inner: Arc<Inner>) {
         clock::sleep(inner.defaults.deadlocks.after.mul_f64(0.75 + jitter)).await;
         let mut state = inner.lookout.state();
         if state.interested == 0 {
+            inner.report(&HashMap::new());
             state.is_looking = false;
-            break;
+            looking.0 = None;
+            return;
         }
     }
-    inner.report(&HashMap::new());
+}
+
+/// Somebody looks as long as this is there, unless it has ended as it should.
+struct Looking(Option<Arc<Inner>>);
+
+impl Drop for Looking {
+    /// It has ended with its runtime: another can begin.
+    fn drop(&mut self) {
+        if let Some(inner) = &self.0 {
+            inner.lookout.state().is_looking = false;
+        }
+    }
 }
 
 /// Who of this client holds what.

@@ -2,6 +2,7 @@
 //! the protocol, and decides nothing.
 
 mod obeying;
+mod recollections;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::store::{Failure, Store, within};
 use crate::task::Tasks;
 use crate::telemetry::{self, Course};
 use crate::validity::Validity;
+pub(crate) use recollections::Recollections;
 use watching::{Watch, next_sight};
 
 /// What every lock's driver of a client shares.
@@ -37,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) session_duration: Duration,
     pub(crate) grace: Duration,
     pub(crate) request_timeout: Duration,
+    /// What drivers that have ended had seen.
+    pub(crate) recollections: Recollections,
     /// When the next check of a lock that is merely held may be made.
     pub(crate) next_check: AtomicU64,
 }
@@ -103,7 +107,8 @@ impl Engaged {
 
 impl Driver {
     pub(crate) fn new(name: String, shared: Arc<Shared>) -> Self {
-        let contender = Contender::new(name.clone(), shared.session_duration, shared.grace, crate::task::random());
+        let mut contender = Contender::new(name.clone(), shared.session_duration, shared.grace, crate::task::random());
+        shared.recollections.take(&name).into_iter().for_each(|seen| contender.recall(seen));
         Self {
             name,
             shared,
@@ -134,12 +139,12 @@ impl Driver {
             if !self.contender.is_idle() || !self.engaged.is_empty() {
                 self.busy_until = now + LINGER;
             } else if now >= self.busy_until {
-                // What it has seen for a while somebody may try for again, and nobody else here has seen it.
-                let remembers = self.contender.remembers_until().filter(|until| *until > now);
-                if remembers.is_none() && commands.is_empty() && may_end() {
+                if commands.is_empty() && may_end() {
+                    // Somebody may try again, and nobody else here has seen it.
+                    self.shared.recollections.keep(&self.name, self.contender.recollect(), now);
                     return;
                 }
-                self.busy_until = remembers.unwrap_or(now + LINGER);
+                self.busy_until = now + LINGER;
             }
             let wake = wake.unwrap_or(self.busy_until).min(self.busy_until).max(now + Duration::from_millis(1));
             let (own_deadline, session_lost) = self.ends();
@@ -356,6 +361,8 @@ impl Driver {
     fn send(&self, write: Option<crate::protocol::Write>) -> BoxFuture<'static, Answer> {
         // A request must not outlive what it is for; what is over already has nothing left to lose.
         let left = self.engaged.iter().map(|engaged| match (&engaged.validity, &engaged.session) {
+            // What lives by itself is renewed by this: there has to be time for another attempt.
+            (Some(validity), _) if !validity.has_parent() => validity.remaining() / 2,
             (Some(validity), _) => validity.remaining(),
             (None, Some(session)) => session.validity().remaining(),
             (None, None) => Duration::ZERO,
@@ -397,7 +404,8 @@ impl Driver {
 
     fn observe(&mut self) {
         let Some(wanted) = self.contender.sessions_to_observe(clock::moment()) else { return };
-        self.verdicts.retain(|session, _| wanted.contains(session));
+        // An observer ends with the runtime on which it was begun, and is followed by another.
+        self.verdicts.retain(|session, verdict| wanted.contains(session) && verdict.has_changed().is_ok());
         for session in wanted {
             if let std::collections::btree_map::Entry::Vacant(entry) = self.verdicts.entry(session) {
                 let mut verdict = self.shared.observers.observe(entry.key());
@@ -446,7 +454,7 @@ async fn next_verdict(verdicts: &mut BTreeMap<SessionId, watch::Receiver<Verdict
         .iter_mut()
         .map(|(session, verdict)| async move {
             loop {
-                // The observer stays as long as this receiver does.
+                // The observer stays as long as this receiver does, and its runtime.
                 if verdict.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }

@@ -243,6 +243,7 @@ impl Hold {
         let keep = keep.filter(|_| before.is_ok());
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);
+        self.grant.slot.is_given_back(&self.grant.id);
         let (reply, done) = oneshot::channel();
         let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), keep, Some(reply)));
         let limit = self.access.client.inner().shared.request_timeout * 3;
@@ -258,6 +259,7 @@ impl Hold {
     /// Gives it back in the background. Once more does no harm.
     pub(crate) fn abandon(&self) {
         self.validity().lose(LossReason::Released);
+        self.grant.slot.is_given_back(&self.grant.id);
         let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), self.grant.rest(), None));
     }
 

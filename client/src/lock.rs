@@ -120,8 +120,8 @@ impl LockBuilder {
     /// # Errors
     /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, or options do not go together.
     pub fn build(self) -> Result<Lock, OptionsError> {
-        let own_duration = options::lease_duration(&self.client, self.lease_duration)?;
         let renewal = self.renewal.unwrap_or(self.client.inner().defaults.renewal);
+        let own_duration = options::lease_duration(&self.client, self.lease_duration, renewal)?;
         let wait_limit = self.wait_limit.resolve(&self.client)?;
         let mut access = Access::new(self.client, &self.name)?;
         (access.same_task_waits, access.wait_limit) = (self.same_task_waits, wait_limit);

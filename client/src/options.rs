@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::deadlocks::{DeadlockOptions, OnDeadlock};
 use crate::error::{BuildError, OptionsError};
 use crate::protocol::name::lease_name;
-use crate::protocol::{LONGEST_SESSION, renew_interval};
+use crate::protocol::{LONGEST_SESSION, leaves_time_to_renew, renew_interval};
 use crate::runtime;
 use crate::session::SessionOptions;
 use crate::store::{KubeStore, Store};
@@ -307,7 +307,7 @@ impl ClientBuilder {
                 session.error(format!("{:?} will not do: whole seconds from 1 to 60 are possible", session.value))
             );
         }
-        if grace.value >= session.value * 2 / 3 {
+        if !leaves_time_to_renew(session.value, grace.value) {
             let problem =
                 format!("{:?} leaves no time to renew: less than two thirds of {session} are possible", grace.value);
             return Err(grace.error(problem));
@@ -363,12 +363,21 @@ impl ClientBuilder {
 const NO_LIMIT: &str = "with no time at all nothing is ever acquired by waiting: try_acquire() does not wait";
 
 /// Of one lock: how long what is held lives by itself.
-pub(crate) fn lease_duration(client: &Client, duration: Option<Duration>) -> Result<Option<Duration>, OptionsError> {
+pub(crate) fn lease_duration(
+    client: &Client,
+    duration: Option<Duration>,
+    renewal: bool,
+) -> Result<Option<Duration>, OptionsError> {
     let grace = Given::new("grace", client.inner().shared.grace);
     if let Some(duration) = duration {
         check_lease_duration(&Given::new("lease_duration", duration), &grace)?;
     }
-    Ok(duration.or(client.inner().defaults.lease_duration))
+    let duration = duration.or(client.inner().defaults.lease_duration);
+    if let Some(own) = duration.filter(|own| renewal && !leaves_time_to_renew(*own, grace.value)) {
+        let problem = format!("{own:?} leaves no time to renew: more than one and a half times {grace} is needed");
+        return Err(OptionsError::new("lease_duration", problem));
+    }
+    Ok(duration)
 }
 
 /// What was said of one lock's waiting, if anything was.

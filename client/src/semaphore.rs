@@ -121,8 +121,8 @@ impl SemaphoreBuilder {
     /// # Errors
     /// [`OptionsError`] where the name is empty, longer than 1024 bytes or has control characters, or options do not go together.
     pub fn build(self) -> Result<Semaphore, OptionsError> {
-        let own_duration = options::lease_duration(&self.client, self.lease_duration)?;
         let renewal = self.renewal.unwrap_or(self.client.inner().defaults.renewal);
+        let own_duration = options::lease_duration(&self.client, self.lease_duration, renewal)?;
         let wait_limit = self.wait_limit.resolve(&self.client)?;
         let mut access = Access { wait_limit, ..Access::new(self.client, &self.name)? };
         access.stays(self.stay)?;

@@ -110,6 +110,11 @@ impl Slot {
         self.owners().iter_mut().filter(|owner| owner.id == *id).for_each(|owner| owner.mode = mode);
     }
 
+    /// It is given back: nobody has it any more, whatever is left of its guard.
+    pub(crate) fn is_given_back(&self, id: &HolderId) {
+        self.owners().retain(|owner| owner.id != *id);
+    }
+
     /// Whoever calls this has it from now on, whoever acquired it.
     pub(crate) fn is_adopted(&self, id: &HolderId) {
         let by = Waiting::current();
@@ -233,7 +238,7 @@ pub(crate) fn rest(until: Option<Moment>) -> Option<Duration> {
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        self.slot.owners().retain(|owner| owner.id != self.id);
+        self.slot.is_given_back(&self.id);
         if !self.released {
             self.validity.lose(LossReason::Released);
             let _ = self.slot.commands.send(Command::Release(self.id.clone(), self.rest(), None));

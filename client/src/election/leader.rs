@@ -134,7 +134,7 @@ impl Eye {
     async fn look(&mut self) {
         // After a failure the version may be too old to begin with.
         let from = self.record.as_ref().map(|record| record.version).filter(|_| self.failures == 0);
-        let (store, name) = (&self.access.client.inner().shared.store, &self.access.name);
+        let (store, name) = (&self.access.client.inner().shared.store, &self.access.lease);
         let sights = self.sights.get_or_insert_with(|| store.watch(name, None, from));
         let sight = tokio::select! {
             sight = sights.next() => sight,

@@ -186,6 +186,18 @@ struct OwnRecord {
     duration: Duration,
 }
 
+/// What was seen of holders that live by their own records, and since when.
+#[derive(Clone, Debug, Hash)]
+pub struct Recollection(BTreeMap<String, (OwnRecord, Moment)>);
+
+impl Recollection {
+    /// Whether any of it is worth being remembered: until a holder is over, and for as long again.
+    #[must_use]
+    pub fn is_of_use(&self, now: Moment) -> bool {
+        self.0.values().any(|(seen, since)| now < *since + seen.duration * 2)
+    }
+}
+
 /// What to do next, and what it would mean.
 struct Step {
     next: Next,
@@ -406,11 +418,15 @@ impl Contender {
         self.turn.iter().map(|turn| &turn.id).chain(holds).chain(exits)
     }
 
-    /// Until when this client is to remember what it has seen of holders that live by their own records: one who begins anew
-    /// would have to wait for it. When such a holder is over, that is known for as long again.
+    /// What this client has seen of holders that live by their own records, for one that begins anew after it.
     #[must_use]
-    pub fn remembers_until(&self) -> Option<Moment> {
-        self.own_seen.values().map(|(seen, since)| *since + seen.duration * 2).max()
+    pub fn recollect(&self) -> Recollection {
+        Recollection(self.own_seen.clone())
+    }
+
+    /// This has been seen before, by the same clock. What stands there unchanged has stood there since then.
+    pub fn recall(&mut self, seen: Recollection) {
+        self.own_seen = seen.0;
     }
 
     /// Something this client sent may still come true.

@@ -50,6 +50,12 @@ pub const LONGEST_SESSION: Duration = Duration::from_secs(60);
 /// An API server works on a request for at most a minute; the rest is for what the network and etcd add.
 pub const LATEST_COMMIT: Duration = Duration::from_secs(90);
 
+/// Whether what lives for so long can be renewed before the deadline that this grace leaves it.
+#[must_use]
+pub fn leaves_time_to_renew(duration: Duration, grace: Duration) -> bool {
+    deadline(Moment::default(), duration, grace) > Moment::default() + renew_interval(duration)
+}
+
 /// Until when the sender of a successful renewal may believe in it.
 ///
 /// An observer waits for the whole `duration` on its own clock, from the time it *received* the renewal. The sender

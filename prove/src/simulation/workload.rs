@@ -66,7 +66,8 @@ fn own_term(world: &World, member: &Member, lock: usize, dice: &mut Dice) -> Opt
         What::Semaphore { .. } => 0.2,
         What::ReadWriteLock => return None,
     };
-    let grace = world.plan.clients[member.who].grace.as_secs() + 1;
+    // Enough to renew in, and more than the grace.
+    let grace = world.plan.clients[member.who].grace.as_secs() * 2 + 1;
     let seconds = dice.from(&[2, 4, 8]);
     let renewal = dice.chance(if world.plan.locks[lock] == What::Lock { 0.8 } else { 0.4 });
     dice.chance(chance).then(|| (Duration::from_secs(grace + seconds), renewal))

@@ -1,7 +1,7 @@
 //! Why an acquisition is not to go on.
 
 use super::super::record::CROWDED_BYTES;
-use super::super::{Kind, Liveness, Mode, Moment};
+use super::super::{Kind, Liveness, Mode, Moment, leaves_time_to_renew};
 use super::{Contender, Denial, Known, Refusal, Turn};
 
 impl Contender {
@@ -11,6 +11,13 @@ impl Contender {
         if let Some(own) = self.own_duration(turn).filter(|own| *own <= self.grace) {
             let grace = self.grace;
             return invalid(format!("its lease duration, {own:?}, is not longer than this client's grace, {grace:?}"));
+        }
+        let own = self.own_duration(turn).filter(|_| turn.wish.renewal);
+        if let Some(own) = own.filter(|own| !leaves_time_to_renew(*own, self.grace)) {
+            let grace = self.grace;
+            return invalid(format!(
+                "its lease duration, {own:?}, leaves no time to renew with this client's grace, {grace:?}"
+            ));
         }
         if let Some(obstacle) = self.obstacle(turn).filter(|_| turn.fresh) {
             return Some(obstacle);
