@@ -94,7 +94,7 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
             (Warning, "Broken", "Break", session, format!("{holder} lost {name} while it was alive: {}", how.tell()))
         }
         Announcement::Incident(Incident::Deadlock(deadlock)) => {
-            (Warning, "Deadlock", "Wait", None, format!("these wait for each other for ever: {deadlock}"))
+            (Warning, "Deadlock", "Wait", None, format!("these wait for each other: {deadlock}"))
         }
         Announcement::HandedOver => {
             let note =

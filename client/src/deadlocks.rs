@@ -22,7 +22,7 @@ use crate::store::{Failure, within};
 use crate::task::Waiting;
 use crate::telemetry;
 
-/// What is done about tasks that wait for each other in a circle, and so for ever.
+/// What is done about tasks that wait for each other in a circle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDeadlock {
