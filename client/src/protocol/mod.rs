@@ -6,6 +6,7 @@
 //! | module | what it knows |
 //! | --- | --- |
 //! | [`record`] | what stands on a lock's Lease and on a session's Lease |
+//! | [`policy`] | what its custom resource wants of everybody who uses it |
 //! | [`name`] | under which name a resource's Lease stands |
 //! | [`write`](mod@write) | every guarded command: one request, with its condition and its change |
 //! | [`want`] | what is shared, and how much of it somebody wants |
@@ -24,6 +25,7 @@ mod id;
 mod moment;
 pub mod name;
 pub mod observer;
+pub mod policy;
 pub mod record;
 mod request;
 pub mod session;
@@ -32,6 +34,7 @@ pub mod write;
 
 pub use id::{BadId, HolderId, SessionId, Ticket, Version};
 pub use moment::{Moment, Now};
+pub use policy::{Policy, Reclaim};
 pub use record::{Holder, Liveness, Malformed, Record, Waiter};
 pub use request::ReleaseRequest;
 pub use want::{Kind, Mode, Want};

@@ -8,12 +8,13 @@ use std::time::Duration;
 use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::coordination::v1::Lease;
 
+use super::policy::Policy;
 use super::want::{ALL, Kind, Mode, Want};
 use super::{HolderId, ReleaseRequest, SessionId, Ticket, Version};
 
 mod session;
 
-pub use session::SessionRecord;
+pub use session::{Pod, SessionRecord};
 
 /// Names of sessions' Leases begin with this, and names of locks may not.
 pub const SESSION_PREFIX: &str = "session-";
@@ -63,6 +64,16 @@ pub const DEFAULT_DURATION: &str = "leasehold.dev/default-duration-seconds";
 pub const FORMAT: &str = "leasehold.dev/format";
 /// The present value of [`FORMAT`].
 pub const FORMAT_1: &str = "1";
+/// Annotation of a session: the name of the Pod in which its process runs, where that is known for certain.
+pub const POD: &str = "leasehold.dev/pod";
+/// Annotation of a session: that Pod's uid.
+pub const POD_UID: &str = "leasehold.dev/pod-uid";
+/// Annotation of a waiter that is in a deadlock and is to give up, where the policy says so: `deadlock.leasehold.dev/<id>`, its value tells people of the circle.
+pub const DEADLOCK: &str = "deadlock.leasehold.dev/";
+/// Annotation of an ended session, beside [`ENDED_BY`]: why. [`EVIDENCE`], or absent: it fell silent, or was given up.
+pub const ENDED_FOR: &str = "leasehold.dev/ended-for";
+/// Value of [`ENDED_FOR`]: its process is known to have ended.
+pub const EVIDENCE: &str = "evidence";
 /// Annotation of an ended session: who ended it, and why.
 pub const ENDED_BY: &str = "leasehold.dev/ended-by";
 
@@ -119,6 +130,8 @@ pub struct Record {
     pub default_duration: Option<Duration>,
     /// A holder that does not let go in time when it is asked to is evicted by the operator.
     pub evicts_on_request: bool,
+    /// What its custom resource wants of everybody who uses it.
+    pub policy: Policy,
     /// The Lease as it was read: the base of the next write.
     pub lease: Arc<Lease>,
 }
@@ -140,10 +153,11 @@ impl Hash for Record {
             ephemeral,
             default_duration,
             evicts_on_request,
+            policy,
             lease: _,
         } = self;
         (kind, capacity, resource_id, uid, version, transitions, holder, shared, upgrading).hash(state);
-        (waiters, ephemeral, default_duration, evicts_on_request).hash(state);
+        (waiters, ephemeral, default_duration, evicts_on_request, policy).hash(state);
     }
 }
 
@@ -307,6 +321,7 @@ impl Record {
             ephemeral: annotations.get(EPHEMERAL).is_some_and(|value| value == "true"),
             default_duration: annotations.get(DEFAULT_DURATION).and_then(seconds),
             evicts_on_request: annotations.get(EVICT_ON_REQUEST).is_some_and(|value| value == "true"),
+            policy: Policy::parse(annotations),
             lease: Arc::new(lease),
         })
     }
