@@ -218,6 +218,8 @@ pub struct Waiter {
     pub want: Want,
     /// What its task holds elsewhere, if it has said so.
     pub holds: Vec<HolderId>,
+    /// It waits in a circle, shown here to people, and is to give up.
+    pub told_to_give_up: Option<String>,
 }
 
 impl Waiter {
@@ -263,6 +265,7 @@ impl Record {
                     ticket: ticket.parse().ok()?,
                     want: want.unwrap_or_default(),
                     holds: holds.filter_map(|id| id.parse().ok()).collect(),
+                    told_to_give_up: beside(annotations, DEADLOCK, id),
                 })
             })
             .collect();

@@ -4,8 +4,10 @@
 //! `test`s name, so that waiters may join beside it. A refused PUT answers 409, a failed `test` 422.
 
 pub mod shared;
+mod waiting;
 
-use std::collections::BTreeMap;
+pub use waiting::{give_up, report};
+
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
@@ -16,8 +18,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, MicroTi
 use serde_json::{Value, json};
 
 use super::record::{
-    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, HOLDS, Holder, ID, JOIN, KEPT, KIND, KIND_LOCK, KIND_SESSION,
-    LIVENESS, OWN, PAYLOAD, REQUEST, Record, SessionRecord, UNNAMED_DURATION, WANT, Waiter,
+    ENDED_BY, EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, ID, JOIN, KEPT, KIND, KIND_LOCK, KIND_SESSION, LIVENESS,
+    OWN, PAYLOAD, REQUEST, Record, SessionRecord, UNNAMED_DURATION, WANT, Waiter,
 };
 use super::{HolderId, Kind, ReleaseRequest, SessionId, Version, Want};
 
@@ -148,24 +150,10 @@ fn emptied(record: &Record, dropped: &[&Waiter]) -> Lease {
         annotations.remove(&format!("{JOIN}{}", waiter.id));
         annotations.remove(&format!("{WANT}{}", waiter.id));
     }
-    without_old_reports(annotations);
+    waiting::without_old(annotations);
     untracked(&mut lease.metadata);
     lease.spec.get_or_insert_default().lease_transitions = Some(next_transition(record.transitions));
     lease
-}
-
-/// What was said of waiters that are none any more.
-fn old_reports(annotations: Option<&BTreeMap<String, String>>) -> impl Iterator<Item = &str> {
-    let reports = annotations
-        .into_iter()
-        .flat_map(|all| all.keys().filter(|key| key.starts_with(HOLDS)).map(move |key| (all, key)));
-    let old = |(all, key): &(&BTreeMap<String, String>, &String)| !all.contains_key(&key.replacen(HOLDS, JOIN, 1));
-    reports.filter(old).map(|(_, key)| key.as_str())
-}
-
-fn without_old_reports(annotations: &mut BTreeMap<String, String>) {
-    let old: Vec<_> = old_reports(Some(annotations)).map(str::to_owned).collect();
-    annotations.retain(|key, _| !old.contains(key));
 }
 
 /// One empty entry tells the API server to stop tracking who owns which field, which costs a fifth of every write.
@@ -229,22 +217,6 @@ pub fn join(record: &Record, id: &HolderId, want: &Want) -> Write {
     ops.write()
 }
 
-/// Say what a waiter's task holds elsewhere, or nothing any more. Condition: the `join` key as it was written.
-#[must_use]
-pub fn report(record: &Record, waiter: &Waiter, holds: &[HolderId]) -> Write {
-    let mut ops = Ops::of(record);
-    ops.test(["metadata", "uid"], json!(record.uid));
-    ops.test(["metadata", "annotations", &format!("{JOIN}{}", waiter.id)], json!(waiter.ticket.to_string()));
-    let key = format!("{HOLDS}{}", waiter.id);
-    if holds.is_empty() {
-        ops.remove_if_there(record, &key);
-    } else {
-        let holds: Vec<_> = holds.iter().map(ToString::to_string).collect();
-        ops.add(["metadata", "annotations", &key], json!(holds.join(" ")));
-    }
-    ops.write()
-}
-
 /// Leave the queue. Condition: the `join` key as it was written.
 #[must_use]
 pub fn cancel(record: &Record, waiter: &Waiter) -> Write {
@@ -258,6 +230,7 @@ pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
     ops.test(["metadata", "uid"], json!(record.uid));
     for waiter in waiters {
         ops.remove_waiter(record, waiter);
+        ops.remove_told(record, waiter);
     }
     if record.kind != Kind::Lock {
         let first = |waiter: &&Waiter| !waiters.iter().any(|gone| gone.id == waiter.id);
@@ -431,16 +404,8 @@ impl Ops {
         let key = format!("{JOIN}{}", waiter.id);
         self.test(["metadata", "annotations", &key], json!(waiter.ticket.to_string()));
         self.remove(["metadata", "annotations", &key]);
-        for prefix in [WANT, HOLDS] {
-            self.remove_if_there(record, &format!("{prefix}{}", waiter.id));
-        }
-    }
-
-    /// Removes what was said of waiters just when they were let in.
-    fn remove_old_reports(&mut self, record: &Record) {
-        for key in old_reports(record.lease.metadata.annotations.as_ref()) {
-            self.remove(["metadata", "annotations", key]);
-        }
+        self.remove_if_there(record, &format!("{WANT}{}", waiter.id));
+        self.remove_beside_waiter(record, &waiter.id);
     }
 
     fn remove_if_there(&mut self, record: &Record, key: &str) {

@@ -12,10 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use serde_json::{Value, json};
 
 use super::super::record::{
-    EPHEMERAL, FORMAT, FORMAT_1, HOLDER, HOLDS, Holder, KIND, PAYLOAD, PERMITS, REQUEST, Record, UPGRADE, WANT, Waiter,
+    EPHEMERAL, FORMAT, FORMAT_1, HOLDER, Holder, KIND, PAYLOAD, PERMITS, REQUEST, Record, UPGRADE, WANT, Waiter,
 };
 use super::super::{HolderId, Kind, Liveness, Mode, SessionId, Want};
-use super::{JOIN, Ops, Term, Write, is_beside, next_transition, untracked, without_old_reports};
+use super::{JOIN, Ops, Term, Write, is_beside, next_transition, untracked, waiting};
 
 /// Who is let in, and who is removed with it.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +81,7 @@ pub fn acquire(record: &Record, id: &HolderId, want: Want, round: &Round<'_>, st
     labels.insert(format!("{HOLDER}{}", id.session), String::new());
     let annotations = meta.annotations.get_or_insert_default();
     for gone in gone {
-        for prefix in [JOIN, WANT, HOLDS, HOLDER, UPGRADE, PAYLOAD, REQUEST] {
+        for prefix in [JOIN, WANT, HOLDER, UPGRADE, PAYLOAD, REQUEST] {
             annotations.remove(&format!("{prefix}{gone}"));
         }
     }
@@ -89,7 +89,7 @@ pub fn acquire(record: &Record, id: &HolderId, want: Want, round: &Round<'_>, st
     annotations.retain(|key, _| {
         !is_beside(key) || record.shared.iter().any(|holder| key.ends_with(&format!("/{}", holder.identity)))
     });
-    without_old_reports(annotations);
+    waiting::without_old(annotations);
     annotations.insert(format!("{HOLDER}{id}"), record.version.to_string());
     annotations.insert(format!("{WANT}{id}"), Want { since: Some(stamp), ..want }.to_string());
     untracked(meta);
@@ -113,7 +113,7 @@ pub fn grant(record: &Record, round: &Round<'_>, stamp: Timestamp) -> Write {
         let (id, join) = (&waiter.id, format!("{JOIN}{}", waiter.id));
         ops.test(["metadata", "annotations", &join], json!(waiter.ticket.to_string()));
         ops.remove(["metadata", "annotations", &join]);
-        ops.remove_if_there(record, &format!("{HOLDS}{id}"));
+        ops.remove_beside_waiter(record, id);
         ops.copy_version(["metadata", "annotations", &format!("{HOLDER}{id}")]);
         let want = Want { since: Some(stamp), ..waiter.want };
         ops.add(["metadata", "annotations", &format!("{WANT}{id}")], json!(want.to_string()));
