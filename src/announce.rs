@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::crd::HolderStatus;
 use crate::metrics::Metrics;
-use crate::warden::Incident;
+use crate::warden::{Incident, Why};
 
 /// How many Events may wait to be published. More are dropped, and counted as errors.
 const WAITING: usize = 1000;
@@ -25,6 +25,10 @@ pub(crate) enum Announcement {
     Acquired(Box<HolderStatus>),
     Incident(Incident),
     HandedOver,
+    /// A holder is dead, and stays until a person breaks the lock.
+    Abandoned(String),
+    /// The resource goes when nobody uses the lock any more.
+    Waits(String),
 }
 
 /// Takes announcements and publishes them in the background.
@@ -69,24 +73,23 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
             let token = holder.token.map(|token| format!(" with token {token}")).unwrap_or_default();
             (Normal, "Acquired", "Acquire", holder.session, format!("{} acquired {name}{token}", holder.id))
         }
-        Announcement::Incident(Incident::Evicted { holder, to, asked }) => {
+        Announcement::Incident(Incident::Evicted { holder, to, why }) => {
             let heir = match &*to {
                 [] => "what it held is free".to_owned(),
                 [to] => format!("{to} holds it now"),
                 [to, others @ ..] => format!("{to} and {} more hold it now", others.len()),
             };
             let session = session_of(&holder);
-            let why = asked.map_or_else(
-                || "fell silent".to_owned(),
-                |asked| {
-                    format!(
-                        "did not let go within {} s as {} asked ({:?})",
-                        asked.within.as_secs(),
-                        asked.by,
-                        asked.reason
-                    )
-                },
-            );
+            let why = match why {
+                Why::Ended => "fell silent".to_owned(),
+                Why::Asked(asked) => {
+                    let (seconds, reason) = (asked.within.as_secs(), asked.reason);
+                    format!("did not let go within {seconds} s as {} asked ({reason:?})", asked.by)
+                }
+                Why::HeldTooLong(longest) => {
+                    format!("has held it for longer than {} s (maxHoldSeconds)", longest.as_secs())
+                }
+            };
             (Warning, "Evicted", "Evict", session, format!("{holder} {why} and was evicted from {name}: {heir}"))
         }
         Announcement::Incident(Incident::Broken { holder, how }) => {
@@ -96,6 +99,13 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
         Announcement::Incident(Incident::Deadlock(deadlock)) => {
             (Warning, "Deadlock", "Wait", None, format!("these wait for each other: {deadlock}"))
         }
+        Announcement::Incident(Incident::ToldToGiveUp { waiter, circle }) => {
+            let session = Some(waiter.session.to_string());
+            let note = format!("{waiter} was told to give up, as the one that came last of these: {circle}");
+            (Warning, "ToldToGiveUp", "GiveUp", session, note)
+        }
+        Announcement::Abandoned(note) => (Warning, "Abandoned", "Keep", None, note),
+        Announcement::Waits(note) => (Normal, "DeletionWaits", "Wait", None, note),
         Announcement::HandedOver => {
             let note =
                 format!("{name} was in use when it was deleted: its Lease stays until the last user releases it");

@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     sessions_swept: Counter,
     evictions: Family<Heir, Counter>,
     deadlocks: Counter,
+    told_to_give_up: Counter,
     grants: Counter,
     waiters_passed_over: Counter,
     leases_removed: Counter,
@@ -82,6 +83,7 @@ impl Metrics {
             sessions_swept: Counter::default(),
             evictions: Family::default(),
             deadlocks: Counter::default(),
+            told_to_give_up: Counter::default(),
             grants: Counter::default(),
             waiters_passed_over: Counter::default(),
             leases_removed: Counter::default(),
@@ -106,7 +108,12 @@ impl Metrics {
         to.register("sessions_ended", "Sessions ended, since they fell silent", self.sessions_ended.clone());
         to.register("sessions_swept", "Tombstones of ended sessions removed", self.sessions_swept.clone());
         to.register("deadlocks", "Clients that waited for each other in a circle", self.deadlocks.clone());
-        to.register("evictions", "Dead holders evicted, by who got the lock", self.evictions.clone());
+        to.register(
+            "told_to_give_up",
+            "Waiters told to give up, since they waited in a circle",
+            self.told_to_give_up.clone(),
+        );
+        to.register("evictions", "Holders evicted, by who got the lock", self.evictions.clone());
         to.register(
             "grants",
             "Waiters let in by the operator, since they did not go ahead themselves",
@@ -166,6 +173,7 @@ impl Metrics {
             Done::Granted(count) => self.grants.inc_by(many(count)),
             Done::WaitersPassedOver(count) => self.waiters_passed_over.inc_by(many(count)),
             Done::LeaseRemoved => self.leases_removed.inc(),
+            Done::ToldToGiveUp => self.told_to_give_up.inc(),
         };
     }
 

@@ -29,6 +29,10 @@ pub(super) enum Outcome {
     Stands(Arc<Record>),
     /// The Lease is somebody else's.
     Blocked(Blocked),
+    /// The API server does not let the operator read or write the Lease, for this reason. How it was seen last.
+    Refused { why: String, record: Option<Arc<Record>> },
+    /// The resource is being deleted, and waits for those who use the Lease.
+    Waits(Arc<Record>),
     /// The resource goes. Whether its Lease was handed over to its users.
     Gone { handed_over: bool },
 }
@@ -36,6 +40,11 @@ pub(super) enum Outcome {
 impl<R> Applied<R> {
     pub(super) fn outcome(&self) -> &Outcome {
         &self.outcome
+    }
+
+    /// Nothing was done, since the Lease may not be read.
+    pub(super) fn unread(cr: Arc<R>, why: String) -> Self {
+        Self { cr, outcome: Outcome::Refused { why, record: None } }
     }
 
     #[cfg(test)]
@@ -58,15 +67,24 @@ pub(super) async fn apply<R: LeaseBacked>(
         match action {
             Action::AddFinalizer => cr = set_finalizer(&*cr, true, context).await?,
             Action::RemoveFinalizer => cr = set_finalizer(&*cr, false, context).await?,
-            Action::Create(write) | Action::Align(write) => {
-                record = write_lease(&seen, &write, context).await?;
-            }
-            Action::Delete(write) => record = write_lease(&seen, &write, context).await?,
-            Action::HandOver(write) => {
-                record = write_lease(&seen, &write, context).await?;
-                handed_over = true;
+            Action::Create(ref write)
+            | Action::Align(ref write)
+            | Action::Delete(ref write)
+            | Action::HandOver(ref write) => {
+                record = match write_lease(&seen, write, context).await {
+                    Err(Error::Lease(Failure::Forbidden(why) | Failure::Invalid(why))) => {
+                        tracing::warn!(place = %seen.place, why, "the Lease of a {} may not be written", R::NOUN);
+                        return Ok(Applied { cr, outcome: Outcome::Refused { why, record } });
+                    }
+                    written => written?,
+                };
+                handed_over |= matches!(action, Action::HandOver(_));
             }
             Action::Block(why) => blocked = Some(why),
+            Action::Wait => {
+                let record = record.ok_or(Error::Changed)?;
+                return Ok(Applied { cr, outcome: Outcome::Waits(record) });
+            }
         }
     }
     let outcome = match (blocked, record) {
@@ -97,6 +115,8 @@ async fn write_lease<R: LeaseBacked>(
             context.post.with(|warden| warden.doubt(place, now));
             Err(Error::Changed)
         }
+        // Nothing was written, and it would be no different if it were known better.
+        Err(failure @ (Failure::Forbidden(_) | Failure::Invalid(_))) => Err(failure.into()),
         Err(failure) => {
             context.post.with(|warden| warden.doubt(place, now));
             Err(failure.into())

@@ -7,7 +7,7 @@ use super::observe::Observed;
 use super::owner::{Owner, owner};
 use super::resource::LeaseBacked;
 use super::write;
-use crate::crd::FINALIZER;
+use crate::crd::{DeletionPolicy, FINALIZER};
 
 /// One thing to do. Each is conditional on what was observed.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub(super) enum Action {
     Delete(Write),
     /// Give the Lease to those who use it.
     HandOver(Write),
+    /// Let neither go while the Lease is in use.
+    Wait,
     /// Let the resource go.
     RemoveFinalizer,
 }
@@ -70,6 +72,8 @@ fn let_go<R: LeaseBacked>(seen: &Observed<R>) -> Vec<Action> {
     let mut actions = match mine {
         None => Vec::new(),
         Some(record) if !is_used(record) => vec![Action::Delete(write::delete(record))],
+        // What comes next follows from what its users do.
+        Some(_) if seen.cr.policy().deletion_policy == DeletionPolicy::Wait => return vec![Action::Wait],
         Some(record) => write::hand_over(record, &*seen.cr).map(Action::HandOver).into_iter().collect(),
     };
     actions.push(Action::RemoveFinalizer);
@@ -130,6 +134,7 @@ pub(super) mod tests {
                 Action::Block(_) => "block",
                 Action::Delete(_) => "delete",
                 Action::HandOver(_) => "hand over",
+                Action::Wait => "wait",
                 Action::RemoveFinalizer => "remove finalizer",
             })
             .collect()
@@ -146,6 +151,11 @@ pub(super) mod tests {
         let deleted = || {
             let mut lock = kept();
             lock.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+            lock
+        };
+        let patient = || {
+            let mut lock = deleted();
+            lock.spec.policy.deletion_policy = DeletionPolicy::Wait;
             lock
         };
         let mine = json!([owner_reference(&lock(None))]);
@@ -176,7 +186,11 @@ pub(super) mod tests {
                 Some(owned(json!({ "holderIdentity": "x" }))),
                 vec!["hand over", "remove finalizer"],
             ),
-            ("deleted while waited for", deleted(), Some(waited), vec!["hand over", "remove finalizer"]),
+            ("deleted while waited for", deleted(), Some(waited.clone()), vec!["hand over", "remove finalizer"]),
+            ("deleted while held, to wait", patient(), Some(owned(json!({ "holderIdentity": "x" }))), vec!["wait"]),
+            ("deleted while waited for, to wait", patient(), Some(waited), vec!["wait"]),
+            ("to wait no longer", patient(), Some(owned(json!({}))), vec!["delete", "remove finalizer"]),
+            ("to wait for somebody else's", patient(), Some(foreign()), vec!["remove finalizer"]),
             ("deleted without its Lease", deleted(), None, vec!["remove finalizer"]),
             ("deleted beside a Lease of somebody else", deleted(), Some(foreign()), vec!["remove finalizer"]),
             ("deleted and let go", finished, Some(foreign()), vec![]),

@@ -53,7 +53,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(500);
 /// When to try again at the latest: each further time it is twice as long.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// How often a lock is looked at whose Lease is somebody else's. No watch tells when that changes.
+/// How often a lock is looked at whose Lease is somebody else's, or may not be written. No watch tells when that changes.
 const BLOCKED: Duration = Duration::from_secs(30);
 /// How often each lock is looked at though nothing was heard of it.
 const NOW_AND_THEN: Duration = Duration::from_mins(5);
@@ -178,7 +178,14 @@ async fn reconcile<R: LeaseBacked>(cr: Arc<R>, context: Arc<Context<R>>) -> Resu
 }
 
 async fn steps<R: LeaseBacked>(cr: Arc<R>, context: &Context<R>) -> Result<Option<Duration>, Error> {
-    let seen = observe::observe(cr, context).await?;
+    let seen = match observe::observe(Arc::clone(&cr), context).await {
+        Err(Failure::Forbidden(why)) => {
+            let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
+            let applied = apply::Applied::unread(cr, why);
+            return finish(&place, &applied, context).await;
+        }
+        seen => seen?,
+    };
     let place = seen.place.clone();
     let actions = decide::decide(&seen);
     if !actions.is_empty() {
@@ -190,10 +197,18 @@ async fn steps<R: LeaseBacked>(cr: Arc<R>, context: &Context<R>) -> Result<Optio
         return Ok(None);
     }
     let applied = apply::apply(seen, actions, context).await?;
-    let pause = publish::publish(&place, &applied, context).await?;
-    context.succeeded(&place);
-    let blocked = matches!(applied.outcome(), apply::Outcome::Blocked(_)).then_some(BLOCKED);
-    Ok(pause.or(blocked))
+    finish(&place, &applied, context).await
+}
+
+async fn finish<R: LeaseBacked>(
+    place: &Place,
+    applied: &apply::Applied<R>,
+    context: &Context<R>,
+) -> Result<Option<Duration>, Error> {
+    let pause = publish::publish(place, applied, context).await?;
+    context.succeeded(place);
+    let blocked = matches!(applied.outcome(), apply::Outcome::Blocked(_) | apply::Outcome::Refused { .. });
+    Ok(pause.or(blocked.then_some(BLOCKED)))
 }
 
 /// Whether the resource is still there, and is not being deleted. If not, its own events tell what comes next.

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::apply::{Applied, Outcome};
 use super::resource::LeaseBacked;
-use super::status::status_of;
+use super::status::{news, status_of};
 use super::{Context, Error, limited};
 use crate::announce::Announcement;
 use crate::warden::Place;
@@ -72,7 +72,8 @@ pub(super) async fn publish<R: LeaseBacked>(
     let now = clock::now();
     let last = context.published.last(place, &**cr);
     let (version, before) = newest(&**cr, last.as_ref());
-    let Some(status) = status_of(applied, before.as_ref(), now.stamp) else {
+    let troubles = context.post.with(|warden| warden.troubles(place));
+    let Some(status) = status_of(applied, before.as_ref(), &troubles, now.stamp) else {
         return Ok(None);
     };
     let differs = before.as_ref() != Some(&status);
@@ -93,6 +94,9 @@ pub(super) async fn publish<R: LeaseBacked>(
         let written = written.resource_version().and_then(|version| version.parse().ok());
         let written = written.map(|version| (version, status.clone()));
         context.published.note(place, Last { uid: cr.uid(), at: now.moment, written });
+        for news in news::<R>(before.as_ref(), &status) {
+            context.announcer.announce(&**cr, news);
+        }
         if let Some(holder) = R::acquired(before.as_ref(), &status) {
             context.announcer.announce(&**cr, Announcement::Acquired(Box::new(holder.clone())));
         }

@@ -9,7 +9,7 @@ use leasehold::protocol::{Kind, Record};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::crd::{HolderStatus, ReleaseRequests};
+use crate::crd::{HolderStatus, Policy};
 
 /// A resource whose state stands on the Lease of its name.
 pub(crate) trait LeaseBacked:
@@ -36,8 +36,8 @@ pub(crate) trait LeaseBacked:
     /// How many permits there are to be.
     fn permits(&self) -> Option<i32>;
 
-    /// What becomes of a holder that does not let go when it is asked to.
-    fn release_requests(&self) -> Option<ReleaseRequests>;
+    /// What is wanted of everybody who uses it.
+    fn policy(&self) -> &Policy;
 
     /// The status as it was last published.
     fn status(&self) -> Option<&Self::Status>;
@@ -64,6 +64,10 @@ pub(crate) struct Told<'a> {
 impl Told<'_> {
     pub(super) fn waiters(&self) -> i32 {
         self.record.map_or(0, |record| count(record.waiters.len()))
+    }
+
+    pub(super) fn resource_id(&self) -> Option<String> {
+        self.record.and_then(|record| record.resource_id.clone())
     }
 
     pub(super) fn lease_name(&self) -> Option<String> {

@@ -4,13 +4,17 @@
 use json_patch::{Patch, jsonptr::PointerBuf};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use leasehold::protocol::policy::{
+    ALLOWED, BREAK_YOUNGEST, EXPIRY, LOCK_DELAY, MAX_DURATION, MAX_HOLD, MAX_WAITERS, MIN_DURATION, NEVER, ON_DEADLOCK,
+    RECLAIM,
+};
 use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, EVICT_ON_REQUEST, FORMAT, FORMAT_1, KIND, PERMITS};
 use leasehold::protocol::{Kind, Record, Write};
 use serde_json::{Value, json};
 
 use super::owner::{Owner, owner, owner_reference};
 use super::resource::LeaseBacked;
-use crate::crd::ReleaseRequests;
+use crate::crd::{Deadlocks, Reclaim, ReleaseRequests, Subject};
 
 /// The Lease of a resource that nobody holds. Condition: there is none.
 pub(super) fn create<R: LeaseBacked>(cr: &R) -> Write {
@@ -74,7 +78,8 @@ pub(super) fn hand_over(record: &Record, cr: &impl LeaseBacked) -> Option<Write>
     let mut ops = Ops::on(record);
     ops.set_owners(&others(&record.lease, cr));
     ops.set("annotations", EPHEMERAL, "true");
-    for key in [DEFAULT_DURATION, EVICT_ON_REQUEST] {
+    // A semaphore keeps its permits: without them it would be none.
+    for (key, _) in wanted(cr).into_iter().filter(|(key, _)| *key != PERMITS) {
         if let Some(value) = ops.annotation(key).map(str::to_owned) {
             ops.remove_annotation(key, &value);
         }
@@ -88,13 +93,30 @@ pub(super) fn delete(record: &Record) -> Write {
 }
 
 /// The annotations that follow from a spec.
-fn wanted(cr: &impl LeaseBacked) -> [(&'static str, Option<String>); 3] {
+fn wanted(cr: &impl LeaseBacked) -> [(&'static str, Option<String>); 11] {
+    let policy = cr.policy();
     let text = |number: i32| number.to_string();
-    let evicts = cr.release_requests() == Some(ReleaseRequests::Evict);
+    let said = |said: bool, value: &str| said.then(|| value.to_owned());
+    let lines = |subjects: &Vec<Subject>| subjects.iter().map(Subject::line).collect::<Vec<_>>().join("\n");
     [
         (DEFAULT_DURATION, cr.default_duration().map(text)),
         (PERMITS, cr.permits().map(text)),
-        (EVICT_ON_REQUEST, evicts.then(|| "true".to_owned())),
+        (EVICT_ON_REQUEST, said(policy.release_requests == ReleaseRequests::Evict, "true")),
+        (MIN_DURATION, policy.min_lease_duration_seconds.map(text)),
+        (MAX_DURATION, policy.max_lease_duration_seconds.map(text)),
+        (MAX_HOLD, policy.max_hold_seconds.map(text)),
+        (LOCK_DELAY, Some(policy.lock_delay_seconds).filter(|seconds| *seconds > 0).map(text)),
+        (MAX_WAITERS, policy.max_waiters.map(text)),
+        (
+            RECLAIM,
+            match policy.reclaim {
+                Reclaim::Evidence => None,
+                Reclaim::Expiry => Some(EXPIRY.to_owned()),
+                Reclaim::Never => Some(NEVER.to_owned()),
+            },
+        ),
+        (ON_DEADLOCK, said(policy.deadlocks == Deadlocks::BreakYoungest, BREAK_YOUNGEST)),
+        (ALLOWED, policy.allowed_subjects.as_ref().map(lines)),
     ]
 }
 

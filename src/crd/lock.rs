@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HolderStatus, ReleaseRequests};
+use super::{HolderStatus, Policy};
 
 /// What is wanted of the lock.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,14 +60,13 @@ pub struct DistributedLockSpec {
     /// For how many seconds a holder that asks for no duration of its own keeps the lock after its last renewal.
     ///
     /// Unset: holders live by their client's session, which is one heartbeat for everything that client holds.
-    /// This is what most locks want.
+    /// This is what most locks want. Within the bounds below, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub lease_duration_seconds: Option<i32>,
-    /// What becomes of a holder that was asked to let go (`kubectl leasehold ask`) and has not done so in time.
-    /// Unset: `Advise`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub release_requests: Option<ReleaseRequests>,
+    /// What is wanted of everybody who uses it.
+    #[serde(flatten)]
+    pub policy: Policy,
 }
 
 /// What stands on the lock's Lease, as the operator last saw it. At most a second behind, however busy the lock is.
@@ -78,6 +77,9 @@ pub struct DistributedLockStatus {
     #[serde(default)]
     pub observed_generation: Option<i64>,
     /// `Ready`: the lock's Lease stands there as the spec wants it. `Held`: somebody holds the lock.
+    /// `Deadlocked`: some who wait for it, and others, wait for each other in a circle. `Abandoned`: a holder is dead, and
+    /// only a person may break the lock. `Terminating`: it is being deleted, and waits for those who use it. These three
+    /// are there only once they have been true.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -90,6 +92,9 @@ pub struct DistributedLockStatus {
     /// How many wait for the lock.
     #[serde(default)]
     pub waiters: i32,
+    /// What it is called, where that cannot be an object's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_id: Option<String>,
     /// The name of the lock's Lease.
     #[serde(default)]
     pub lease_name: Option<String>,

@@ -4,14 +4,18 @@
 //! `kubectl explain` says.
 
 mod lock;
+mod policy;
 mod rwlock;
 mod semaphore;
 
 pub use lock::{DistributedLock, DistributedLockSpec, DistributedLockStatus, State};
+pub use policy::{Deadlocks, DeletionPolicy, Policy, Reclaim, ReleaseRequests, Subject, SubjectKind};
 pub use rwlock::{ReadWriteHolder, ReadWriteLock, ReadWriteLockSpec, ReadWriteLockStatus, ReadWriteState};
 pub use semaphore::{PermitsHolder, Semaphore, SemaphoreSpec, SemaphoreStatus};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResourceExt as _;
 use schemars::JsonSchema;
@@ -51,6 +55,9 @@ pub struct HolderStatus {
     /// Its fencing token. None for holders that made the Lease on the spot: only they were told.
     #[serde(default)]
     pub token: Option<i64>,
+    /// Its process has left it there until its time has passed: nobody renews it or gives it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
 }
 
 /// Who asks a holder to let go.
@@ -66,32 +73,34 @@ pub struct ReleaseRequestStatus {
     pub within_seconds: i32,
 }
 
-/// What becomes of a holder that was asked to let go and has not done so in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ReleaseRequests {
-    /// Nothing: it is told, and decides.
-    Advise,
-    /// The operator evicts it, counting from when it saw the request. The holder learns that as it learns of any break; until
-    /// then its fencing token is what protects the work.
-    Evict,
-}
-
 /// Every definition, as it is applied to a cluster.
 #[must_use]
 pub fn all() -> [CustomResourceDefinition; 3] {
-    [without_need_of_a_spec(DistributedLock::crd()), Semaphore::crd(), without_need_of_a_spec(ReadWriteLock::crd())]
+    let crds = [
+        without_need_of_a_spec(DistributedLock::crd()),
+        Semaphore::crd(),
+        without_need_of_a_spec(ReadWriteLock::crd()),
+    ];
+    crds.map(with_rules)
 }
 
 /// What is left out is taken for empty.
 fn without_need_of_a_spec(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
-    for version in &mut crd.spec.versions {
-        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
-        let spec = schema.and_then(|schema| schema.properties.as_mut()).and_then(|fields| fields.get_mut("spec"));
-        if let Some(spec) = spec {
-            spec.default = Some(JSON(serde_json::json!({})));
-        }
-    }
+    specs(&mut crd).for_each(|spec| spec.default = Some(JSON(serde_json::json!({}))));
     crd
+}
+
+/// What a policy may not say is refused by the API server.
+fn with_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    specs(&mut crd).for_each(policy::add_rules);
+    crd
+}
+
+fn specs(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSONSchemaProps> {
+    crd.spec.versions.iter_mut().filter_map(|version| {
+        let schema = version.schema.as_mut()?.open_api_v3_schema.as_mut()?;
+        schema.properties.as_mut()?.get_mut("spec")
+    })
 }
 
 /// Definitions as YAML documents: all of them, or the one of this singular name.

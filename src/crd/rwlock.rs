@@ -7,9 +7,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HolderStatus, ReleaseRequests};
+use super::{HolderStatus, Policy};
 
-/// What is wanted of the lock: nothing can be said of it yet.
+/// What is wanted of the lock.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "leasehold.dev",
@@ -54,10 +54,9 @@ use super::{HolderStatus, ReleaseRequests};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ReadWriteLockSpec {
-    /// What becomes of a holder that was asked to let go (`kubectl leasehold ask`) and has not done so in time.
-    /// Unset: `Advise`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub release_requests: Option<ReleaseRequests>,
+    /// What is wanted of everybody who uses it.
+    #[serde(flatten)]
+    pub policy: Policy,
 }
 
 /// What stands on the lock's Lease, as the operator last saw it. At most a second behind, however busy the lock is.
@@ -68,6 +67,9 @@ pub struct ReadWriteLockStatus {
     #[serde(default)]
     pub observed_generation: Option<i64>,
     /// `Ready`: the lock's Lease stands there as the spec wants it. `Held`: somebody reads or writes.
+    /// `Deadlocked`: some who wait for it, and others, wait for each other in a circle. `Abandoned`: a holder is dead, and
+    /// only a person may break the lock. `Terminating`: it is being deleted, and waits for those who use it. These three
+    /// are there only once they have been true.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -86,6 +88,9 @@ pub struct ReadWriteLockStatus {
     /// How many wait for the lock.
     #[serde(default)]
     pub waiters: i32,
+    /// What it is called, where that cannot be an object's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_id: Option<String>,
     /// The name of the lock's Lease.
     #[serde(default)]
     pub lease_name: Option<String>,

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HolderStatus, ReleaseRequests};
+use super::{HolderStatus, Policy};
 
 /// What is wanted of the semaphore.
 // The scale subresource reads and writes `spec.permits`: `kubectl scale sem/db --replicas=5`. What it tells as the
@@ -77,14 +77,13 @@ pub struct SemaphoreSpec {
     /// For how many seconds a holder that asks for no duration of its own keeps its permits after its last renewal.
     ///
     /// Unset: holders live by their client's session, which is one heartbeat for everything that client holds.
-    /// This is what most semaphores want.
+    /// This is what most semaphores want. Within the bounds below, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub lease_duration_seconds: Option<i32>,
-    /// What becomes of a holder that was asked to let go (`kubectl leasehold ask`) and has not done so in time.
-    /// Unset: `Advise`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub release_requests: Option<ReleaseRequests>,
+    /// What is wanted of everybody who uses it.
+    #[serde(flatten)]
+    pub policy: Policy,
 }
 
 /// What stands on the semaphore's Lease, as the operator last saw it. At most a second behind, however busy it is.
@@ -95,6 +94,9 @@ pub struct SemaphoreStatus {
     #[serde(default)]
     pub observed_generation: Option<i64>,
     /// `Ready`: the semaphore's Lease stands there as the spec wants it. `Held`: somebody holds permits.
+    /// `Deadlocked`: some who wait for it, and others, wait for each other in a circle. `Abandoned`: a holder is dead, and
+    /// only a person may break the lock. `Terminating`: it is being deleted, and waits for those who use it. These three
+    /// are there only once they have been true.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -119,6 +121,9 @@ pub struct SemaphoreStatus {
     /// For the scale subresource: no pods belong to a semaphore, unless they are labelled so.
     #[serde(default)]
     pub selector: Option<String>,
+    /// What it is called, where that cannot be an object's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_id: Option<String>,
     /// The name of the semaphore's Lease.
     #[serde(default)]
     pub lease_name: Option<String>,

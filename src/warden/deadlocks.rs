@@ -1,12 +1,17 @@
 //! Clients that wait for each other in a circle: found on what they say on the Leases, over all namespaces that are watched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use leasehold::protocol::Moment;
-use leasehold::protocol::deadlock::{Deadlock, Place as Node, deadlocks};
+use leasehold::protocol::deadlock::{Deadlock, Place as Node, Step, deadlocks};
+use leasehold::protocol::{Moment, Waiter, write};
 
 use super::Place;
+use super::decide::{Deed, DeedKind};
+use super::lock::Lock;
 use super::state::{Incident, Warden};
+
+/// Of how many characters at most a circle is shown to a waiter.
+const LONGEST_CIRCLE: usize = 1000;
 
 impl Warden {
     /// Looks for deadlocks, and notes on each followed resource that is in one what was not known before. Those that are
@@ -15,31 +20,70 @@ impl Warden {
     /// It costs little while nobody who waits says that he holds something.
     pub fn find_deadlocks(&mut self, now: Moment) -> Vec<Deadlock> {
         let says = |place: &&Place| self.locks[*place].record.waiters.iter().any(|waiter| !waiter.holds.is_empty());
-        if !self.locks.keys().any(|place| says(&place)) {
-            self.deadlocks.clear();
-            return Vec::new();
-        }
-        let queues =
-            self.locks.iter().filter(|(_, lock)| !lock.record.waiters.is_empty() || lock.record.upgrading.is_some());
-        let places: BTreeMap<String, &Place> = queues.map(|(place, _)| (place.to_string(), place)).collect();
-        let nodes: Vec<Node> = places.iter().map(|(name, place)| Node::of(name, &self.locks[*place].record)).collect();
-        let found = deadlocks(&nodes);
+        let found = if self.locks.keys().any(|place| says(&place)) { self.circles() } else { Vec::new() };
         let new: Vec<Deadlock> = found.iter().filter(|deadlock| !self.deadlocks.contains(deadlock)).cloned().collect();
-        let concerned = new.iter().flat_map(|deadlock| deadlock.steps.iter().map(move |step| (deadlock, step)));
-        let concerned: Vec<_> = concerned
-            .filter_map(|(deadlock, step)| Some(((*places.get(&step.name)?).clone(), deadlock.clone())))
-            .collect();
-        self.deadlocks = found;
-        for (place, deadlock) in concerned {
-            let kind = self.locks.get(&place).map(|lock| lock.record.kind);
-            let kinds = self.followed.get_mut(&place).zip(kind);
-            if let Some(incidents) = kinds.and_then(|(kinds, kind)| kinds.get_mut(&kind)) {
-                incidents.push(Incident::Deadlock(deadlock));
+        let before = std::mem::replace(&mut self.deadlocks, found);
+        for deadlock in &new {
+            for place in places_of(deadlock) {
+                self.note_incidents(&place, [Incident::Deadlock(deadlock.clone())]);
+                self.touch(&place, now);
             }
-            self.touch(&place, now);
         }
+        let over = before.iter().filter(|deadlock| !self.deadlocks.contains(deadlock));
+        for place in over.flat_map(places_of).collect::<Vec<_>>() {
+            self.tell_of(&place);
+        }
+        self.choose(now);
         new
     }
+
+    fn circles(&self) -> Vec<Deadlock> {
+        let queues =
+            self.locks.iter().filter(|(_, lock)| !lock.record.waiters.is_empty() || lock.record.upgrading.is_some());
+        let queues: BTreeMap<String, &Lock> = queues.map(|(place, lock)| (place.to_string(), lock)).collect();
+        let nodes: Vec<Node> = queues.iter().map(|(name, lock)| Node::of(name, &lock.record)).collect();
+        deadlocks(&nodes)
+    }
+
+    /// Of each circle the youngest waiter whose lock wants that is to give up.
+    fn choose(&mut self, now: Moment) {
+        self.giving_up.clear();
+        for deadlock in &self.deadlocks {
+            let waits = |step: &Step| {
+                let place = place_of(step)?;
+                let lock = self.locks.get(&place)?;
+                let waiter = lock.record.waiters.iter().find(|waiter| waiter.id.to_string() == step.waiter)?;
+                lock.record.policy.breaks_deadlocks.then(|| (waiter.ticket, waiter.id.clone(), place))
+            };
+            if let Some((_, id, place)) = deadlock.steps.iter().filter_map(waits).max() {
+                let circle = deadlock.to_string().chars().take(LONGEST_CIRCLE).collect();
+                self.giving_up.entry(place).or_default().insert(id, circle);
+            }
+        }
+        let untold = self.giving_up.keys().filter(|place| self.give_up(place).is_some());
+        for place in untold.cloned().collect::<Vec<_>>() {
+            self.alarms.set_by(&place, now);
+        }
+    }
+
+    /// Tells one who waits here that it is to give up, if it is and was not told.
+    pub(super) fn give_up(&self, place: &Place) -> Option<Deed> {
+        let (record, chosen) = (&self.locks.get(place)?.record, self.giving_up.get(place)?);
+        let told = |waiter: &&Waiter| waiter.told_to_give_up.is_none() && chosen.contains_key(&waiter.id);
+        let waiter = record.waiters.iter().find(told).filter(|_| record.policy.breaks_deadlocks)?;
+        let circle = chosen[&waiter.id].clone();
+        let write = write::give_up(record, waiter, &circle);
+        Some(Deed { kind: DeedKind::GiveUp { waiter: waiter.id.clone(), circle }, write, passed_over: 0 })
+    }
+}
+
+fn places_of(deadlock: &Deadlock) -> BTreeSet<Place> {
+    deadlock.steps.iter().filter_map(place_of).collect()
+}
+
+/// For what is waited there.
+fn place_of(step: &Step) -> Option<Place> {
+    step.name.split_once('/').map(|(namespace, name)| Place::new(namespace, name))
 }
 
 #[cfg(test)]

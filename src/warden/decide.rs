@@ -8,9 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use leasehold::protocol::observer::Verdict;
 use leasehold::protocol::write::shared;
-use leasehold::protocol::{
-    Holder, HolderId, Kind, Liveness, Record, ReleaseRequest, SessionId, Waiter, Write, grant, write,
-};
+use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Record, SessionId, Waiter, Write, grant, write};
+
+use super::holders::Why;
 
 /// How long a Lease made on the spot may be free before it is removed. Clients remove theirs with their release.
 pub(crate) const LEFTOVER: Duration = Duration::from_secs(5);
@@ -22,10 +22,8 @@ pub(super) struct Sight<'a> {
     pub(super) record: &'a Record,
     /// What observers say of a session.
     pub(super) verdict: &'a dyn Fn(&SessionId) -> Verdict,
-    /// Whether a holder lives by its own record, and that has not changed for its whole duration.
-    pub(super) own_expired: &'a dyn Fn(&Holder) -> bool,
-    /// Whether a holder has not let go when it was asked to, and the resource says that it is evicted then.
-    pub(super) overdue: &'a dyn Fn(&Holder) -> bool,
+    /// Why a holder is to be evicted, if it is.
+    pub(super) gone: &'a dyn Fn(&Holder) -> Option<Why>,
     /// For how long nobody has used it, or there has been room for somebody who waits.
     pub(super) free_for: Duration,
     /// The Lease belongs to a custom resource.
@@ -52,14 +50,15 @@ pub enum DeedKind {
     PassOver,
     /// The Lease was made on the spot, and nobody uses it.
     Remove,
+    /// The waiter came last of some who wait for each other in this circle, and its lock wants it to give up.
+    GiveUp { waiter: HolderId, circle: String },
 }
 
 /// A holder that is evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evicted {
     pub identity: String,
-    /// It is alive, and did not let go when it was asked to. Otherwise it has ended.
-    pub asked: Option<ReleaseRequest>,
+    pub why: Why,
 }
 
 /// What is to be done about this lock now, if anything.
@@ -135,23 +134,15 @@ fn decide_shared(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
 }
 
 fn evicted(sight: &Sight<'_>, holder: &Holder) -> Evicted {
-    let asked = holder.request.clone().filter(|_| (sight.overdue)(holder) && !has_ended(sight, holder));
-    Evicted { identity: holder.identity.clone(), asked }
+    Evicted { identity: holder.identity.clone(), why: (sight.gone)(holder).unwrap_or(Why::Ended) }
 }
 
 /// A Lease of somebody else's leader election stays as it is while nobody of ours has to do with it.
 fn holder_is_gone(sight: &Sight<'_>, holder: &Holder, wanted: bool) -> bool {
-    match &holder.liveness {
-        _ if (sight.overdue)(holder) => true,
-        Liveness::Session(_) => has_ended(sight, holder),
-        Liveness::Own(_) => has_ended(sight, holder) && (wanted || sight.owned || sight.record.ephemeral),
-    }
-}
-
-fn has_ended(sight: &Sight<'_>, holder: &Holder) -> bool {
-    match &holder.liveness {
-        Liveness::Session(session) => (sight.verdict)(session) == Verdict::Ended,
-        Liveness::Own(_) => (sight.own_expired)(holder),
+    match ((sight.gone)(holder), &holder.liveness) {
+        (None, _) => false,
+        (Some(Why::Ended), Liveness::Own(_)) => wanted || sight.owned || sight.record.ephemeral,
+        (Some(_), _) => true,
     }
 }
 
@@ -189,6 +180,14 @@ pub(super) mod tests {
         }
     }
 
+    fn by_name(holder: &Holder) -> Option<Why> {
+        match holder.id.as_ref().map(|id| id.session.host()) {
+            Some("dead") => Some(Why::Ended),
+            Some("long") => Some(Why::HeldTooLong(Duration::from_secs(9))),
+            _ => None,
+        }
+    }
+
     fn names(ids: &[HolderId]) -> String {
         ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
@@ -202,15 +201,16 @@ pub(super) mod tests {
                 DeedKind::Grant { to } => format!("grant to {}, without {passed_over}", names(&to)),
                 DeedKind::PassOver => format!("pass over {passed_over}"),
                 DeedKind::Remove => "remove".to_owned(),
+                DeedKind::GiveUp { waiter, .. } => format!("{waiter} is to give up"),
             },
         }
     }
 
     #[test]
     fn only_what_has_ended_is_acted_upon() {
-        let (free, alive, dead) =
-            (json!({}), json!({ "holderIdentity": "alive_h.1" }), json!({ "holderIdentity": "dead_h.1" }));
-        let long = Duration::from_mins(1);
+        let holder = |identity: &str| json!({ "holderIdentity": identity });
+        let (free, alive, dead, long) = (json!({}), holder("alive_h.1"), holder("dead_h.1"), holder("long_h.1"));
+        let minute = Duration::from_mins(1);
         for (holder, waiters, ephemeral, free_for, wanted) in [
             (&alive, vec![], false, Duration::ZERO, "nothing"),
             (&alive, vec!["alive_w.1"], true, Duration::ZERO, "nothing"),
@@ -219,24 +219,19 @@ pub(super) mod tests {
             (&dead, vec!["dead_w.1"], true, Duration::ZERO, "evict, without 1"),
             (&dead, vec!["alive_w.1", "alive_w.2"], false, Duration::ZERO, "evict for alive_w.1, without 0"),
             (&dead, vec!["dead_w.1", "alive_w.1"], true, Duration::ZERO, "evict for alive_w.1, without 1"),
+            (&long, vec!["dead_w.1", "alive_w.1"], false, Duration::ZERO, "evict for alive_w.1, without 1"),
+            (&long, vec![], true, Duration::ZERO, "evict, without 0"),
             // Who comes first is not known before its session has been read.
             (&dead, vec!["dead_w.1", "new_w.1", "alive_w.1"], false, Duration::ZERO, "nothing"),
-            (&free, vec![], false, long, "nothing"),
+            (&free, vec![], false, minute, "nothing"),
             (&free, vec![], true, LEFTOVER / 2, "nothing"),
             (&free, vec![], true, LEFTOVER, "remove"),
             (&free, vec!["alive_w.1"], true, STUCK / 2, "nothing"),
             (&free, vec!["dead_w.1", "alive_w.1"], true, STUCK, "grant to alive_w.1, without 1"),
-            (&free, vec!["dead_w.1"], false, long, "pass over 1"),
+            (&free, vec!["dead_w.1"], false, minute, "pass over 1"),
         ] {
             let record = record(ephemeral, holder, &waiters, 9);
-            let sight = Sight {
-                record: &record,
-                verdict: &verdict,
-                own_expired: &|_| false,
-                overdue: &|_| false,
-                free_for,
-                owned: true,
-            };
+            let sight = Sight { record: &record, verdict: &verdict, gone: &by_name, free_for, owned: true };
             assert_eq!(told(&sight), wanted, "{holder} {waiters:?} {ephemeral} {free_for:?}");
         }
     }
@@ -257,8 +252,7 @@ pub(super) mod tests {
             let sight = Sight {
                 record: &record,
                 verdict: &verdict,
-                own_expired: &|_| own_expired,
-                overdue: &|_| false,
+                gone: &|_| own_expired.then_some(Why::Ended),
                 free_for,
                 owned,
             };
@@ -295,6 +289,12 @@ pub(super) mod tests {
             ("all live", semaphore(true, 2, &alive, &[("alive_w.1", one)]), STUCK, "nothing"),
             ("a dead holder", semaphore(false, 2, &dead, &[]), now, "evict, without 0"),
             ("one fits", semaphore(false, 2, &dead, &[("alive_w.1", one)]), now, "evict for alive_w.1, without 0"),
+            (
+                "held too long",
+                semaphore(false, 2, &[("alive_h.1", one), ("long_h.1", one)], &[("alive_w.1", one)]),
+                now,
+                "evict for alive_w.1, without 0",
+            ),
             ("too large", semaphore(false, 2, &dead, &[("alive_w.1", two)]), now, "evict, without 0"),
             (
                 "behind a dead one",
@@ -316,14 +316,7 @@ pub(super) mod tests {
             ("unused", semaphore(true, 2, &[], &[]), LEFTOVER, "remove"),
             ("unused and kept", semaphore(false, 2, &[], &[]), LEFTOVER, "nothing"),
         ] {
-            let sight = Sight {
-                record: &record,
-                verdict: &verdict,
-                own_expired: &|_| false,
-                overdue: &|_| false,
-                free_for,
-                owned: true,
-            };
+            let sight = Sight { record: &record, verdict: &verdict, gone: &by_name, free_for, owned: true };
             assert_eq!(told(&sight), wanted, "{what}");
         }
     }
@@ -332,8 +325,7 @@ pub(super) mod tests {
     fn a_lease_made_on_the_spot_goes_with_the_last_of_the_dead() {
         let record = semaphore(true, 2, &[("dead_h.1", "1"), ("dead_h.2", "1")], &[("dead_w.1", "1")]);
         let (free_for, owned) = (Duration::ZERO, false);
-        let sight =
-            Sight { record: &record, verdict: &verdict, own_expired: &|_| false, overdue: &|_| false, free_for, owned };
+        let sight = Sight { record: &record, verdict: &verdict, gone: &by_name, free_for, owned };
         let deed = decide(&sight, Timestamp::UNIX_EPOCH).unwrap();
         assert!(matches!(deed.write, Write::Delete { .. }), "{:?}", deed.write);
     }
@@ -341,10 +333,10 @@ pub(super) mod tests {
     #[test]
     fn a_term_that_has_passed_is_over_though_its_client_lives() {
         let record = semaphore(false, 2, &[("alive_h.1", "1 own=5"), ("alive_h.2", "1 own=9")], &[("alive_w.1", "1")]);
-        let short = |holder: &Holder| holder.liveness == Liveness::Own(Duration::from_secs(5));
+        let short = Liveness::Own(Duration::from_secs(5));
+        let gone = |holder: &Holder| (holder.liveness == short).then_some(Why::Ended);
         let (free_for, owned) = (Duration::ZERO, false);
-        let sight =
-            Sight { record: &record, verdict: &verdict, own_expired: &short, overdue: &|_| false, free_for, owned };
+        let sight = Sight { record: &record, verdict: &verdict, gone: &gone, free_for, owned };
         assert_eq!(told(&sight), "evict for alive_w.1, without 0");
     }
 }

@@ -9,6 +9,7 @@ use leasehold::protocol::record::Tenancy;
 use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Moment, Record, ReleaseRequest, grant};
 
 use super::decide::{LEFTOVER, STUCK};
+use super::holders::Ended;
 
 /// One lock's Lease, and since when it is as it is.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub(super) struct Lock {
     own: HashMap<String, (OwnRecord, Moment)>,
     /// What holders are asked that are evicted if they do not do it, by identity, and since when.
     asked: HashMap<String, (ReleaseRequest, Moment)>,
+    /// Since when each holder has been seen to hold it, by identity; and its stay.
+    held: HashMap<String, (Stay, Moment)>,
+    /// The dead whom nobody but a person may evict.
+    pub(super) abandoned: Vec<String>,
     /// When the lock was first seen idle in this way.
     idle: Option<(Idle, Moment)>,
 }
@@ -30,6 +35,13 @@ struct OwnRecord {
     tenancy: Tenancy,
     renewed: Option<Timestamp>,
     duration: Duration,
+}
+
+/// One holder's stay, whether it renews, upgrades or downgrades. The identity of one that shares it is never used twice.
+#[derive(Debug, PartialEq, Eq)]
+struct Stay {
+    uid: String,
+    transitions: Option<i32>,
 }
 
 /// Nobody uses it, or there is room for somebody who waits.
@@ -47,6 +59,8 @@ impl Lock {
             doubtful: false,
             own: HashMap::new(),
             asked: HashMap::new(),
+            held: HashMap::new(),
+            abandoned: Vec::new(),
             idle: None,
         };
         lock.take(record, now);
@@ -68,6 +82,13 @@ impl Lock {
             let known = before.remove(&holder.identity).filter(|(known, _)| known == request);
             self.asked.insert(holder.identity.clone(), known.unwrap_or_else(|| (request.clone(), now)));
         }
+        let mut before = std::mem::take(&mut self.held);
+        for holder in record.holders() {
+            let transitions = (record.kind == Kind::Lock).then_some(record.transitions);
+            let stay = Stay { uid: record.uid.clone(), transitions };
+            let since = before.remove(&holder.identity).filter(|(known, _)| *known == stay).map(|(_, since)| since);
+            self.held.insert(holder.identity.clone(), (stay, since.unwrap_or(now)));
+        }
         let idle = idle(&record);
         if self.idle.as_ref().map(|(known, _)| known) != idle.as_ref() {
             self.idle = idle.map(|idle| (idle, now));
@@ -76,14 +97,19 @@ impl Lock {
         self.doubtful = false;
     }
 
-    /// The holder lives by its own record, and that has not changed for its whole duration.
-    pub(super) fn own_expired(&self, holder: &Holder, now: Moment) -> bool {
-        self.own.get(&holder.identity).is_some_and(|(own, since)| now >= *since + own.duration)
+    /// The holder lives by its own record: when that will not have changed for its whole duration.
+    pub(super) fn own_ends(&self, holder: &Holder) -> Option<Moment> {
+        self.own.get(&holder.identity).map(|(own, since)| *since + own.duration)
     }
 
-    /// The holder was asked to let go, has not done so in time, and is to be evicted then.
-    pub(super) fn is_overdue(&self, holder: &Holder, now: Moment) -> bool {
-        self.asked.get(&holder.identity).is_some_and(|(request, since)| now >= *since + request.within)
+    /// What the holder is asked, and since when, where it is evicted if it does not do it.
+    pub(super) fn asked_of(&self, holder: &Holder) -> Option<&(ReleaseRequest, Moment)> {
+        self.asked.get(&holder.identity)
+    }
+
+    /// Since when it has been seen to hold it.
+    pub(super) fn held_since(&self, holder: &Holder) -> Option<Moment> {
+        self.held.get(&holder.identity).map(|(_, since)| *since)
     }
 
     /// For how long nobody has used it, or there has been room for somebody who waits.
@@ -91,16 +117,15 @@ impl Lock {
         self.idle.as_ref().map_or(Duration::ZERO, |(_, since)| now.since(*since))
     }
 
-    /// When there may be something to do, if nothing else happens before.
-    pub(super) fn wake_at(&self, now: Moment) -> Option<Moment> {
-        let own = self.own.values().map(|(own, since)| *since + own.duration);
+    /// When there may be something to do, if nothing else happens before. `ended` tells of the session of a holder.
+    pub(super) fn wake_at(&self, ended: impl Fn(&Holder) -> Option<Ended>, now: Moment) -> Option<Moment> {
+        let holders = self.record.holders().filter_map(|holder| self.holder_wakes_at(holder, ended(holder), now));
         let idle = self.idle.as_ref().and_then(|(_, since)| match &self.record {
             record if !record.waiters.is_empty() => Some(*since + STUCK),
             record if record.ephemeral => Some(*since + LEFTOVER),
             _ => None,
         });
-        let asked = self.asked.values().map(|(request, since)| *since + request.within);
-        own.chain(idle).chain(asked).filter(|at| *at > now).min()
+        holders.chain(idle.filter(|at| *at > now)).min()
     }
 }
 
@@ -149,15 +174,16 @@ mod tests {
     #[test]
     fn each_that_lives_by_its_own_record_has_its_own_time() {
         let mut lock = Lock::new(semaphore(9, 2, &[("a_x.1", "1"), ("b_x.1", "2")], &[]), at(10));
-        assert_eq!(lock.wake_at(at(10)), Some(at(15)));
+        assert_eq!(lock.wake_at(|_| None, at(10)), Some(at(15)));
         // One renews, and that is no news of the other.
         lock.take(semaphore(10, 2, &[("a_x.1", "9"), ("b_x.1", "2")], &[]), at(13));
-        let expired = |now| lock.record.holders().map(|holder| lock.own_expired(holder, now)).collect::<Vec<_>>();
+        let expired =
+            |now| lock.record.holders().map(|holder| lock.gone(holder, None, now).is_some()).collect::<Vec<_>>();
         assert_eq!(
             (expired(at(14)), expired(at(15)), expired(at(18))),
             (vec![false; 2], vec![true, false], vec![true; 2])
         );
-        assert_eq!((lock.wake_at(at(13)), lock.wake_at(at(15))), (Some(at(15)), Some(at(18))));
+        assert_eq!((lock.wake_at(|_| None, at(13)), lock.wake_at(|_| None, at(15))), (Some(at(15)), Some(at(18))));
     }
 
     #[test]
@@ -172,18 +198,18 @@ mod tests {
             Arc::new(Record::parse(lease).unwrap())
         };
         let overdue = |lock: &Lock, now: u64| {
-            lock.record.holders().map(|holder| lock.is_overdue(holder, at(now))).collect::<Vec<_>>()
+            lock.record.holders().map(|holder| lock.gone(holder, None, at(now)).is_some()).collect::<Vec<_>>()
         };
         let mut lock = Lock::new(asked(9, true, "20 me now"), at(10));
-        assert_eq!(lock.wake_at(at(10)), Some(at(30)));
+        assert_eq!(lock.wake_at(|_| None, at(10)), Some(at(30)));
         assert_eq!((overdue(&lock, 29), overdue(&lock, 30)), (vec![false, false], vec![true, false]));
         // The same again is nothing new, and something else is.
         lock.take(asked(10, true, "20 me now"), at(25));
         assert_eq!(overdue(&lock, 30), [true, false]);
         lock.take(asked(11, true, "20 me at once"), at(26));
-        assert_eq!((overdue(&lock, 30), lock.wake_at(at(30))), (vec![false, false], Some(at(46))));
+        assert_eq!((overdue(&lock, 30), lock.wake_at(|_| None, at(30))), (vec![false, false], Some(at(46))));
         lock.take(asked(12, false, "20 me at once"), at(27));
-        assert_eq!((overdue(&lock, 99), lock.wake_at(at(30))), (vec![false, false], None));
+        assert_eq!((overdue(&lock, 99), lock.wake_at(|_| None, at(30))), (vec![false, false], None));
     }
 
     #[test]
@@ -192,12 +218,19 @@ mod tests {
         let mut lock = Lock::new(full, at(10));
         assert_eq!(lock.free_for(at(20)), Duration::ZERO);
         lock.take(semaphore(10, 1, &[], &["w_x.1"]), at(20));
-        assert_eq!((lock.free_for(at(21)), lock.wake_at(at(20))), (Duration::from_secs(1), Some(at(20) + STUCK)));
+        assert_eq!(
+            (lock.free_for(at(21)), lock.wake_at(|_| None, at(20))),
+            (Duration::from_secs(1), Some(at(20) + STUCK))
+        );
         lock.take(semaphore(11, 1, &[], &["w_x.1", "w_x.2"]), at(21));
         assert_eq!(lock.free_for(at(22)), Duration::from_secs(2), "a join behind it changes nothing");
         lock.take(semaphore(12, 1, &[], &["w_x.2"]), at(23));
         assert_eq!(lock.free_for(at(24)), Duration::from_secs(1), "it is another's turn");
         lock.take(semaphore(13, 0, &[], &["w_x.2"]), at(25));
-        assert_eq!((lock.free_for(at(99)), lock.wake_at(at(25))), (Duration::ZERO, None), "there are no permits");
+        assert_eq!(
+            (lock.free_for(at(99)), lock.wake_at(|_| None, at(25))),
+            (Duration::ZERO, None),
+            "there are no permits"
+        );
     }
 }

@@ -9,6 +9,7 @@ use leasehold::protocol::{Holder, Liveness, Moment, Now, Record, SessionId, Vers
 use super::Place;
 use super::breaks::broken;
 use super::decide::{Sight, decide};
+use super::holders::Ended;
 use super::lock::Lock;
 use super::state::{Incident, Warden, What};
 
@@ -70,11 +71,19 @@ impl Warden {
     /// Whether a holder lived until now, as far as can be told.
     fn is_alive(&self, place: &Place, holder: &Holder, now: Moment) -> bool {
         match &holder.liveness {
-            Liveness::Session(id) => {
-                let session = self.sessions.get(&session_place(place, id));
-                session.is_none_or(|session| session.observer.verdict() != Verdict::Ended)
+            Liveness::Session(_) => self.ended(place, holder).is_none(),
+            Liveness::Own(_) => {
+                let ends = self.locks.get(place).and_then(|lock| lock.own_ends(holder));
+                ends.is_none_or(|at| now < at)
             }
-            Liveness::Own(_) => self.locks.get(place).is_none_or(|lock| !lock.own_expired(holder, now)),
+        }
+    }
+
+    /// The end of the session by which a holder lives, if it has come.
+    fn ended(&self, place: &Place, holder: &Holder) -> Option<Ended> {
+        match &holder.liveness {
+            Liveness::Session(id) => self.sessions.get(&session_place(place, id))?.ended,
+            Liveness::Own(_) => None,
         }
     }
 
@@ -103,21 +112,33 @@ impl Warden {
         let verdict = |id: &SessionId| {
             self.sessions.get(&session_place(place, id)).map_or(Verdict::Unknown, |session| session.observer.verdict())
         };
+        let ended = |holder: &Holder| self.ended(place, holder);
         let sight = Sight {
             record: &lock.record,
             verdict: &verdict,
-            own_expired: &|holder| lock.own_expired(holder, now.moment),
-            overdue: &|holder| lock.is_overdue(holder, now.moment),
+            gone: &|holder| lock.gone(holder, ended(holder), now.moment),
             free_for: lock.free_for(now.moment),
             owned: crate::controller::is_owned(&lock.record),
         };
-        if let Some(deed) = decide(&sight, now.stamp) {
-            return Some(What::Do(deed));
-        }
-        if let Some(at) = lock.wake_at(now.moment) {
+        let deed = decide(&sight, now.stamp).or_else(|| self.give_up(place));
+        let wake_at = lock.wake_at(ended, now.moment);
+        let abandoned = lock.record.holders().filter(|holder| lock.is_abandoned(holder, ended(holder), now.moment));
+        let abandoned: Vec<String> = abandoned.map(|holder| holder.identity.clone()).collect();
+        self.note_abandoned(place, abandoned);
+        if deed.is_none()
+            && let Some(at) = wake_at
+        {
             self.alarms.set(place, at);
         }
-        None
+        deed.map(What::Do)
+    }
+
+    /// These are dead, and nobody but a person may evict them. Whoever follows the lock is told when they change.
+    fn note_abandoned(&mut self, place: &Place, abandoned: Vec<String>) {
+        if let Some(lock) = self.locks.get_mut(place).filter(|lock| lock.abandoned != abandoned) {
+            lock.abandoned = abandoned;
+            self.tell_of(place);
+        }
     }
 }
 

@@ -7,8 +7,9 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `state`, `sessions`, `locks` | everything known, as a machine: sights and answers in, requests out; pure |
-//! | `deadlocks` | who waits for whom in a circle; pure |
-//! | `lock`, `breaks`, `decide` | one lock: what is known, whether a hold was broken, what is to be done; pure |
+//! | `deadlocks` | who waits for whom in a circle, and who is to give up; pure |
+//! | `troubles` | what people are to be told; pure |
+//! | `lock`, `breaks`, `holders`, `decide` | one lock: what is known, whether a hold was broken, which holders are to be evicted, what is to be done; pure |
 //! | `run` | the loop that watches and sends |
 //!
 //! The machine is public so that it can be simulated. Its shape may change in any release.
@@ -17,17 +18,21 @@ mod alarms;
 mod breaks;
 mod deadlocks;
 mod decide;
+mod holders;
 mod lock;
 mod locks;
 mod run;
 mod sessions;
 mod state;
+mod troubles;
 
 pub use breaks::Break;
 pub use decide::{Deed, DeedKind};
+pub use holders::Why;
 pub(crate) use run::{Post, Tools, run};
 pub(crate) use state::is_known;
 pub use state::{Census, Done, Incident, Task, Warden, What};
+pub use troubles::Troubles;
 
 use std::fmt;
 

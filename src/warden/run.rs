@@ -239,9 +239,14 @@ fn place_of(lease: &Lease) -> Option<Place> {
 
 fn tell(what: &What) -> String {
     use super::decide::{DeedKind, Evicted};
+    use super::holders::Why;
     let evicted = |holders: &[Evicted]| {
-        let why = |one: &Evicted| if one.asked.is_some() { "asked to let go" } else { "ended" };
-        let told = holders.iter().map(|one| format!("{} ({})", one.identity, why(one)));
+        let why = |why: &Why| match why {
+            Why::Ended => "ended",
+            Why::Asked(_) => "asked to let go",
+            Why::HeldTooLong(_) => "held for too long",
+        };
+        let told = holders.iter().map(|one| format!("{} ({})", one.identity, why(&one.why)));
         told.collect::<Vec<_>>().join(", ")
     };
     match what {
@@ -258,6 +263,9 @@ fn tell(what: &What) -> String {
             DeedKind::Grant { to } => format!("let in, where there was room: {}", names(to)),
             DeedKind::PassOver => format!("removed {} waiters that have ended", deed.passed_over),
             DeedKind::Remove => "removed a Lease that nobody uses".to_owned(),
+            DeedKind::GiveUp { waiter, circle } => {
+                format!("told {waiter} to give up, since it waits in a circle: {circle}")
+            }
         },
     }
 }

@@ -1,6 +1,6 @@
 //! Everything the warden knows, as a machine: sights and answers in, requests out. No clock, no network.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +8,13 @@ use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::deadlock::Deadlock;
 use leasehold::protocol::observer::Observer;
 use leasehold::protocol::record::{KIND, SessionRecord};
-use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, ReleaseRequest, Version, Write};
+use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, Version, Write};
 
 use super::Place;
 use super::alarms::Alarms;
 use super::breaks::Break;
 use super::decide::{Deed, DeedKind, Evicted};
+use super::holders::{Ended, Why};
 use super::lock::Lock;
 use crate::leases::Failure;
 
@@ -47,7 +48,7 @@ pub enum Incident {
     Evicted {
         holder: String,
         to: Vec<HolderId>,
-        asked: Option<ReleaseRequest>,
+        why: Why,
     },
     Broken {
         holder: String,
@@ -55,6 +56,11 @@ pub enum Incident {
     },
     /// Those who wait for it, and others, wait for each other.
     Deadlock(Deadlock),
+    /// One of those was told to give up.
+    ToldToGiveUp {
+        waiter: HolderId,
+        circle: String,
+    },
 }
 
 /// What has been done, for whoever counts.
@@ -66,6 +72,7 @@ pub enum Done {
     WaitersPassedOver(usize),
     Granted(usize),
     LeaseRemoved,
+    ToldToGiveUp,
 }
 
 /// How many there are, for whoever counts.
@@ -94,6 +101,8 @@ pub struct Warden {
     changed: BTreeSet<Place>,
     /// Those that there were when they were last looked for.
     pub(super) deadlocks: Vec<Deadlock>,
+    /// Who of these is to give up where, and the circle.
+    pub(super) giving_up: HashMap<Place, BTreeMap<HolderId, String>>,
     pub(super) alarms: Alarms<Place>,
     requests: HashMap<Place, Attempts>,
 }
@@ -105,6 +114,10 @@ pub(super) struct Session {
     pub(super) present: bool,
     /// The locks that it holds or waits for.
     pub(super) named_by: BTreeSet<Place>,
+    /// How it ended, if it has.
+    pub(super) ended: Option<Ended>,
+    pub(super) by_evidence: bool,
+    pub(super) duration: Duration,
 }
 
 /// Requests are sent one at a time for each Lease, and rarer while they fail.
@@ -126,6 +139,7 @@ impl Warden {
             followed: HashMap::new(),
             changed: BTreeSet::new(),
             deadlocks: Vec::new(),
+            giving_up: HashMap::new(),
             alarms: Alarms::default(),
             requests: HashMap::new(),
         }
@@ -365,22 +379,23 @@ impl Warden {
                     DeedKind::Grant { to } => Done::Granted(to.len()),
                     DeedKind::PassOver => Done::WaitersPassedOver(deed.passed_over),
                     DeedKind::Remove => Done::LeaseRemoved,
+                    DeedKind::GiveUp { waiter, circle } => {
+                        let (waiter, circle) = (waiter.clone(), circle.clone());
+                        self.note_incidents(&task.place, [Incident::ToldToGiveUp { waiter, circle }]);
+                        Done::ToldToGiveUp
+                    }
                 })
             }
         }
     }
 
     fn note_evictions(&mut self, place: &Place, holders: &[Evicted], to: &[HolderId]) {
-        let kind = self.locks.get(place).map(|lock| lock.record.kind);
-        let kinds = self.followed.get_mut(place).zip(kind);
-        if let Some(incidents) = kinds.and_then(|(kinds, kind)| kinds.get_mut(&kind)) {
-            let evicted = |evicted: &Evicted| Incident::Evicted {
-                holder: evicted.identity.clone(),
-                to: to.to_vec(),
-                asked: evicted.asked.clone(),
-            };
-            incidents.extend(holders.iter().map(evicted));
-        }
+        let evicted = |evicted: &Evicted| Incident::Evicted {
+            holder: evicted.identity.clone(),
+            to: to.to_vec(),
+            why: evicted.why.clone(),
+        };
+        self.note_incidents(place, holders.iter().map(evicted));
     }
 
     /// The Lease of this task is not there, or no longer.
@@ -416,6 +431,11 @@ impl Warden {
     /// Look at this now.
     pub(super) fn touch(&mut self, place: &Place, now: Moment) {
         self.alarms.set_by(place, now);
+        self.tell_of(place);
+    }
+
+    /// Something is to be told of this, if anybody follows it.
+    pub(super) fn tell_of(&mut self, place: &Place) {
         if self.followed.contains_key(place) {
             self.changed.insert(place.clone());
         }
@@ -424,9 +444,7 @@ impl Warden {
     pub(super) fn forget(&mut self, place: &Place) {
         self.alarms.clear(place);
         self.requests.remove(place);
-        if self.followed.contains_key(place) {
-            self.changed.insert(place.clone());
-        }
+        self.tell_of(place);
     }
 }
 

@@ -5,7 +5,7 @@ use leasehold::protocol::Kind;
 
 use super::super::resource::{LeaseBacked, Told};
 use super::super::status::holder_status;
-use crate::crd::{DistributedLock, DistributedLockStatus, HolderStatus, ReleaseRequests, State};
+use crate::crd::{DistributedLock, DistributedLockStatus, HolderStatus, Policy, State};
 
 impl LeaseBacked for DistributedLock {
     type Status = DistributedLockStatus;
@@ -21,8 +21,8 @@ impl LeaseBacked for DistributedLock {
         None
     }
 
-    fn release_requests(&self) -> Option<ReleaseRequests> {
-        self.spec.release_requests
+    fn policy(&self) -> &Policy {
+        &self.spec.policy
     }
 
     fn status(&self) -> Option<&Self::Status> {
@@ -44,6 +44,7 @@ impl LeaseBacked for DistributedLock {
             }),
             holder: holder.map(holder_status),
             waiters: told.waiters(),
+            resource_id: told.resource_id(),
             lease_name: told.lease_name(),
             lease_uid: told.lease_uid(),
             conditions: told.conditions,

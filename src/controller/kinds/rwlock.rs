@@ -6,7 +6,7 @@ use leasehold::protocol::{Kind, Mode};
 use super::super::resource::{LeaseBacked, Told, count};
 use super::super::status::holder_status;
 use crate::crd::{
-    HOLDERS_TOLD, HolderStatus, ReadWriteHolder, ReadWriteLock, ReadWriteLockStatus, ReadWriteState, ReleaseRequests,
+    HOLDERS_TOLD, HolderStatus, Policy, ReadWriteHolder, ReadWriteLock, ReadWriteLockStatus, ReadWriteState,
 };
 
 impl LeaseBacked for ReadWriteLock {
@@ -23,8 +23,8 @@ impl LeaseBacked for ReadWriteLock {
         None
     }
 
-    fn release_requests(&self) -> Option<ReleaseRequests> {
-        self.spec.release_requests
+    fn policy(&self) -> &Policy {
+        &self.spec.policy
     }
 
     fn status(&self) -> Option<&Self::Status> {
@@ -55,6 +55,7 @@ impl LeaseBacked for ReadWriteLock {
             writer: writer.map(holder_status),
             readers: count(readers),
             waiters: told.waiters(),
+            resource_id: told.resource_id(),
             lease_name: told.lease_name(),
             lease_uid: told.lease_uid(),
             conditions: told.conditions,

@@ -6,7 +6,7 @@ use leasehold::protocol::Kind;
 
 use super::super::resource::{LeaseBacked, Told, count};
 use super::super::status::holder_status;
-use crate::crd::{HOLDERS_TOLD, HolderStatus, PermitsHolder, ReleaseRequests, Semaphore, SemaphoreStatus};
+use crate::crd::{HOLDERS_TOLD, HolderStatus, PermitsHolder, Policy, Semaphore, SemaphoreStatus};
 
 impl LeaseBacked for Semaphore {
     type Status = SemaphoreStatus;
@@ -22,8 +22,8 @@ impl LeaseBacked for Semaphore {
         Some(self.spec.permits)
     }
 
-    fn release_requests(&self) -> Option<ReleaseRequests> {
-        self.spec.release_requests
+    fn policy(&self) -> &Policy {
+        &self.spec.policy
     }
 
     fn status(&self) -> Option<&Self::Status> {
@@ -49,6 +49,7 @@ impl LeaseBacked for Semaphore {
             holder_count: count(shared.len()),
             waiters: told.waiters(),
             selector: Some(format!("leasehold.dev/semaphore={}", self.name_any())),
+            resource_id: told.resource_id(),
             lease_name: told.lease_name(),
             lease_uid: told.lease_uid(),
             conditions: told.conditions,

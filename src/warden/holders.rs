@@ -1,0 +1,191 @@
+//! When what a holder has may be taken from it, as the lock's policy wants it: pure.
+
+use std::time::Duration;
+
+use leasehold::protocol::policy::Reclaim;
+use leasehold::protocol::{Holder, Liveness, Moment, ReleaseRequest};
+
+use super::lock::Lock;
+
+/// A session that has ended, as it was seen here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Since when that is certain.
+    pub(super) since: Moment,
+    /// Its process is known to have ended. Otherwise it fell silent.
+    pub(super) by_evidence: bool,
+    /// How long it would have lived after a renewal.
+    pub(super) duration: Duration,
+}
+
+/// Why a holder is evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has ended.
+    Ended,
+    /// It is alive, and did not let go when it was asked to.
+    Asked(ReleaseRequest),
+    /// It has held for longer than so, whether it lives or not.
+    HeldTooLong(Duration),
+}
+
+impl Lock {
+    /// Why the holder is to be evicted now, if it is. `ended` tells of the session by which it lives.
+    pub(super) fn gone(&self, holder: &Holder, ended: Option<Ended>, now: Moment) -> Option<Why> {
+        self.ends(holder, ended, now).into_iter().flatten().find(|(at, _)| *at <= now).map(|(_, why)| why)
+    }
+
+    /// The holder is dead, and nobody but a person may take from it what it has.
+    pub(super) fn is_abandoned(&self, holder: &Holder, ended: Option<Ended>, now: Moment) -> bool {
+        // What was left there for a time ends with that time, as it was meant to.
+        self.record.policy.reclaim == Reclaim::Never
+            && !holder.kept
+            && self.dead_from(holder, ended).is_some_and(|at| at <= now)
+    }
+
+    /// When there may be something to do about the holder, if nothing else happens before.
+    pub(super) fn holder_wakes_at(&self, holder: &Holder, ended: Option<Ended>, now: Moment) -> Option<Moment> {
+        let ends = self.ends(holder, ended, now).into_iter().flatten().map(|(at, _)| at);
+        ends.chain(self.dead_from(holder, ended)).filter(|at| *at > now).min()
+    }
+
+    /// From when on it is to be evicted, for each of the reasons.
+    fn ends(&self, holder: &Holder, ended: Option<Ended>, now: Moment) -> [Option<(Moment, Why)>; 3] {
+        if self.is_abandoned(holder, ended, now) {
+            return [None, None, None];
+        }
+        let policy = &self.record.policy;
+        let evident = policy.reclaim == Reclaim::Evidence && ended.is_some_and(|ended| ended.by_evidence);
+        let delay = if evident || holder.kept { Duration::ZERO } else { policy.lock_delay };
+        let dead = self.dead_from(holder, ended).filter(|_| policy.reclaim != Reclaim::Never || holder.kept);
+        let asked =
+            self.asked_of(holder).map(|(request, since)| (*since + request.within, Why::Asked(request.clone())));
+        let held = policy.max_hold.zip(self.held_since(holder));
+        [
+            dead.map(|at| (at + delay, Why::Ended)),
+            asked,
+            held.map(|(longest, since)| (since + longest, Why::HeldTooLong(longest))),
+        ]
+    }
+
+    /// From when on it counts as dead: already, or if nothing more is heard of it.
+    fn dead_from(&self, holder: &Holder, ended: Option<Ended>) -> Option<Moment> {
+        match &holder.liveness {
+            Liveness::Own(_) => self.own_ends(holder),
+            Liveness::Session(_) => ended.map(|ended| match self.record.policy.reclaim {
+                Reclaim::Expiry if ended.by_evidence => ended.since + ended.duration,
+                _ => ended.since,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use leasehold::protocol::Record;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_start(Duration::from_secs(seconds))
+    }
+
+    /// A lock whose holder was first seen at 10: by its session, by itself (`own`), or left there (`kept`), for 5 s.
+    fn lock(liveness: &str, policy: &[(&str, &str)], request: bool) -> Lock {
+        let mut annotations = json!({});
+        if !liveness.is_empty() {
+            annotations["leasehold.dev/liveness"] = json!(liveness);
+        }
+        for (key, value) in policy {
+            annotations[format!("leasehold.dev/{key}")] = json!(value);
+        }
+        if request {
+            annotations["leasehold.dev/evict-on-request"] = json!("true");
+            annotations["request.leasehold.dev/pod_x.1"] = json!("3 me please");
+        }
+        Lock::new(held(&annotations, 9, "pod_x.1", 1, 5), at(10))
+    }
+
+    fn held(annotations: &Value, version: u64, identity: &str, transitions: i32, seconds: u32) -> Arc<Record> {
+        let lease = json!({ "metadata": { "name": "a", "uid": "u", "resourceVersion": version.to_string(),
+            "labels": { "leasehold.dev/kind": "lock", "holder.leasehold.dev/pod_x": "4" }, "annotations": annotations },
+            "spec": { "holderIdentity": identity, "leaseDurationSeconds": seconds, "leaseTransitions": transitions } });
+        Arc::new(Record::parse(serde_json::from_value(lease).unwrap()).unwrap())
+    }
+
+    /// At which seconds after 10 it is evicted first and why, and when it is first told to be abandoned.
+    fn fate(lock: &Lock, ended: Option<Ended>) -> (Option<(u64, &'static str)>, Option<u64>) {
+        let holder = lock.record.holder.clone().unwrap();
+        let told = |why| match why {
+            Why::Ended => "ended",
+            Why::Asked(_) => "asked",
+            Why::HeldTooLong(_) => "too long",
+        };
+        let seen = |now: u64| ended.filter(|ended| ended.since <= at(now));
+        let gone = (10..100).find_map(|now| Some((now - 10, told(lock.gone(&holder, seen(now), at(now))?))));
+        let abandoned = (10..100).find(|now| lock.is_abandoned(&holder, seen(*now), at(*now)));
+        // It wakes up for each of them.
+        for change in [gone.map(|(at, _)| at), abandoned.map(|at| at - 10)].into_iter().flatten() {
+            let certain = ended.map_or(0, |ended| ended.since.since(at(10)).as_secs());
+            let wakes =
+                (10..10 + change).any(|now| lock.holder_wakes_at(&holder, seen(now), at(now)) == Some(at(10 + change)));
+            assert!(wakes || change == certain, "nobody wakes it at {change}");
+        }
+        (gone, abandoned.map(|at| at - 10))
+    }
+
+    #[test]
+    fn each_policy_has_its_time() {
+        let silent = Some(Ended { since: at(12), by_evidence: false, duration: Duration::from_secs(7) });
+        let evident = silent.map(|ended| Ended { by_evidence: true, ..ended });
+        let (never, expiry, delay, longest) =
+            (("reclaim", "never"), ("reclaim", "expiry"), ("lock-delay-seconds", "20"), ("max-hold-seconds", "8"));
+        for (what, liveness, policy, request, ended, wanted, abandoned) in [
+            ("alive", "", vec![delay], false, None, None, None),
+            ("silent", "", vec![], false, silent, Some((2, "ended")), None),
+            ("silent, with a delay", "", vec![delay], false, silent, Some((22, "ended")), None),
+            ("by evidence", "", vec![], false, evident, Some((2, "ended")), None),
+            ("by evidence there is no delay", "", vec![delay], false, evident, Some((2, "ended")), None),
+            ("silent, expiry", "", vec![expiry], false, silent, Some((2, "ended")), None),
+            ("evidence that does not count", "", vec![expiry], false, evident, Some((9, "ended")), None),
+            ("and is none for the delay", "", vec![expiry, delay], false, evident, Some((29, "ended")), None),
+            ("never", "", vec![never], false, silent, None, Some(2)),
+            ("never, by evidence", "", vec![never], false, evident, None, Some(2)),
+            ("never, alive", "", vec![never], false, None, None, None),
+            ("its own", "own", vec![], false, None, Some((5, "ended")), None),
+            ("its own, with a delay", "own", vec![delay], false, None, Some((25, "ended")), None),
+            ("its own, never", "own", vec![never], false, None, None, Some(5)),
+            ("kept", "kept", vec![delay], false, None, Some((5, "ended")), None),
+            ("kept, never", "kept", vec![never], false, None, Some((5, "ended")), None),
+            ("kept for too long", "kept", vec![("max-hold-seconds", "4")], false, None, Some((4, "too long")), None),
+            ("alive for too long", "", vec![longest], false, None, Some((8, "too long")), None),
+            ("dead before that", "", vec![longest], false, silent, Some((2, "ended")), None),
+            ("delayed for too long", "", vec![longest, delay], false, silent, Some((8, "too long")), None),
+            ("asked", "", vec![longest], true, None, Some((3, "asked")), None),
+            ("asked when it was alive, never", "", vec![never], true, None, Some((3, "asked")), None),
+            ("asked, and dead before, never", "", vec![never], true, silent, None, Some(2)),
+        ] {
+            assert_eq!(fate(&lock(liveness, &policy, request), ended), (wanted, abandoned), "{what}");
+        }
+    }
+
+    #[test]
+    fn how_long_somebody_holds_counts_over_renewals_and_anew_for_the_next() {
+        let policy = json!({ "leasehold.dev/max-hold-seconds": "8", "leasehold.dev/liveness": "own" });
+        let mut lock = Lock::new(held(&json!({ "leasehold.dev/liveness": "own" }), 9, "pod_x.1", 1, 50), at(10));
+        let gone = |lock: &Lock, now| lock.gone(lock.record.holder.as_ref().unwrap(), None, at(now));
+        // The policy comes while it is held, and counts from the beginning.
+        lock.take(held(&policy, 10, "pod_x.1", 1, 50), at(14));
+        assert_eq!((gone(&lock, 17), gone(&lock, 18)), (None, Some(Why::HeldTooLong(Duration::from_secs(8)))));
+        lock.take(held(&policy, 11, "elected", 1, 50), at(15));
+        lock.take(held(&policy, 12, "elected", 2, 50), at(17));
+        let mut renewed = (*held(&policy, 13, "elected", 2, 50).lease).clone();
+        renewed.spec.as_mut().unwrap().renew_time =
+            Some(serde_json::from_str("\"2026-01-01T00:00:00.000000Z\"").unwrap());
+        lock.take(Arc::new(Record::parse(renewed).unwrap()), at(21));
+        assert_eq!((gone(&lock, 24), gone(&lock, 25)), (None, Some(Why::HeldTooLong(Duration::from_secs(8)))));
+    }
+}

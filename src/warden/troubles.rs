@@ -1,0 +1,36 @@
+//! What people should know of a lock, and who is told.
+
+use leasehold::protocol::deadlock::Deadlock;
+
+use super::Place;
+use super::state::{Incident, Warden};
+
+/// What people should know of a lock, for as long as it is so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// Some who wait for it, and others, wait for each other.
+    pub deadlock: Option<Deadlock>,
+    /// Holders that are dead, and that nobody but a person may evict.
+    pub abandoned: Vec<String>,
+}
+
+impl Warden {
+    /// What people should know of a followed lock, for as long as it is so.
+    pub fn troubles(&self, place: &Place) -> Troubles {
+        let name = place.to_string();
+        let mut deadlocks = self.deadlocks.iter();
+        Troubles {
+            deadlock: deadlocks.find(|one| one.steps.iter().any(|step| step.name == name)).cloned(),
+            abandoned: self.locks.get(place).map(|lock| lock.abandoned.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Whoever follows this lock as what it is, is to be told.
+    pub(super) fn note_incidents(&mut self, place: &Place, incidents: impl IntoIterator<Item = Incident>) {
+        let kind = self.locks.get(place).map(|lock| lock.record.kind);
+        let kinds = self.followed.get_mut(place).zip(kind);
+        if let Some(known) = kinds.and_then(|(kinds, kind)| kinds.get_mut(&kind)) {
+            known.extend(incidents);
+        }
+    }
+}
