@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
-use tracing::Instrument;
+use tracing::{Instrument, warn};
 
 use crate::client::Client;
 use crate::clock;
 use crate::error::{AcquireError, ApiError, OptionsError, ReadError, RequestReleaseError, TryAcquireError};
 use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
+use crate::protocol::deadlock::Deadlock;
 use crate::protocol::name::lease_name;
 use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
 use crate::protocol::{Holder, Kind, Record, ReleaseRequest, Write, write};
 use crate::slot::{Command, InLine, Order, Slot, Stay};
 use crate::store::{Failure, within};
-use crate::telemetry::{Attempt, Course, Labels};
+use crate::telemetry::{self, Attempt, Course, Labels};
 
 /// The longest time within which a holder can be asked to let go.
 const LONGEST_REQUEST: Duration = Duration::from_hours(24);
@@ -113,7 +114,7 @@ impl Access {
             Ok(hold) => Ok(hold),
             Err(Refusal::Held { holder }) => Err(taken(holder)),
             Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
-            Err(Refusal::Full { holders, waiters }) => {
+            Err(Refusal::Full { holders, waiters, .. }) => {
                 Err(TryAcquireError::Full { name: self.name.to_string(), holders, waiters })
             }
             Err(refusal) => Err(TryAcquireError::Api { name: self.name.to_string(), source: api_error(refusal) }),
@@ -139,7 +140,14 @@ impl Access {
                     return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
                 }
                 let in_line = slot.waits(wish.mode);
-                let turn = slot.turn.clone().lock_owned().await;
+                let turn = match slot.turn.clone().try_lock_owned() {
+                    Ok(turn) => turn,
+                    // Another task of this process holds it.
+                    Err(_) if wish.kind == Kind::Lock && slot.lets_nobody_wait() => {
+                        return Err(self.full(1, 0, Some(0)));
+                    }
+                    Err(_) => slot.turn.clone().lock_owned().await,
+                };
                 match self.take(slot, turn, wish.clone(), &ahead, Some(&in_line)).await {
                     Ok(hold) => return Ok(hold),
                     Err(_) if self.client.inner().is_shut_down() => return Err(AcquireError::ShutDown),
@@ -148,8 +156,12 @@ impl Access {
                         clock::sleep(pause).await;
                         pause = (pause * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
                     }
-                    Err(Refusal::Full { holders, waiters }) => {
-                        return Err(AcquireError::Full { name: self.name.to_string(), holders, waiters });
+                    Err(Refusal::Full { holders, waiters, limit }) => return Err(self.full(holders, waiters, limit)),
+                    Err(Refusal::Deadlock(circle)) => {
+                        let deadlock = Deadlock::told(circle);
+                        warn!(name = %self.name, %deadlock, "a deadlock: these wait for each other");
+                        telemetry::deadlock(&self.labels(wish.kind));
+                        return Err(AcquireError::Deadlock { name: self.name.to_string(), deadlock });
                     }
                     Err(refusal) => {
                         return Err(AcquireError::Api { name: self.name.to_string(), source: api_error(refusal) });
@@ -181,6 +193,10 @@ impl Access {
         }
         let (holder, _) = seen.borrow().clone();
         Err(AcquireError::TimedOut { name: self.name.to_string(), holder, waited: clock::moment().since(begun) })
+    }
+
+    fn full(&self, holders: usize, waiters: usize, limit: Option<u32>) -> AcquireError {
+        AcquireError::Full { name: self.name.to_string(), holders, waiters, limit }
     }
 
     pub(crate) async fn read(&self) -> Result<Option<Record>, ReadError> {
@@ -340,9 +356,10 @@ fn api_error(refusal: Refusal) -> ApiError {
         Refusal::Denied(Denial::Forbidden, message) => ApiError::Forbidden { message },
         Refusal::Denied(Denial::Invalid, message) => ApiError::Invalid { message },
         Refusal::Held { holder } => ApiError::Unavailable { message: format!("it is held by {holder}") },
-        Refusal::Full { holders, waiters } => {
+        Refusal::Full { holders, waiters, .. } => {
             ApiError::Unavailable { message: format!("it is full: {holders} hold it and {waiters} wait") }
         }
+        Refusal::Deadlock(circle) => ApiError::Unavailable { message: circle },
         Refusal::SessionLost => {
             ApiError::Unavailable { message: "this process's session was lost meanwhile".to_owned() }
         }

@@ -1,6 +1,7 @@
 //! A client: one namespace's locks, by one session.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -232,9 +233,10 @@ impl Inner {
             return Some(slot.clone());
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        let slot = Arc::new(Slot::new(sender));
+        let nobody_waits = Arc::<AtomicBool>::default();
+        let slot = Arc::new(Slot::new(sender, nobody_waits.clone()));
         slots.by_name.insert(name.to_owned(), slot.clone());
-        let driver = Driver::new(name.to_owned(), self.shared.clone());
+        let driver = Driver::new(name.to_owned(), self.shared.clone(), nobody_waits);
         let (inner, name) = (self.clone(), name.to_owned());
         self.shared.tasks.spawn(driver.run(receiver, move || inner.drop_slot(&name)));
         Some(slot)

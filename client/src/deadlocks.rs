@@ -96,6 +96,9 @@ impl ClientBuilder {
     /// one task, through a reader that waits to become the writer, and through two processes in each of which one task waits
     /// for another.
     ///
+    /// Where the custom resource says `onDeadlock: BreakYoungest`, an acquisition that came last fails as if
+    /// [`OnDeadlock::FailYoungest`] was asked for; with [`OnDeadlock::Ignore`] only if the operator finds the deadlock.
+    ///
     /// Better than to find deadlocks is to have none: acquire what is needed together as one [`MultiLock`](crate::MultiLock), or with
     /// a wait limit after which all is released.
     pub fn on_deadlock(mut self, what: OnDeadlock) -> Self {
@@ -129,6 +132,8 @@ struct Findings {
     deadlocks: Vec<Deadlock>,
     /// Who of this client waits, for which Lease, and by what name it is known there.
     waiting: Vec<(Waiting, String, String)>,
+    /// The Leases at which whoever comes last into a circle gives up, whatever it wants itself.
+    breaking: BTreeSet<String>,
 }
 
 impl Findings {
@@ -200,7 +205,8 @@ impl Access {
                 telemetry::deadlock(&self.labels(kind));
                 told = Some(deadlock.clone());
             }
-            if on == OnDeadlock::FailYoungest && deadlock.is_youngest(me) {
+            let gives_way = on == OnDeadlock::FailYoungest || findings.breaking.contains(&*self.lease);
+            if gives_way && deadlock.is_youngest(me) {
                 return deadlock.clone();
             }
         }
@@ -283,11 +289,16 @@ impl Inner {
     /// The deadlocks that there are at this time.
     async fn look(&self, held: &Held) -> Result<Findings, Failure> {
         let leases = within(self.shared.request_timeout, self.shared.store.list()).await?;
-        let mut places: BTreeMap<String, Place> = leases
-            .into_iter()
-            .filter_map(|lease| Some((lease.metadata.name.clone()?, Record::parse(lease).ok()?)))
-            .map(|(lease, record)| (lease.clone(), Place::of(record.resource_id.as_deref().unwrap_or(&lease), &record)))
-            .collect();
+        let mut places: BTreeMap<String, Place> = BTreeMap::new();
+        let mut breaking = BTreeSet::new();
+        for record in leases.into_iter().filter_map(|lease| Record::parse(lease).ok()) {
+            let lease = record.lease_name().to_owned();
+            if record.policy.breaks_deadlocks {
+                breaking.insert(lease.clone());
+            }
+            let place = Place::of(record.resource_id.as_deref().unwrap_or(&lease), &record);
+            places.insert(lease, place);
+        }
         let mut waiting = Vec::new();
         for (lease, slot) in self.all_slots() {
             let Some(place) = places.get_mut(&lease) else { continue };
@@ -302,6 +313,6 @@ impl Inner {
             }
         }
         let places: Vec<Place> = places.into_values().collect();
-        Ok(Findings { deadlocks: deadlocks(&places), waiting })
+        Ok(Findings { deadlocks: deadlocks(&places), waiting, breaking })
     }
 }

@@ -7,7 +7,7 @@ mod watching;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -18,8 +18,9 @@ use tracing::{debug, warn};
 
 use crate::clock;
 use crate::error::LossReason;
+use crate::observers::Word;
 use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal};
-use crate::protocol::observer::Verdict;
+use crate::protocol::observer::{End, Verdict};
 use crate::protocol::{HolderId, Mode, Moment, Record, ReleaseRequest, SessionId};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant, Slot, Stay};
@@ -61,13 +62,15 @@ pub(crate) struct Driver {
     recheck_at: Option<Moment>,
     watch_retry_at: Moment,
     watch_failures: u32,
-    verdicts: BTreeMap<SessionId, watch::Receiver<Verdict>>,
+    verdicts: BTreeMap<SessionId, watch::Receiver<Word>>,
     /// Whoever waits to hear of something that was asked of a hold.
     releases: Vec<(HolderId, oneshot::Sender<bool>)>,
     renewals: Vec<(HolderId, oneshot::Sender<()>)>,
     changes: Vec<(HolderId, Mode, oneshot::Sender<u64>)>,
     publications: Vec<(HolderId, oneshot::Sender<Result<(), String>>)>,
     busy_until: Moment,
+    /// Told to those who wait in this process.
+    nobody_waits: Arc<AtomicBool>,
     is_shut_down: bool,
     /// Whoever waits for that to be done.
     shut_down: Vec<oneshot::Sender<()>>,
@@ -91,6 +94,8 @@ struct Engaged {
     stay_until: Option<Moment>,
     /// Then it is given back.
     at_most_until: Option<Moment>,
+    /// The custom resource lets nobody have it for longer, and so it does not stay on the Lease for longer either.
+    allowed_until: Option<Moment>,
     ahead: watch::Sender<(String, usize)>,
     request: watch::Sender<Option<ReleaseRequest>>,
     /// Of a lock until it is over, else until it is held.
@@ -106,7 +111,7 @@ impl Engaged {
 }
 
 impl Driver {
-    pub(crate) fn new(name: String, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(name: String, shared: Arc<Shared>, nobody_waits: Arc<AtomicBool>) -> Self {
         let mut contender = Contender::new(name.clone(), shared.session_duration, shared.grace, crate::task::random());
         shared.recollections.take(&name).into_iter().for_each(|seen| contender.recall(seen));
         Self {
@@ -126,6 +131,7 @@ impl Driver {
             changes: Vec::new(),
             publications: Vec::new(),
             busy_until: clock::moment() + LINGER,
+            nobody_waits,
             is_shut_down: false,
             shut_down: Vec::new(),
         }
@@ -159,7 +165,7 @@ impl Driver {
                     self.contender.answer(answer, clock::moment());
                 }
                 sight = next_sight(&mut self.watch) => self.saw(sight),
-                (session, ended) = next_verdict(&mut self.verdicts) => self.contender.verdict(session, ended),
+                (session, end) = next_verdict(&mut self.verdicts) => self.contender.verdict(session, end),
                 () = caller_gone(&mut self.engaged) => self.caller_gone(),
                 session = session_lost => self.session_lost(&session),
                 () = own_deadline => self.own_deadline_passed(),
@@ -201,6 +207,7 @@ impl Driver {
                 let _ = done.send(());
             }
         }
+        self.nobody_waits.store(self.contender.lets_nobody_wait(), Ordering::Release);
         self.observe();
         let watch_wake = self.keep_watch();
         if let Some(engaged) = self.engaged.iter().find(|engaged| engaged.reply.is_some()) {
@@ -226,7 +233,7 @@ impl Driver {
         | Notice::Left { id, .. }) = &notice;
         let Some(engaged) = self.engaged.iter_mut().find(|engaged| engaged.id == *id) else { return };
         match notice {
-            Notice::Acquired { id, token, deadline } => {
+            Notice::Acquired { id, token, deadline, max_hold } => {
                 debug!(name, %id, token, "acquired");
                 let validity = match (deadline, &engaged.session) {
                     (Some(deadline), _) => Validity::until(deadline),
@@ -237,7 +244,9 @@ impl Driver {
                     engaged.session = None; // it lives by its own record from now on
                 }
                 let now = clock::moment();
-                engaged.at_most_until = engaged.stay.at_most.map(|at_most| now + at_most);
+                engaged.allowed_until = max_hold.map(|max_hold| now + max_hold);
+                let wanted = engaged.stay.at_most.map(|at_most| now + at_most);
+                engaged.at_most_until = wanted.into_iter().chain(engaged.allowed_until).min();
                 let validity = match engaged.at_most_until {
                     Some(until) => validity.at_most_until(until),
                     None => validity,
@@ -449,7 +458,7 @@ async fn wait_for(answer: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
 }
 
 /// The next word on any of the sessions that are observed.
-async fn next_verdict(verdicts: &mut BTreeMap<SessionId, watch::Receiver<Verdict>>) -> (SessionId, bool) {
+async fn next_verdict(verdicts: &mut BTreeMap<SessionId, watch::Receiver<Word>>) -> (SessionId, Option<End>) {
     let mut changes: FuturesUnordered<_> = verdicts
         .iter_mut()
         .map(|(session, verdict)| async move {
@@ -458,9 +467,9 @@ async fn next_verdict(verdicts: &mut BTreeMap<SessionId, watch::Receiver<Verdict
                 if verdict.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
-                let told = *verdict.borrow_and_update();
+                let (told, end) = *verdict.borrow_and_update();
                 if told != Verdict::Unknown {
-                    return (session.clone(), told == Verdict::Ended);
+                    return (session.clone(), end);
                 }
             }
         })

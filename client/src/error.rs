@@ -89,7 +89,7 @@ pub enum TryAcquireError {
         holder: String,
     },
     /// So many hold it and wait for it that no more find room on its Lease.
-    #[error("{}", full(name, *holders, *waiters))]
+    #[error("{}", full(name, *holders, *waiters, None))]
     Full {
         /// The lock's name.
         name: String,
@@ -148,7 +148,8 @@ pub enum AcquireError {
     },
     /// It waits for others that wait for what it holds, in a circle, and has come last of them.
     ///
-    /// Only where that is [asked for](crate::OnDeadlock::FailYoungest). Release what is held, and begin again.
+    /// Only where that is [asked for](crate::OnDeadlock::FailYoungest), by this client or by the custom resource
+    /// (`onDeadlock: BreakYoungest`). Release what is held, and begin again.
     #[error("lock {name:?} can never be acquired, release what is held: {deadlock}")]
     Deadlock {
         /// The lock's name.
@@ -156,8 +157,8 @@ pub enum AcquireError {
         /// Who waits for whom.
         deadlock: Deadlock,
     },
-    /// So many hold it and wait for it that no more find room on its Lease.
-    #[error("{}", full(name, *holders, *waiters))]
+    /// So many wait for it that no more may, or so many hold it and wait for it that no more find room on its Lease.
+    #[error("{}", full(name, *holders, *waiters, *limit))]
     Full {
         /// The lock's name.
         name: String,
@@ -165,6 +166,8 @@ pub enum AcquireError {
         holders: usize,
         /// How many wait for it.
         waiters: usize,
+        /// How many may wait at once, where the custom resource says that (`maxWaiters`) and it is in the way.
+        limit: Option<u32>,
     },
     /// The API server did not do it.
     #[error("lock {name:?} was not acquired: {source}")]
@@ -191,7 +194,13 @@ impl AcquireError {
     }
 }
 
-fn full(name: &str, holders: usize, waiters: usize) -> String {
+fn full(name: &str, holders: usize, waiters: usize, limit: Option<u32>) -> String {
+    if let Some(limit) = limit {
+        return format!(
+            "lock {name:?} is held, and no more may wait for it: {waiters} do, and its custom resource allows {limit} \
+             (maxWaiters). Try again later"
+        );
+    }
     format!(
         "there is no room left on the Lease of {name:?}: {holders} hold it and {waiters} wait. Spread them over several names"
     )

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::clock;
-use crate::protocol::observer::{Observer, Request, Verdict};
+use crate::protocol::observer::{End, Observer, Request, Verdict};
 use crate::protocol::record::SessionRecord;
 use crate::protocol::{LONGEST_SESSION, Moment, SessionId};
 use crate::store::{Failure, Sight, Store, within};
@@ -20,12 +20,15 @@ use crate::task::Tasks;
 /// By then nothing of its process can come true, and whoever waits for a lock that names it has seen it ended.
 const SWEEP_AFTER: Duration = Duration::from_secs(600);
 
+/// What can be said of a session, and if it has ended, how.
+pub(crate) type Word = (Verdict, Option<End>);
+
 /// An observer that ends by itself remembers what it saw. One that ends with its runtime leaves nothing behind that looks
 /// like an observer.
 struct Gone {
     observers: Arc<Observers>,
     session: SessionId,
-    verdict: watch::Sender<Verdict>,
+    verdict: watch::Sender<Word>,
 }
 
 impl Drop for Gone {
@@ -52,7 +55,7 @@ pub(crate) struct Observers {
 /// since then" needs the *then*.
 #[derive(Debug)]
 enum Entry {
-    Watched(watch::Sender<Verdict>),
+    Watched(watch::Sender<Word>),
     Remembered(Observer, Moment),
 }
 
@@ -62,8 +65,9 @@ impl Observers {
     }
 
     /// Watches a session as long as the receiver lives, and ends it if it expires.
-    pub(crate) fn observe(self: &Arc<Self>, session: &SessionId) -> watch::Receiver<Verdict> {
+    pub(crate) fn observe(self: &Arc<Self>, session: &SessionId) -> watch::Receiver<Word> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut overdue = false;
         let observer = match watched.remove(session) {
             Some(Entry::Watched(verdict)) => {
                 let receiver = verdict.subscribe();
@@ -71,6 +75,7 @@ impl Observers {
                 return receiver;
             }
             Some(Entry::Remembered(mut observer, _)) => {
+                overdue = observer.wake_at().is_some_and(|at| clock::moment() >= at);
                 // It may have been renewed since: what is remembered counts only if it still stands there.
                 observer.hint_gone();
                 observer
@@ -81,13 +86,15 @@ impl Observers {
         watched.retain(
             |_, entry| !matches!(entry, Entry::Remembered(_, since) if now.since(*since) > LONGEST_SESSION * 2),
         );
-        let (verdict, receiver) = watch::channel(observer.verdict());
+        // What should have been renewed by now is looked at before anything is said of it: it may have to be ended.
+        let word = if overdue { Word::default() } else { (observer.verdict(), observer.end()) };
+        let (verdict, receiver) = watch::channel(word);
         watched.insert(session.clone(), Entry::Watched(verdict.clone()));
         self.tasks.spawn(self.clone().run(session.clone(), observer, verdict));
         receiver
     }
 
-    async fn run(self: Arc<Self>, session: SessionId, mut observer: Observer, verdict: watch::Sender<Verdict>) {
+    async fn run(self: Arc<Self>, session: SessionId, mut observer: Observer, verdict: watch::Sender<Word>) {
         let _gone = Gone { observers: self.clone(), session: session.clone(), verdict: verdict.clone() };
         let name = session.lease_name();
         let mut sights = None;
@@ -99,11 +106,12 @@ impl Observers {
             }
             // Polled before it is asked: an absent session is taken for dead by nothing but the passing of time.
             let request = observer.poll(clock::moment(), &self.host);
-            let told = observer.verdict();
-            if *verdict.borrow() != told {
+            let told = (observer.verdict(), observer.end());
+            let first = verdict.borrow().0 == Verdict::Unknown;
+            if *verdict.borrow() != told && !(first && request.is_some()) {
                 verdict.send_replace(told);
             }
-            if told == Verdict::Ended {
+            if told.0 == Verdict::Ended {
                 verdict.closed().await;
                 continue;
             }
@@ -152,7 +160,7 @@ impl Observers {
     }
 
     /// Stops looking if nobody wants to know, and remembers what was seen.
-    fn forget(&self, session: &SessionId, observer: &Observer, verdict: &watch::Sender<Verdict>) -> bool {
+    fn forget(&self, session: &SessionId, observer: &Observer, verdict: &watch::Sender<Word>) -> bool {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: nobody can subscribe in between. One receiver count of none is enough.
         if verdict.receiver_count() > 0 {

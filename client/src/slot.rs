@@ -26,6 +26,8 @@ pub(crate) struct Slot {
     queue: Mutex<Vec<LocalWaiter>>,
     /// Something is said on the Lease of what these hold elsewhere.
     reports: AtomicBool,
+    /// The custom resource lets nobody wait, as far as the driver knows.
+    nobody_waits: Arc<AtomicBool>,
 }
 
 /// A task that waits: by a place in the cluster's queue, or for its turn in this process.
@@ -72,13 +74,14 @@ struct Owner {
 }
 
 impl Slot {
-    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Self {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>, nobody_waits: Arc<AtomicBool>) -> Self {
         Self {
             commands,
             turn: Arc::default(),
             owners: Mutex::default(),
             queue: Mutex::default(),
             reports: AtomicBool::new(false),
+            nobody_waits,
         }
     }
 
@@ -98,6 +101,11 @@ impl Slot {
             Err(_) => wish.kind == Kind::Lock,
         };
         self.owners().iter().filter(|owner| owner.by == by && excludes(owner.mode)).any(|owner| there(&owner))
+    }
+
+    /// Whoever does not get it at once does not get it.
+    pub(crate) fn lets_nobody_wait(&self) -> bool {
+        self.nobody_waits.load(Ordering::Acquire)
     }
 
     /// Whoever calls this has acquired it.

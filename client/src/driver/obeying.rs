@@ -33,6 +33,7 @@ impl Driver {
                     stay,
                     stay_until: None,
                     at_most_until: None,
+                    allowed_until: None,
                     ahead,
                     request: watch::Sender::default(),
                     turn: Some(turn),
@@ -82,7 +83,7 @@ impl Driver {
                 let stays =
                     self.engaged.iter().filter_map(|engaged| Some((engaged.id.clone(), rest(engaged.stay_until)?)));
                 for (id, rest) in stays.collect::<Vec<_>>() {
-                    self.contender.keep(&id, rest);
+                    self.leave(&id, Some(rest));
                 }
                 self.contender.leave_all();
             }
@@ -90,7 +91,9 @@ impl Driver {
     }
 
     fn leave(&mut self, id: &HolderId, keep: Option<Duration>) {
-        match keep {
+        let allowed = self.engaged.iter().find(|engaged| engaged.id == *id).and_then(|engaged| engaged.allowed_until);
+        let left = allowed.map_or(Duration::MAX, |allowed| allowed.since(clock::moment()));
+        match keep.map(|duration| duration.min(left)).filter(|duration| !duration.is_zero()) {
             Some(duration) => self.contender.keep(id, duration),
             None => self.contender.leave(id),
         }

@@ -12,10 +12,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::observer::End;
 use super::record::Tenancy;
 use super::write::Write;
 use super::{Holder, HolderId, Kind, Mode, Moment, Now, Record, ReleaseRequest, SessionId, Version};
 
+mod death;
 mod decide;
 mod learn;
 mod refuse;
@@ -68,8 +70,8 @@ pub struct Contender {
     held_since: BTreeMap<HolderId, Moment>,
     /// A write of this client's has left somebody at the head of the queue who may not know.
     untold: bool,
-    /// What observers told of other sessions: whether they have ended.
-    verdicts: BTreeMap<SessionId, bool>,
+    /// What observers told of other sessions: how they have ended, or that they live.
+    verdicts: BTreeMap<SessionId, Option<End>>,
     /// A watch tells of changes to what this client holds.
     watched: bool,
     /// And so it is read again only after a long time.
@@ -186,15 +188,21 @@ struct OwnRecord {
     duration: Duration,
 }
 
-/// What was seen of holders that live by their own records, and since when.
+/// What was seen of holders that live by their own records, and since when; and of those whose sessions have ended.
 #[derive(Clone, Debug, Hash)]
-pub struct Recollection(BTreeMap<String, (OwnRecord, Moment)>);
+pub struct Recollection {
+    own: BTreeMap<String, (OwnRecord, Moment)>,
+    ended: BTreeMap<SessionId, End>,
+    lock_delay: Duration,
+}
 
 impl Recollection {
-    /// Whether any of it is worth being remembered: until a holder is over, and for as long again.
+    /// Whether any of it is worth being remembered: until a holder may be evicted, and for as long again.
     #[must_use]
     pub fn is_of_use(&self, now: Moment) -> bool {
-        self.0.values().any(|(seen, since)| now < *since + seen.duration * 2)
+        let delay = self.lock_delay;
+        self.own.values().any(|(seen, since)| now < *since + (seen.duration + delay) * 2)
+            || self.ended.values().any(|end| !delay.is_zero() && now < end.since + (end.duration + delay) * 2)
     }
 }
 
@@ -377,9 +385,12 @@ impl Contender {
         self.watched = watched;
     }
 
-    /// An observer's word on a session of [`Contender::sessions_to_observe`].
-    pub fn verdict(&mut self, session: SessionId, ended: bool) {
-        self.verdicts.insert(session, ended);
+    /// An observer's word on a session of [`Contender::sessions_to_observe`]: how it has ended, or that it lives.
+    pub fn verdict(&mut self, session: SessionId, end: Option<End>) {
+        let known = self.verdicts.entry(session).or_default();
+        // That it has ended is for good, and certain since it was first told.
+        let since = known.map(|known| known.since).into_iter().chain(end.map(|end| end.since)).min();
+        *known = end.or(*known).zip(since).map(|(end, since)| End { since, ..end });
     }
 
     // -------------------------------------------------------------------------------------------------- to the driver
@@ -418,15 +429,21 @@ impl Contender {
         self.turn.iter().map(|turn| &turn.id).chain(holds).chain(exits)
     }
 
-    /// What this client has seen of holders that live by their own records, for one that begins anew after it.
+    /// What this client has seen of holders that may be evicted one day, for one that begins anew after it.
     #[must_use]
     pub fn recollect(&self) -> Recollection {
-        Recollection(self.own_seen.clone())
+        let lock_delay = match &self.known {
+            Known::Present(record) => record.policy.lock_delay,
+            Known::Unknown | Known::Absent => Duration::ZERO,
+        };
+        let ended = self.verdicts.iter().filter_map(|(session, end)| Some((session.clone(), (*end)?))).collect();
+        Recollection { own: self.own_seen.clone(), ended, lock_delay }
     }
 
     /// This has been seen before, by the same clock. What stands there unchanged has stood there since then.
     pub fn recall(&mut self, seen: Recollection) {
-        self.own_seen = seen.0;
+        self.own_seen = seen.own;
+        self.verdicts = seen.ended.into_iter().map(|(session, end)| (session, Some(end))).collect();
     }
 
     /// Something this client sent may still come true.

@@ -86,7 +86,11 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deadlock {
     /// Each is in the way of the one before it, and the first in that of the last. The oldest is the first.
+    ///
+    /// None where only the operator has seen the circle, and has told a waiter of it.
     pub steps: Vec<Step>,
+    /// What the operator has told of it, for people.
+    pub told: Option<String>,
 }
 
 /// One of those who wait for each other.
@@ -103,6 +107,12 @@ pub struct Step {
 }
 
 impl Deadlock {
+    /// One of which the operator has told.
+    #[must_use]
+    pub fn told(circle: String) -> Self {
+        Self { steps: Vec::new(), told: Some(circle) }
+    }
+
     /// Whether it is this one who has come last.
     #[must_use]
     pub fn is_youngest(&self, who: &str) -> bool {
@@ -120,6 +130,9 @@ impl Deadlock {
 
 impl fmt::Display for Deadlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(told) = &self.told {
+            return f.write_str(told);
+        }
         for (n, step) in self.steps.iter().enumerate() {
             let next = &self.steps[(n + 1) % self.steps.len()].waiter;
             f.write_str(if n == 0 { "" } else { "; " })?;
@@ -191,7 +204,7 @@ pub fn deadlocks(places: &[Place]) -> Vec<Deadlock> {
                 let mut steps: Vec<_> = circle.iter().map(step).collect();
                 let oldest = (0..steps.len()).min_by_key(|n| (steps[*n].ticket.is_none(), steps[*n].ticket));
                 steps.rotate_left(oldest.unwrap_or_default());
-                let deadlock = Deadlock { steps };
+                let deadlock = Deadlock { steps, told: None };
                 if !found.contains(&deadlock) {
                     found.push(deadlock);
                 }

@@ -7,6 +7,7 @@
 use super::record::SessionRecord;
 use super::write::{self, Write};
 use super::{LATEST_COMMIT, LONGEST_SESSION, Moment};
+use std::time::Duration;
 
 /// One session under observation.
 #[derive(Clone, Debug, Default, Hash)]
@@ -30,14 +31,26 @@ enum Seen {
 }
 
 /// What can be said of an observed session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// Not looked at yet.
+    #[default]
     Unknown,
     /// As far as can be told it lives.
     Alive,
     /// It has ended, and what it holds or waits for may be taken from it.
     Ended,
+}
+
+/// How a session has ended, as this observer came to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct End {
+    /// Since when this observer is certain of it, by its own clock.
+    pub since: Moment,
+    /// Its process is known to have ended. Otherwise it fell silent, or was given up, or its Lease is not there.
+    pub by_evidence: bool,
+    /// For how long it could have lived without a renewal.
+    pub duration: Duration,
 }
 
 /// What an observer wants done.
@@ -60,6 +73,17 @@ impl Observer {
         }
     }
 
+    /// How the session has ended, if it has.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        let Seen::Ended { since, record } = &self.seen else { return None };
+        Some(End {
+            since: *since,
+            by_evidence: record.as_ref().is_some_and(|record| record.by_evidence),
+            duration: record.as_ref().map_or(LONGEST_SESSION, |record| record.duration),
+        })
+    }
+
     /// The session's Lease was seen like this, in an answer or watch event received at `now`.
     ///
     /// Anything older than what was seen before is ignored: a watch may have restarted in the past.
@@ -76,7 +100,9 @@ impl Observer {
         }
         let record = Box::new(record);
         self.seen = if record.ended {
-            Seen::Ended { since: now, record: Some(record) }
+            // Whoever writes to a tombstone changes nothing of since when it is one.
+            let known = self.end().map(|end| end.since);
+            Seen::Ended { since: known.unwrap_or(now), record: Some(record) }
         } else {
             Seen::Present { record, since: now }
         };

@@ -16,6 +16,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Moment;
+use super::observer::End;
+
 /// The shortest lease duration that a holder may have, in seconds.
 pub const MIN_DURATION: &str = "leasehold.dev/min-duration-seconds";
 /// The longest lease duration that a holder may have, in seconds.
@@ -71,6 +74,50 @@ pub enum Reclaim {
 }
 
 impl Policy {
+    /// The duration next to this one that a hold may live by.
+    #[must_use]
+    pub fn nearest(&self, duration: Duration) -> Duration {
+        let at_least = duration.max(self.min_duration.unwrap_or_default());
+        self.max_duration.map_or(at_least, |most| at_least.min(most))
+    }
+
+    /// The durations that a hold may live by, for people: `5s to 60s`.
+    #[must_use]
+    pub fn durations(&self) -> String {
+        match (self.min_duration, self.max_duration) {
+            (Some(min), Some(max)) => format!("{min:?} to {max:?}"),
+            (Some(min), None) => format!("at least {min:?}"),
+            (None, Some(max)) => format!("at most {max:?}"),
+            (None, None) => "any".to_owned(),
+        }
+    }
+
+    /// From when on a holder may be evicted that lived by its session, which has ended like this. `None`: never.
+    ///
+    /// Who waits, and whose session has ended, is passed over at once, whatever the policy.
+    #[must_use]
+    pub fn evicts_ended(&self, end: End) -> Option<Moment> {
+        match self.reclaim {
+            Reclaim::Never => None,
+            Reclaim::Evidence if end.by_evidence => Some(end.since),
+            // As long as it would have lived, had nobody seen its process end.
+            Reclaim::Expiry if end.by_evidence => Some(end.since + end.duration + self.lock_delay),
+            Reclaim::Evidence | Reclaim::Expiry => Some(end.since + self.lock_delay),
+        }
+    }
+
+    /// From when on a holder may be evicted that lived by its own record, whose time had passed then. `None`: never.
+    ///
+    /// What was left there for so long on purpose is meant to go then: it has not fallen silent.
+    #[must_use]
+    pub fn evicts_expired(&self, expired: Moment, kept: bool) -> Option<Moment> {
+        match self.reclaim {
+            _ if kept => Some(expired),
+            Reclaim::Never => None,
+            Reclaim::Evidence | Reclaim::Expiry => Some(expired + self.lock_delay),
+        }
+    }
+
     /// What stands in these annotations.
     pub(super) fn parse(annotations: &BTreeMap<String, String>) -> Self {
         let number = |key| annotations.get(key).and_then(|text| text.parse::<u32>().ok());

@@ -1,5 +1,6 @@
 //! What stands on a Lease: parsed once, then typed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -60,8 +61,11 @@ pub const KEPT: &str = "kept";
 pub const EPHEMERAL: &str = "leasehold.dev/ephemeral";
 /// Annotation from the custom resource: the lease duration, in seconds, of whoever asks for none.
 pub const DEFAULT_DURATION: &str = "leasehold.dev/default-duration-seconds";
-/// Annotation: the version of this format, on every Lease written by this crate.
+/// Annotation: the version of this format, on every Lease written by this crate. A Lease of a later one is not read, and
+/// so not written to; one without it counts as of the first.
 pub const FORMAT: &str = "leasehold.dev/format";
+/// The latest format that is known here.
+const LATEST_FORMAT: u32 = 1;
 /// The present value of [`FORMAT`].
 pub const FORMAT_1: &str = "1";
 /// Annotation of a session: the name of the Pod in which its process runs, where that is known for certain.
@@ -98,7 +102,7 @@ pub struct Malformed {
     /// The Lease's name.
     pub name: String,
     /// What is wrong with it.
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
 }
 
 /// What a lock's Lease says. (A semaphore or a read-write lock is a lock that several can hold.)
@@ -247,7 +251,7 @@ impl Record {
     /// Fields that a foreign client left out have their defaults, and annotations that are no waiter's are passed over.
     ///
     /// # Errors
-    /// [`Malformed`] where the object lacks what the API server always gives it.
+    /// [`Malformed`] where the object lacks what the API server always gives it, or is of a later [`FORMAT`].
     pub fn parse(lease: Lease) -> Result<Self, Malformed> {
         let meta = &lease.metadata;
         let (uid, version) = identity(&lease)?;
@@ -472,9 +476,16 @@ fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
 fn identity(lease: &Lease) -> Result<(String, Version), Malformed> {
     let meta = &lease.metadata;
     let malformed = |why| Malformed { name: meta.name.clone().unwrap_or_default(), why };
-    let uid = meta.uid.clone().ok_or_else(|| malformed("it has no uid"))?;
-    let version = meta.resource_version.as_deref().ok_or_else(|| malformed("it has no resourceVersion"))?;
-    let version = version.parse().map_err(|_| malformed("its resourceVersion is not a number"))?;
+    let lacks = |why: &'static str| malformed(Cow::from(why));
+    let uid = meta.uid.clone().ok_or_else(|| lacks("it has no uid"))?;
+    let version = meta.resource_version.as_deref().ok_or_else(|| lacks("it has no resourceVersion"))?;
+    let version = version.parse().map_err(|_| lacks("its resourceVersion is not a number"))?;
+    // Whoever wrote it knows of things that are not seen here.
+    let format = meta.annotations.as_ref().and_then(|annotations| annotations.get(FORMAT)?.parse::<u32>().ok());
+    if let Some(format) = format.filter(|format| *format > LATEST_FORMAT) {
+        let why = format!("it is of format {format}, and this program knows format {FORMAT_1}: upgrade it");
+        return Err(malformed(Cow::from(why)));
+    }
     Ok((uid, version))
 }
 

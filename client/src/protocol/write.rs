@@ -378,8 +378,11 @@ impl Ops {
                 ops.test(["metadata", field], Value::Null);
                 ops.add(["metadata", field], json!({}));
             }
-            if map.is_none_or(|map| !map.contains_key(key)) {
-                ops.add(["metadata", field, key], json!(value));
+            match map.and_then(|map| map.get(key)) {
+                // A Lease that has become one of a later format is not written to.
+                Some(format) if key == FORMAT => ops.test(["metadata", field, key], json!(format)),
+                Some(_) => {}
+                None => ops.add(["metadata", field, key], json!(value)),
             }
         }
         if meta.managed_fields.as_ref().is_some_and(|fields| !fields.is_empty()) {

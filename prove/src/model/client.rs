@@ -378,8 +378,8 @@ impl Client {
         if let Some(wanted) = self.contender.sessions_to_observe(now.moment) {
             self.eyes.observe(&wanted);
         }
-        for (session, ended) in self.eyes.look(now.moment, at.real, &self.name) {
-            self.contender.verdict(session, ended);
+        for (session, end) in self.eyes.look(now.moment, at.real, &self.name) {
+            self.contender.verdict(session, end);
             settled = false;
         }
         let (watch_wake, doubted) = self.keep_watch(at);
@@ -434,7 +434,7 @@ impl Client {
 
     fn tell(&mut self, notice: Notice, now: Moment) {
         match notice {
-            Notice::Acquired { id, token, deadline } => {
+            Notice::Acquired { id, token, deadline, .. } => {
                 let guard = Guard { id, token, mode: self.wish.mode, change: None, deadline, over: false };
                 if let (true, Some(engaged)) = (deadline.is_some(), &mut self.engaged) {
                     engaged.uses_session = false;

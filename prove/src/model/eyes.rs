@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use leasehold::protocol::observer::{Observer, Request as Wanted, Verdict};
+use leasehold::protocol::observer::{End, Observer, Request as Wanted, Verdict};
 use leasehold::protocol::{Moment, SessionId, Version};
 
 use super::wire::{Place, Reply, Request, Server, What};
@@ -32,7 +32,7 @@ pub(super) struct Eye {
     /// There is a watch, and this is the version that it has shown last. What happens between two looks at a watch is
     /// shown as one event: only the last of them counts.
     pub(super) shown: Option<Version>,
-    told: Option<bool>,
+    told: Option<Option<End>>,
     /// Somebody still wants to know.
     wanted: bool,
 }
@@ -71,7 +71,7 @@ impl Eyes {
     }
 
     /// Lets every observer do what is due. Returns what is to be told of whom.
-    pub(super) fn look(&mut self, now: Moment, real: Duration, by: &str) -> Vec<(SessionId, bool)> {
+    pub(super) fn look(&mut self, now: Moment, real: Duration, by: &str) -> Vec<(SessionId, Option<End>)> {
         let mut news = Vec::new();
         for (session, eye) in &mut self.open {
             if eye.call.is_none() && eye.wanted && eye.observer.verdict() != Verdict::Ended {
@@ -83,12 +83,11 @@ impl Eyes {
             }
             let verdict = match eye.observer.verdict() {
                 Verdict::Unknown => None,
-                Verdict::Alive => Some(false),
-                Verdict::Ended => Some(true),
+                Verdict::Alive | Verdict::Ended => Some(eye.observer.end()),
             };
-            if let (true, Some(ended)) = (eye.told != verdict && eye.wanted, verdict) {
+            if let (true, Some(end)) = (eye.told != verdict && eye.wanted, verdict) {
                 eye.told = verdict;
-                news.push((session.clone(), ended));
+                news.push((session.clone(), end));
             }
         }
         news

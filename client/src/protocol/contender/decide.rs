@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
-
 use super::super::record::{CROWDED_BYTES, HOLDS};
 use super::super::write::shared::{self, Round};
 use super::super::write::{self, Term};
@@ -64,7 +62,8 @@ impl Contender {
     fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Step {
         let join = || Next::Write(write::join(record, &turn.id, &self.want(turn))).into();
         // Whoever has been outrun once makes sure of a place: a join cannot be outrun.
-        let outrun = turn.wish.queue && (self.refusals > 0 || now.moment < self.outrun_until);
+        let queues = turn.wish.queue && self.crowd(turn, record, &record.waiters).is_none();
+        let outrun = queues && (self.refusals > 0 || now.moment < self.outrun_until);
         match self.takeable(record, turn, now.moment) {
             Some(_) if outrun => join(),
             Some(round) if record.kind == Kind::Lock => {
@@ -76,9 +75,9 @@ impl Contender {
                 let write = shared::acquire(record, &turn.id, self.want(turn), &round, now.stamp);
                 self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
             }
-            None if turn.wish.queue => join(),
+            None if queues => join(),
             None if !turn.fresh => Next::Read.into(),
-            // An observer's word on the holder's session is awaited.
+            // An observer's word on the sessions in its way is awaited.
             None => Next::Wait(Some(turn.started + turn.wish.patience)).into(),
         }
     }
@@ -102,13 +101,7 @@ impl Contender {
         if let Some((waiter, holds)) = unreported(turn, record) {
             return Step { reports: true, ..Next::Write(write::report(record, waiter, holds)).into() };
         }
-        // A term that has passed is of no use while others are ahead.
-        let expiry = record.holders().filter_map(|holder| self.own_expiry(holder)).filter(|at| *at > now.moment).min();
-        match (self.read_when_due(now), expiry) {
-            (Next::Wait(Some(at)), Some(expiry)) => Next::Wait(Some(at.min(expiry))),
-            (next, _) => next,
-        }
-        .into()
+        self.until_an_eviction(self.read_when_due(now), record, now.moment).into()
     }
 
     /// Whether it is for this waiter to let in who fits: it is the first, or nothing has happened there for too long.
@@ -133,7 +126,8 @@ impl Contender {
 
     /// Who can be let in, as far as this client can tell.
     pub(super) fn round<'a>(&self, record: &'a Record, now: Moment) -> Round<'a> {
-        grant::round(record, |holder| self.is_dead(holder, now), |waiter| self.has_ended(&waiter.id.session))
+        let dead = |holder: &Holder| self.is_dead(record, holder, now);
+        grant::round(record, dead, |waiter| self.has_ended(&waiter.id.session))
     }
 
     // --------------------------------------------------------------------------------------------------- while it is held
@@ -170,6 +164,7 @@ impl Contender {
             Next::Read if self.ghosts.is_empty() && hold.change.is_none() && self.turn.is_none() => Next::Check,
             next => next,
         };
+        let next = if hold.change.is_some() { self.until_an_eviction(next, record, now.moment) } else { next };
         match (next, hold.own) {
             (Next::Wait(Some(at)), Some(own)) => {
                 Next::Wait(Some(own.renew_at.map_or(own.deadline, |renew| renew.min(own.deadline)).min(at)))
@@ -187,7 +182,7 @@ impl Contender {
         let (dead, alive): (Vec<_>, Vec<_>) = record
             .holders()
             .filter(|other| other.identity != holder.identity)
-            .partition(|other| self.is_dead(other, now.moment));
+            .partition(|other| self.is_dead(record, other, now.moment));
         if alive.is_empty() {
             return Some(shared::upgrade(record, holder, &Round { dead, ..Round::default() }, now.stamp));
         }
@@ -293,27 +288,6 @@ impl Contender {
         round.free > 0 || !round.served.is_empty()
     }
 
-    /// Whether this holder may be evicted.
-    fn is_dead(&self, holder: &Holder, now: Moment) -> bool {
-        match &holder.liveness {
-            Liveness::Session(session) => self.has_ended(session),
-            Liveness::Own(_) => self.own_expiry(holder).is_some_and(|expiry| now >= expiry),
-        }
-    }
-
-    /// When a holder expires, if it lives by its own record and does not renew it.
-    fn own_expiry(&self, holder: &Holder) -> Option<Moment> {
-        let (seen, since) = self.own_seen.get(&holder.identity)?;
-        let by_watching = *since + seen.duration;
-        let by_the_wall = || {
-            let (now, skew) = self.wall?;
-            let lived = now.stamp.duration_since(holder.renewed?);
-            let left = SignedDuration::try_from(seen.duration + skew).ok()?.checked_sub(lived)?;
-            Some(now.moment + Duration::try_from(left).unwrap_or_default())
-        };
-        Some(by_the_wall().map_or(by_watching, |by_the_wall| by_the_wall.min(by_watching)))
-    }
-
     fn read_when_due(&self, now: Now) -> Next {
         if now.moment >= self.read_at { Next::Read } else { Next::Wait(Some(self.read_at)) }
     }
@@ -322,16 +296,22 @@ impl Contender {
 
     /// The lock's own duration, where the hold is to live by the lock's own record.
     ///
-    /// It is what the user asked for, or else what the custom resource says, unless that is just the session's.
+    /// It is what the user asked for, or else what the custom resource says, or else as near to the session's as the
+    /// resource's bounds allow; unless that is just the session's.
     pub(super) fn own_duration(&self, turn: &Turn) -> Option<Duration> {
         let Known::Present(record) = &self.known else { return turn.wish.own_duration };
-        let default = record.default_duration.filter(|default| *default != self.session_duration);
         // What was taken by a request whose answer never came lives by what that request said.
-        let said = match record.holding(&turn.id).map(|holder| &holder.liveness) {
-            Some(Liveness::Own(duration)) => Some(*duration),
-            _ => None,
-        };
-        turn.wish.own_duration.or(default).or(said)
+        let said = record.holding(&turn.id).map(|holder| match holder.liveness {
+            Liveness::Own(duration) => Some(duration),
+            Liveness::Session(_) => None,
+        });
+        // Where several share, it was said at the join, and a renewal says nothing else.
+        if let (Some(said), false) = (said, record.kind == Kind::Lock) {
+            return said;
+        }
+        let default = record.policy.nearest(record.default_duration.unwrap_or(self.session_duration));
+        let default = (default != self.session_duration).then_some(default);
+        turn.wish.own_duration.or(default).or(said.flatten())
     }
 
     fn term(&self, turn: &Turn) -> Term {

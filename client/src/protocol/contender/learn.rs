@@ -1,7 +1,7 @@
 //! What the answers and events teach.
 
 use super::super::record::FULL_BYTES;
-use super::super::{HolderId, LATEST_COMMIT, Liveness, Moment, Record, SessionId, Version, deadline, renew_interval};
+use super::super::{HolderId, LATEST_COMMIT, Liveness, Moment, Record, Version, deadline, renew_interval};
 use super::{
     Answer, Contender, Denial, Exit, Ghost, Hold, Holder, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord,
     OwnTerm, Refusal, Stage, Turn,
@@ -82,6 +82,12 @@ impl Contender {
             Answer::Denied(..) if request.reports => {
                 self.turn.iter_mut().for_each(|turn| turn.holds = None);
                 self.known = Known::Unknown;
+            }
+            // What stands there is of a format that this client does not know: it is not written to.
+            Answer::Denied(denial, why) if request.is_read && denial == Denial::Invalid => {
+                self.known = Known::Unknown;
+                self.failed(why.clone(), now);
+                self.refuse(Refusal::Denied(denial, why));
             }
             Answer::Denied(denial, why) => match &self.turn {
                 Some(turn) if turn.stage == Stage::Seeking && request.of_turn(turn) => {
@@ -221,8 +227,8 @@ impl Contender {
         let token = holder.token.unwrap_or(record.version.0);
         let tenancy = record.tenancy_of(holder);
         self.refusals = 0;
-        let deadline = own.map(|own| own.deadline);
-        self.notices.push_back(Notice::Acquired { id: turn.id.clone(), token, deadline });
+        let (deadline, max_hold) = (own.map(|own| own.deadline), record.policy.max_hold);
+        self.notices.push_back(Notice::Acquired { id: turn.id.clone(), token, deadline, max_hold });
         self.holds.push(Hold {
             id: turn.id,
             wish: turn.wish,
@@ -273,10 +279,8 @@ impl Contender {
             self.hold(turn, None);
             return None;
         } else if queued {
-            // It would never be let in, and nobody behind it.
-            if let Some(why) = self.is_too_much(&turn) {
-                self.notices
-                    .push_back(Notice::Refused { id: turn.id.clone(), why: Refusal::Denied(Denial::Invalid, why) });
+            if let Some(why) = self.is_sent_away(&turn) {
+                self.notices.push_back(Notice::Refused { id: turn.id.clone(), why });
                 self.exits.push(Exit { id: turn.id, lost: false, ours: true, keep: None });
                 return None;
             }
@@ -371,10 +375,6 @@ impl Contender {
             let ours = if exit.keep.is_some() { kept(&exit.id) } else { exit.ours };
             self.notices.push_back(Notice::Left { clean: ours && !exit.lost, id: exit.id });
         }
-    }
-
-    pub(super) fn has_ended(&self, session: &SessionId) -> bool {
-        self.verdicts.get(session).copied().unwrap_or(false)
     }
 
     /// Something is known now: when to look again though nothing happens.

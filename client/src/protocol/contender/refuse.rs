@@ -1,8 +1,9 @@
 //! Why an acquisition is not to go on.
 
 use super::super::record::CROWDED_BYTES;
-use super::super::{Kind, Liveness, Mode, Moment, leaves_time_to_renew};
-use super::{Contender, Denial, Known, Refusal, Turn};
+use super::super::{Kind, Liveness, Mode, Moment, Record, Waiter, leaves_time_to_renew};
+use super::{Contender, Denial, Known, Refusal, Stage, Turn};
+use std::time::Duration;
 
 impl Contender {
     /// Why an acquisition that has no place in the queue yet is not to go on.
@@ -26,10 +27,19 @@ impl Contender {
         if too_late && !turn.fresh {
             return Some(Refusal::Unavailable(self.last_failure.clone()));
         }
-        if turn.wish.queue || !turn.fresh {
+        let Known::Present(record) = &self.known else { return None };
+        let crowd = self.crowd(turn, record, &record.waiters).filter(|_| turn.wish.queue);
+        if !turn.fresh || (turn.wish.queue && crowd.is_none()) {
             return None;
         }
-        let Known::Present(record) = &self.known else { return None };
+        if let Some((waiters, limit)) = crowd {
+            // They may all be dead.
+            let ways = self.sessions_in_the_way(record, &turn.id.session);
+            let awaited = ways.iter().any(|session| !self.verdicts.contains_key(session));
+            let go_on = self.takeable(record, turn, now).is_some() || (awaited && !too_late);
+            let holders = record.holders().count();
+            return (!go_on).then_some(Refusal::Full { holders, waiters, limit: Some(limit) });
+        }
         let awaited = record.holder.as_ref().is_some_and(
             |holder| matches!(&holder.liveness, Liveness::Session(session) if !self.verdicts.contains_key(session)),
         );
@@ -45,12 +55,48 @@ impl Contender {
         if let Some(why) = self.is_misfit(turn) {
             return Some(Refusal::Denied(Denial::Invalid, why));
         }
-        match &self.known {
-            Known::Present(record) if record.bytes_to_come() >= CROWDED_BYTES => {
-                Some(Refusal::Full { holders: record.holders().count(), waiters: record.waiters.len() })
-            }
-            _ => None,
+        let Known::Present(record) = &self.known else { return None };
+        if record.bytes_to_come() >= CROWDED_BYTES {
+            let (holders, waiters) = (record.holders().count(), record.waiters.len());
+            return Some(Refusal::Full { holders, waiters, limit: None });
         }
+        let out_of_bounds = |asked: &Duration| record.policy.nearest(*asked) != *asked;
+        turn.wish.own_duration.filter(out_of_bounds).map(|asked| {
+            let allowed = record.policy.durations();
+            Refusal::Denied(
+                Denial::Invalid,
+                format!(
+                    "a lease duration of {asked:?} is asked for, but its custom resource allows {allowed}: set lease_duration \
+                     to one of these, or leave it out"
+                ),
+            )
+        })
+    }
+
+    /// Why a place in the queue, just found or taken before, is to be given up.
+    pub(super) fn is_sent_away(&self, turn: &Turn) -> Option<Refusal> {
+        // It would never be let in, and nobody behind it.
+        if let Some(why) = self.is_too_much(turn) {
+            return Some(Refusal::Denied(Denial::Invalid, why));
+        }
+        let Known::Present(record) = &self.known else { return None };
+        let position = record.position(&turn.id)?;
+        if let Some(circle) = &record.waiters[position].told_to_give_up {
+            return Some(Refusal::Deadlock(circle.clone()));
+        }
+        // Whoever has waited before stays, also if fewer may wait by now.
+        let joined = turn.stage == Stage::Seeking;
+        let (waiters, limit) = self.crowd(turn, record, &record.waiters[..position]).filter(|_| joined)?;
+        Some(Refusal::Full { holders: record.holders().count(), waiters, limit: Some(limit) })
+    }
+
+    /// How many of these wait, and how many may, where there is no room for one more. This client does not count, nor
+    /// whose sessions are known to have ended: whoever is let in next passes them over.
+    pub(super) fn crowd(&self, turn: &Turn, record: &Record, waiters: &[Waiter]) -> Option<(usize, u32)> {
+        let limit = record.policy.max_waiters?;
+        let counts = |waiter: &&Waiter| waiter.id.session != turn.id.session && !self.has_ended(&waiter.id.session);
+        let waits = waiters.iter().filter(counts).count();
+        (waits >= usize::try_from(limit).unwrap_or(usize::MAX)).then_some((waits, limit))
     }
 
     /// Why what is wanted is not what the Lease is for.

@@ -101,6 +101,8 @@ pub enum Notice {
         token: u64,
         /// Until when, where it lives by its own record.
         deadline: Option<Moment>,
+        /// For how long it may be held at most, where the custom resource says that.
+        max_hold: Option<Duration>,
     },
     /// The acquisition has failed. Nothing of it stays.
     Refused {
@@ -163,13 +165,17 @@ pub enum Refusal {
         /// The holder's identity, as it stands on the Lease. Empty where the lock is free and others are ahead.
         holder: String,
     },
-    /// So many hold it and wait for it that no more find room on its Lease.
+    /// So many hold it and wait for it that no more find room on its Lease, or may wait.
     Full {
         /// How many hold it.
         holders: usize,
         /// How many wait.
         waiters: usize,
+        /// How many may wait at once, where that is in the way.
+        limit: Option<u32>,
     },
+    /// It waits in a circle, and was told so by the operator: who waits for whom, for people.
+    Deadlock(String),
     /// The API server did not answer in time.
     Unavailable(String),
     /// The API server will not do it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::write::shared::is_told;
-use super::super::{Kind, Liveness, Mode, Moment, SessionId, Version, renew_interval};
+use super::super::{Kind, Liveness, Mode, Moment, Record, SessionId, Version, renew_interval};
 use super::{Contender, Known, NEAR, Stage};
 
 impl Contender {
@@ -46,6 +46,9 @@ impl Contender {
         let position = turn.and_then(|turn| record.position(&turn.id)).unwrap_or(record.waiters.len());
         let queues = turn.is_some_and(|turn| turn.wish.queue);
         let joining = queues && turn.is_some_and(|turn| turn.stage == Stage::Seeking);
+        if let Some(turn) = turn.filter(|turn| joining && self.crowd(turn, record, &record.waiters).is_some()) {
+            return Some(self.sessions_in_the_way(record, &turn.id.session));
+        }
         // Where several share, the front of the queue moves on all the time, and who has died holds up nobody at first.
         let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
         let halted = record.kind == Kind::Lock || now.since(since) >= renew_interval(self.session_duration) / 2;
@@ -69,6 +72,23 @@ impl Contender {
             sessions.remove(&own.session);
         }
         Some(sessions)
+    }
+
+    /// The sessions that may be in the way of one who finds no room in the queue: if one of them has ended, there is.
+    pub(super) fn sessions_in_the_way(&self, record: &Record, own: &SessionId) -> BTreeSet<SessionId> {
+        let holders = record.holders().take(NEAR).filter_map(|holder| match &holder.liveness {
+            Liveness::Session(session) => Some(session),
+            Liveness::Own(_) => None,
+        });
+        let waiters = record.waiters.iter().filter(|waiter| !self.has_ended(&waiter.id.session)).take(NEAR);
+        let sessions = holders.chain(waiters.map(|waiter| &waiter.id.session));
+        sessions.filter(|session| *session != own).cloned().collect()
+    }
+
+    /// No more may wait, so that whoever does not get it at once does not get it.
+    #[must_use]
+    pub fn lets_nobody_wait(&self) -> bool {
+        matches!(&self.known, Known::Present(record) if record.policy.max_waiters == Some(0))
     }
 
     /// Who is ahead, for people: the holder's identity, and how many wait before this client.

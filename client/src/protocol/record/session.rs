@@ -50,11 +50,12 @@ impl SessionRecord {
     /// Reads a session's Lease.
     ///
     /// # Errors
-    /// [`Malformed`] where the Lease is not a session's, by its name, or lacks what the API server always gives it.
+    /// [`Malformed`] where the Lease is not a session's, by its name, or lacks what the API server always gives it, or is
+    /// of a later format.
     pub fn parse(lease: Lease) -> Result<Self, Malformed> {
         let name = lease.metadata.name.clone().unwrap_or_default();
         let Ok(id) = SessionId::from_lease_name(&name) else {
-            return Err(Malformed { name, why: "its name is not a session's" });
+            return Err(Malformed { name, why: "its name is not a session's".into() });
         };
         let (uid, version) = identity(&lease)?;
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
