@@ -96,7 +96,7 @@ impl ClientBuilder {
     /// one task, through a reader that waits to become the writer, and through two processes in each of which one task waits
     /// for another.
     ///
-    /// Where the custom resource says `onDeadlock: BreakYoungest`, an acquisition that came last fails as if
+    /// Where the custom resource says `deadlocks: BreakYoungest`, an acquisition that came last fails as if
     /// [`OnDeadlock::FailYoungest`] was asked for; with [`OnDeadlock::Ignore`] only if the operator finds the deadlock.
     ///
     /// Better than to find deadlocks is to have none: acquire what is needed together as one [`MultiLock`](crate::MultiLock), or with

@@ -149,7 +149,7 @@ pub enum AcquireError {
     /// It waits for others that wait for what it holds, in a circle, and has come last of them.
     ///
     /// Only where that is [asked for](crate::OnDeadlock::FailYoungest), by this client or by the custom resource
-    /// (`onDeadlock: BreakYoungest`). Release what is held, and begin again.
+    /// (`deadlocks: BreakYoungest`). Release what is held, and begin again.
     #[error("lock {name:?} can never be acquired, release what is held: {deadlock}")]
     Deadlock {
         /// The lock's name.

@@ -2,21 +2,11 @@
 
 use std::time::Duration;
 
+use leasehold::protocol::observer::End;
 use leasehold::protocol::policy::Reclaim;
 use leasehold::protocol::{Holder, Liveness, Moment, ReleaseRequest};
 
 use super::lock::Lock;
-
-/// A session that has ended, as it was seen here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
-    /// Since when that is certain.
-    pub(super) since: Moment,
-    /// Its process is known to have ended. Otherwise it fell silent.
-    pub(super) by_evidence: bool,
-    /// How long it would have lived after a renewal.
-    pub(super) duration: Duration,
-}
 
 /// Why a holder is evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +21,12 @@ pub enum Why {
 
 impl Lock {
     /// Why the holder is to be evicted now, if it is. `ended` tells of the session by which it lives.
-    pub(super) fn gone(&self, holder: &Holder, ended: Option<Ended>, now: Moment) -> Option<Why> {
+    pub(super) fn gone(&self, holder: &Holder, ended: Option<End>, now: Moment) -> Option<Why> {
         self.ends(holder, ended, now).into_iter().flatten().find(|(at, _)| *at <= now).map(|(_, why)| why)
     }
 
     /// The holder is dead, and nobody but a person may take from it what it has.
-    pub(super) fn is_abandoned(&self, holder: &Holder, ended: Option<Ended>, now: Moment) -> bool {
+    pub(super) fn is_abandoned(&self, holder: &Holder, ended: Option<End>, now: Moment) -> bool {
         // What was left there for a time ends with that time, as it was meant to.
         self.record.policy.reclaim == Reclaim::Never
             && !holder.kept
@@ -44,38 +34,36 @@ impl Lock {
     }
 
     /// When there may be something to do about the holder, if nothing else happens before.
-    pub(super) fn holder_wakes_at(&self, holder: &Holder, ended: Option<Ended>, now: Moment) -> Option<Moment> {
+    pub(super) fn holder_wakes_at(&self, holder: &Holder, ended: Option<End>, now: Moment) -> Option<Moment> {
         let ends = self.ends(holder, ended, now).into_iter().flatten().map(|(at, _)| at);
         ends.chain(self.dead_from(holder, ended)).filter(|at| *at > now).min()
     }
 
     /// From when on it is to be evicted, for each of the reasons.
-    fn ends(&self, holder: &Holder, ended: Option<Ended>, now: Moment) -> [Option<(Moment, Why)>; 3] {
+    fn ends(&self, holder: &Holder, ended: Option<End>, now: Moment) -> [Option<(Moment, Why)>; 3] {
         if self.is_abandoned(holder, ended, now) {
             return [None, None, None];
         }
         let policy = &self.record.policy;
-        let evident = policy.reclaim == Reclaim::Evidence && ended.is_some_and(|ended| ended.by_evidence);
-        let delay = if evident || holder.kept { Duration::ZERO } else { policy.lock_delay };
-        let dead = self.dead_from(holder, ended).filter(|_| policy.reclaim != Reclaim::Never || holder.kept);
+        let dead = match &holder.liveness {
+            Liveness::Own(_) => self.own_ends(holder).and_then(|at| policy.evicts_expired(at, holder.kept)),
+            Liveness::Session(_) => ended.and_then(|end| policy.evicts_ended(end)),
+        };
         let asked =
             self.asked_of(holder).map(|(request, since)| (*since + request.within, Why::Asked(request.clone())));
         let held = policy.max_hold.zip(self.held_since(holder));
         [
-            dead.map(|at| (at + delay, Why::Ended)),
+            dead.map(|at| (at, Why::Ended)),
             asked,
             held.map(|(longest, since)| (since + longest, Why::HeldTooLong(longest))),
         ]
     }
 
-    /// From when on it counts as dead: already, or if nothing more is heard of it.
-    fn dead_from(&self, holder: &Holder, ended: Option<Ended>) -> Option<Moment> {
+    /// From when on it is certainly dead: already, or if nothing more is heard of it.
+    fn dead_from(&self, holder: &Holder, ended: Option<End>) -> Option<Moment> {
         match &holder.liveness {
             Liveness::Own(_) => self.own_ends(holder),
-            Liveness::Session(_) => ended.map(|ended| match self.record.policy.reclaim {
-                Reclaim::Expiry if ended.by_evidence => ended.since + ended.duration,
-                _ => ended.since,
-            }),
+            Liveness::Session(_) => ended.map(|end| end.since),
         }
     }
 }
@@ -117,7 +105,7 @@ mod tests {
     }
 
     /// At which seconds after 10 it is evicted first and why, and when it is first told to be abandoned.
-    fn fate(lock: &Lock, ended: Option<Ended>) -> (Option<(u64, &'static str)>, Option<u64>) {
+    fn fate(lock: &Lock, ended: Option<End>) -> (Option<(u64, &'static str)>, Option<u64>) {
         let holder = lock.record.holder.clone().unwrap();
         let told = |why| match why {
             Why::Ended => "ended",
@@ -139,8 +127,8 @@ mod tests {
 
     #[test]
     fn each_policy_has_its_time() {
-        let silent = Some(Ended { since: at(12), by_evidence: false, duration: Duration::from_secs(7) });
-        let evident = silent.map(|ended| Ended { by_evidence: true, ..ended });
+        let silent = Some(End { since: at(12), by_evidence: false, duration: Duration::from_secs(7) });
+        let evident = silent.map(|end| End { by_evidence: true, ..end });
         let (never, expiry, delay, longest) =
             (("reclaim", "never"), ("reclaim", "expiry"), ("lock-delay-seconds", "20"), ("max-hold-seconds", "8"));
         for (what, liveness, policy, request, ended, wanted, abandoned) in [

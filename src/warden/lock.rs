@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use leasehold::protocol::observer::End;
 use leasehold::protocol::record::Tenancy;
 use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Moment, Record, ReleaseRequest, grant};
 
 use super::decide::{LEFTOVER, STUCK};
-use super::holders::Ended;
 
 /// One lock's Lease, and since when it is as it is.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Lock {
     }
 
     /// When there may be something to do, if nothing else happens before. `ended` tells of the session of a holder.
-    pub(super) fn wake_at(&self, ended: impl Fn(&Holder) -> Option<Ended>, now: Moment) -> Option<Moment> {
+    pub(super) fn wake_at(&self, ended: impl Fn(&Holder) -> Option<End>, now: Moment) -> Option<Moment> {
         let holders = self.record.holders().filter_map(|holder| self.holder_wakes_at(holder, ended(holder), now));
         let idle = self.idle.as_ref().and_then(|(_, since)| match &self.record {
             record if !record.waiters.is_empty() => Some(*since + STUCK),

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use leasehold::protocol::observer::Verdict;
+use leasehold::protocol::observer::{End, Verdict};
 use leasehold::protocol::{Holder, Liveness, Moment, Now, Record, SessionId, Version};
 
 use super::Place;
 use super::breaks::broken;
 use super::decide::{Sight, decide};
-use super::holders::Ended;
 use super::lock::Lock;
 use super::state::{Incident, Warden, What};
 
@@ -80,9 +79,9 @@ impl Warden {
     }
 
     /// The end of the session by which a holder lives, if it has come.
-    fn ended(&self, place: &Place, holder: &Holder) -> Option<Ended> {
+    fn ended(&self, place: &Place, holder: &Holder) -> Option<End> {
         match &holder.liveness {
-            Liveness::Session(id) => self.sessions.get(&session_place(place, id))?.ended,
+            Liveness::Session(id) => self.sessions.get(&session_place(place, id))?.observer.end(),
             Liveness::Own(_) => None,
         }
     }

@@ -8,26 +8,16 @@ use leasehold::protocol::record::SessionRecord;
 use leasehold::protocol::{Moment, Now};
 
 use super::Place;
-use super::holders::Ended;
-use super::state::{Session, Warden, What};
+use super::state::{Warden, What};
 
 /// How often a tombstone is looked at, until it may be swept.
 const SWEEP: Duration = Duration::from_secs(10);
-
-impl Session {
-    /// What an end would mean for those whom its locks let wait. A tombstone is never older than what it ends.
-    fn note(&mut self, record: &SessionRecord) {
-        self.by_evidence |= record.ended && record.by_evidence;
-        self.duration = record.duration;
-    }
-}
 
 impl Warden {
     pub(super) fn saw_session(&mut self, place: &Place, record: SessionRecord, now: Moment) {
         let session = self.sessions.entry(place.clone()).or_default();
         let before = session.observer.verdict();
         session.present = true;
-        session.note(&record);
         session.observer.saw(record, now);
         self.session_changed(place, before, now);
     }
@@ -43,7 +33,6 @@ impl Warden {
         if let Some(session) = self.sessions.get_mut(place) {
             let before = session.observer.verdict();
             session.present = record.is_some();
-            record.iter().for_each(|record| session.note(record));
             session.observer.read(record, now);
             self.session_changed(place, before, now);
         }
@@ -52,13 +41,6 @@ impl Warden {
     /// What can be said of it was `before`. Is it something else now, the locks that name it are looked at again.
     fn session_changed(&mut self, place: &Place, before: Verdict, now: Moment) {
         self.touch(place, now);
-        if let Some(session) = self.sessions.get_mut(place)
-            && session.observer.verdict() == Verdict::Ended
-            && session.ended.is_none()
-        {
-            let Session { by_evidence, duration, .. } = *session;
-            session.ended = Some(Ended { since: now, by_evidence, duration });
-        }
         let session = self.sessions.get(place).filter(|session| session.observer.verdict() != before);
         for lock in session.map(|session| session.named_by.clone()).unwrap_or_default() {
             self.touch(&lock, now);

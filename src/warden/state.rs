@@ -14,7 +14,7 @@ use super::Place;
 use super::alarms::Alarms;
 use super::breaks::Break;
 use super::decide::{Deed, DeedKind, Evicted};
-use super::holders::{Ended, Why};
+use super::holders::Why;
 use super::lock::Lock;
 use crate::leases::Failure;
 
@@ -114,10 +114,6 @@ pub(super) struct Session {
     pub(super) present: bool,
     /// The locks that it holds or waits for.
     pub(super) named_by: BTreeSet<Place>,
-    /// How it ended, if it has.
-    pub(super) ended: Option<Ended>,
-    pub(super) by_evidence: bool,
-    pub(super) duration: Duration,
 }
 
 /// Requests are sent one at a time for each Lease, and rarer while they fail.
