@@ -69,7 +69,7 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
             let token = holder.token.map(|token| format!(" with token {token}")).unwrap_or_default();
             (Normal, "Acquired", "Acquire", holder.session, format!("{} acquired {name}{token}", holder.id))
         }
-        Announcement::Incident(Incident::Evicted { holder, to, asked }) => {
+        Announcement::Incident(Incident::Evicted { holder, to, asked, by_evidence }) => {
             let heir = match &*to {
                 [] => "what it held is free".to_owned(),
                 [to] => format!("{to} holds it now"),
@@ -77,7 +77,7 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
             };
             let session = session_of(&holder);
             let why = asked.map_or_else(
-                || "fell silent".to_owned(),
+                || (if by_evidence { "has ended with its Pod" } else { "fell silent" }).to_owned(),
                 |asked| {
                     format!(
                         "did not let go within {} s as {} asked ({:?})",

@@ -7,6 +7,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `state`, `sessions`, `locks` | everything known, as a machine: sights and answers in, requests out; pure |
+//! | `evidence` | sessions whose processes are known to have ended; pure |
 //! | `deadlocks` | who waits for whom in a circle; pure |
 //! | `lock`, `breaks`, `decide` | one lock: what is known, whether a hold was broken, what is to be done; pure |
 //! | `run` | the loop that watches and sends |
@@ -17,6 +18,7 @@ mod alarms;
 mod breaks;
 mod deadlocks;
 mod decide;
+mod evidence;
 mod lock;
 mod locks;
 mod run;

@@ -7,13 +7,14 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::deadlock::Deadlock;
 use leasehold::protocol::observer::Observer;
-use leasehold::protocol::record::{KIND, SessionRecord};
+use leasehold::protocol::record::{KIND, Pod, SessionRecord};
 use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, ReleaseRequest, Version, Write};
 
 use super::Place;
 use super::alarms::Alarms;
 use super::breaks::Break;
 use super::decide::{Deed, DeedKind, Evicted};
+use super::evidence::Homes;
 use super::lock::Lock;
 use crate::leases::Failure;
 
@@ -35,6 +36,8 @@ pub enum What {
     Read,
     /// End a session.
     End(Write),
+    /// End a session whose process is known to have ended.
+    EndByEvidence(Write),
     /// Remove the tombstone of a session.
     Sweep(Write),
     /// Write to a lock's Lease.
@@ -48,6 +51,8 @@ pub enum Incident {
         holder: String,
         to: Vec<HolderId>,
         asked: Option<ReleaseRequest>,
+        /// Its process is known to have ended.
+        by_evidence: bool,
     },
     Broken {
         holder: String,
@@ -60,7 +65,7 @@ pub enum Incident {
 /// What has been done, for whoever counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    SessionEnded,
+    SessionEnded { by_evidence: bool },
     SessionSwept,
     HoldersEvicted { count: usize, granted: bool },
     WaitersPassedOver(usize),
@@ -95,6 +100,7 @@ pub struct Warden {
     /// Those that there were when they were last looked for.
     pub(super) deadlocks: Vec<Deadlock>,
     pub(super) alarms: Alarms<Place>,
+    pub(super) homes: Homes,
     requests: HashMap<Place, Attempts>,
 }
 
@@ -103,6 +109,8 @@ pub(super) struct Session {
     pub(super) observer: Observer,
     /// Its Lease is there, as far as is known.
     pub(super) present: bool,
+    /// The Pod in which its process runs, if it says so.
+    pub(super) home: Option<Pod>,
     /// The locks that it holds or waits for.
     pub(super) named_by: BTreeSet<Place>,
 }
@@ -127,6 +135,7 @@ impl Warden {
             changed: BTreeSet::new(),
             deadlocks: Vec::new(),
             alarms: Alarms::default(),
+            homes: Homes::default(),
             requests: HashMap::new(),
         }
     }
@@ -176,7 +185,7 @@ impl Warden {
         if let Some(session) = self.sessions.get_mut(place) {
             session.observer.hint_gone();
             if session.named_by.is_empty() {
-                self.sessions.remove(place);
+                self.drop_session(place);
                 self.forget(place);
                 return;
             }
@@ -353,7 +362,8 @@ impl Warden {
     fn carried_out(&mut self, task: &Task, now: Moment) -> Option<Done> {
         match &task.what {
             What::Read => None,
-            What::End(_) => Some(Done::SessionEnded),
+            What::End(_) => Some(Done::SessionEnded { by_evidence: false }),
+            What::EndByEvidence(_) => Some(Done::SessionEnded { by_evidence: true }),
             What::Sweep(_) => Some(Done::SessionSwept),
             What::Do(deed) => {
                 self.touch(&task.place, now);
@@ -371,15 +381,17 @@ impl Warden {
     }
 
     fn note_evictions(&mut self, place: &Place, holders: &[Evicted], to: &[HolderId]) {
+        let evicted = |evicted: &Evicted| Incident::Evicted {
+            holder: evicted.identity.clone(),
+            to: to.to_vec(),
+            asked: evicted.asked.clone(),
+            by_evidence: evicted.identity.parse().is_ok_and(|id: HolderId| self.ended_by_evidence(place, &id.session)),
+        };
+        let evicted: Vec<Incident> = holders.iter().map(evicted).collect();
         let kind = self.locks.get(place).map(|lock| lock.record.kind);
         let kinds = self.followed.get_mut(place).zip(kind);
         if let Some(incidents) = kinds.and_then(|(kinds, kind)| kinds.get_mut(&kind)) {
-            let evicted = |evicted: &Evicted| Incident::Evicted {
-                holder: evicted.identity.clone(),
-                to: to.to_vec(),
-                asked: evicted.asked.clone(),
-            };
-            incidents.extend(holders.iter().map(evicted));
+            incidents.extend(evicted);
         }
     }
 
@@ -389,7 +401,7 @@ impl Warden {
         if !place.is_session() {
             self.absent(place, task.known, now);
         } else if matches!(task.what, What::Sweep(_)) {
-            self.sessions.remove(place);
+            self.drop_session(place);
             self.forget(place);
         } else {
             self.read_session(place, None, now);
