@@ -73,7 +73,7 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
             let token = holder.token.map(|token| format!(" with token {token}")).unwrap_or_default();
             (Normal, "Acquired", "Acquire", holder.session, format!("{} acquired {name}{token}", holder.id))
         }
-        Announcement::Incident(Incident::Evicted { holder, to, why }) => {
+        Announcement::Incident(Incident::Evicted { holder, to, why, by_evidence }) => {
             let heir = match &*to {
                 [] => "what it held is free".to_owned(),
                 [to] => format!("{to} holds it now"),
@@ -81,6 +81,7 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
             };
             let session = session_of(&holder);
             let why = match why {
+                Why::Ended if by_evidence => "has ended with its Pod".to_owned(),
                 Why::Ended => "fell silent".to_owned(),
                 Why::Asked(asked) => {
                     let (seconds, reason) = (asked.within.as_secs(), asked.reason);

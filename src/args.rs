@@ -37,6 +37,16 @@ pub struct RunArgs {
     /// Where to serve /metrics, /healthz and /readyz. Port 0 takes a free one; the log names it.
     #[arg(long, value_name = "ADDRESS", env = "LEASEHOLD_METRICS_ADDR", default_value = "0.0.0.0:8080")]
     pub metrics_addr: SocketAddr,
+    /// Watch Pods, and end the sessions of those whose containers have all terminated. With `false` dead clients are
+    /// found by their silence alone.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "LEASEHOLD_EVIDENCE",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub evidence: bool,
     /// Let one replica at a time act, and the others only watch. With `false` each acts.
     #[arg(
         long,

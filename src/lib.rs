@@ -5,6 +5,7 @@
 //! | [`crd`] | the custom resources |
 //! | `controller` | the controller of the custom resources |
 //! | [`warden`] | ends dead sessions, evicts dead holders, clears away leftovers |
+//! | [`pods`] | evidence that a client's process has ended |
 //! | `lead` | of several replicas one acts, the others keep watch |
 //! | `leases` | the connection for Leases, which nothing else uses |
 //! | `announce`, `metrics`, `serve` | Events, metrics, probes |
@@ -19,6 +20,7 @@ pub mod crd;
 mod lead;
 mod leases;
 mod metrics;
+pub mod pods;
 mod run;
 mod scope;
 mod serve;

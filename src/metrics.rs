@@ -26,7 +26,8 @@ pub(crate) struct Metrics {
     waiters: Gauge,
     sessions: Gauge,
     leading: Gauge,
-    sessions_ended: Counter,
+    sessions_ended: Family<ByReason, Counter>,
+    evidence: Gauge,
     sessions_swept: Counter,
     evictions: Family<Heir, Counter>,
     deadlocks: Counter,
@@ -46,6 +47,11 @@ struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByState {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,7 +85,8 @@ impl Metrics {
             waiters: Gauge::default(),
             sessions: Gauge::default(),
             leading: Gauge::default(),
-            sessions_ended: Counter::default(),
+            sessions_ended: Family::default(),
+            evidence: Gauge::default(),
             sessions_swept: Counter::default(),
             evictions: Family::default(),
             deadlocks: Counter::default(),
@@ -105,7 +112,8 @@ impl Metrics {
         to.register("waiters", "Who waits for any lock", self.waiters.clone());
         to.register("sessions", "Client sessions observed", self.sessions.clone());
         to.register("leading", "Whether this replica acts: 1, or 0 while it stands by", self.leading.clone());
-        to.register("sessions_ended", "Sessions ended, since they fell silent", self.sessions_ended.clone());
+        to.register("sessions_ended", "Sessions ended: they fell silent, or by evidence", self.sessions_ended.clone());
+        to.register("evidence", "Whether Pods are watched: 1, or 0 without evidence", self.evidence.clone());
         to.register("sessions_swept", "Tombstones of ended sessions removed", self.sessions_swept.clone());
         to.register("deadlocks", "Clients that waited for each other in a circle", self.deadlocks.clone());
         to.register(
@@ -150,6 +158,11 @@ impl Metrics {
         self.watch_errors.get_or_create(&Watched { resource: resource.to_owned() }).inc();
     }
 
+    /// Whether Pods are watched, in every namespace that is meant.
+    pub(crate) fn watches_pods(&self, watched: bool) {
+        self.evidence.set(watched.into());
+    }
+
     pub(crate) fn lease_request_failed(&self, request: &'static str, failure: &Failure) {
         let reason = match failure {
             Failure::Absent => "absent",
@@ -164,7 +177,10 @@ impl Metrics {
 
     pub(crate) fn done(&self, done: Done) {
         match done {
-            Done::SessionEnded => self.sessions_ended.inc(),
+            Done::SessionEnded { by_evidence } => {
+                let reason = if by_evidence { "evidence" } else { "silence" };
+                self.sessions_ended.get_or_create(&ByReason { reason }).inc()
+            }
             Done::SessionSwept => self.sessions_swept.inc(),
             Done::HoldersEvicted { count, granted } => {
                 let to = if granted { "waiter" } else { "nobody" };

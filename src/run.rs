@@ -25,6 +25,7 @@ use crate::crd::{DistributedLock, ReadWriteLock, Semaphore};
 use crate::lead::{Office, Ready};
 use crate::leases::Leases;
 use crate::metrics::Metrics;
+use crate::pods;
 use crate::scope::Scope;
 use crate::serve::{Told, serve};
 use crate::warden::{self, Place, Post, Warden};
@@ -101,6 +102,10 @@ fn start(
     let answers = Told { post: Arc::clone(&post), metrics: Arc::clone(&metrics), office: office.clone(), ready };
     let serving = serve(listener, answers, stop.clone());
     tasks.spawn(async move { serving.await.context("serving metrics failed") });
+    if args.evidence {
+        let tools = pods::Tools { post: Arc::clone(&post), metrics: Arc::clone(&metrics) };
+        tasks.spawn(done(pods::run(tools, client.clone(), scopes.clone(), stop.clone())));
+    }
     let tools = warden::Tools { post, leases, metrics, office, changed: tell };
     tasks.spawn(done(warden::run(tools, client, scopes, stop.clone())));
     Ok(tasks)

@@ -16,7 +16,9 @@ use jiff::SignedDuration;
 use crate::client::Client;
 use crate::deadlocks::{DeadlockOptions, OnDeadlock};
 use crate::error::{BuildError, OptionsError};
+use crate::in_pod::InPod;
 use crate::protocol::name::lease_name;
+use crate::protocol::record::Pod;
 use crate::protocol::{LONGEST_SESSION, leaves_time_to_renew, renew_interval};
 use crate::runtime;
 use crate::session::SessionOptions;
@@ -82,6 +84,7 @@ pub struct ClientBuilder {
     metrics_by_name: bool,
     pub(crate) deadlocks: DeadlockOptions,
     dedicated_runtime: bool,
+    pod: InPod,
 }
 
 impl ClientBuilder {
@@ -149,6 +152,7 @@ impl ClientBuilder {
                 duration("LEASEHOLD_DEADLOCK_AFTER")?,
             ),
             dedicated_runtime: false,
+            pod: InPod::default(),
         })
     }
 
@@ -265,12 +269,41 @@ impl ClientBuilder {
         self
     }
 
+    /// The Pod in which this process runs, by name and uid. It is in the namespace of the locks. Default: what is known for
+    /// certain, and otherwise none.
+    ///
+    /// With it an operator that sees every container of that Pod terminated for good passes on at once what this process
+    /// held, before its session's duration is over ([operator.md], "Evidence"). Known for certain is the Pod to which the
+    /// token is bound that the client logs in with, as every Pod's own token is; or that of `POD_NAME` and `POD_UID` in the
+    /// environment (the downward API's `metadata.name` and `metadata.uid`), if nothing speaks against it.
+    ///
+    /// Name no Pod but the one whose containers this process dies with: while it ran on elsewhere, somebody else
+    /// would get its locks.
+    ///
+    /// [operator.md]: https://github.com/leasehold/leasehold/blob/main/docs/operator.md
+    pub fn pod(mut self, name: impl Into<String>, uid: impl Into<String>) -> Self {
+        self.pod = InPod::Said(Pod { name: name.into(), uid: uid.into() });
+        self
+    }
+
+    /// Tells nobody of the Pod in which this process runs, whatever is known of it: nothing is passed on before the
+    /// session's duration is over.
+    ///
+    /// For a process that may outlive the containers of the Pod whose token or environment it has: one on a developer's
+    /// machine that stands in for a Pod, one in a virtual machine that moves from Pod to Pod, one that was started by a
+    /// container but outside of it.
+    pub fn without_pod(mut self) -> Self {
+        self.pod = InPod::Nowhere;
+        self
+    }
+
     /// Makes the client. No request is sent yet.
     ///
     /// # Errors
     /// [`BuildError`] where options do not go together or the configuration cannot be used.
     pub fn build(self) -> Result<Client, BuildError> {
-        let (session, defaults) = self.resolve()?;
+        let (mut session, defaults) = self.resolve()?;
+        let in_pod = self.pod;
         let namespace = self.namespace.map(|namespace| namespace.value);
         let cluster = self.config.clone();
         let (store, namespace) = match (self.store, self.config) {
@@ -288,6 +321,7 @@ impl ClientBuilder {
                 return Err(OptionsError::new("kube_config", problem).into());
             }
         };
+        session.pod = in_pod.find(cluster.as_ref(), &namespace);
         Ok(Client::new(store, namespace, cluster, session, defaults))
     }
 
@@ -329,6 +363,7 @@ impl ClientBuilder {
             }
             Some(timeout) => timeout.value,
         };
+        self.pod.check()?;
         if let Some(duration) = &self.lease_duration {
             check_lease_duration(duration, &grace)?;
         }
@@ -347,6 +382,7 @@ impl ClientBuilder {
             grace: grace.value,
             request_timeout,
             contact_timeout: contact.value,
+            pod: None,
         };
         let defaults = Defaults {
             key_prefix: key_prefix.transpose()?.unwrap_or_default(),

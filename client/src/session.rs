@@ -12,7 +12,7 @@ use tracing::{Instrument, debug, warn};
 
 use crate::clock;
 use crate::error::{ApiError, LossReason};
-use crate::protocol::record::SessionRecord;
+use crate::protocol::record::{Pod, SessionRecord};
 use crate::protocol::session::{Answer, Loss, Request, Session};
 use crate::protocol::{HolderId, LATEST_COMMIT, Now, SessionId, renew_interval, write};
 use crate::store::{Failure, Store, within};
@@ -29,6 +29,8 @@ pub(crate) struct SessionOptions {
     pub(crate) grace: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) contact_timeout: Duration,
+    /// The Pod in which this process runs, where that is known for certain.
+    pub(crate) pod: Option<Pod>,
 }
 
 /// A client's session: opened when it is needed, closed when it is not, followed by another when it is lost.
@@ -159,7 +161,8 @@ impl Sessions {
     /// Opens a session under a new name. One whose opening is unclear is given up: its name is not used again.
     async fn open(self: &Arc<Self>) -> Result<SessionUse, Failure> {
         let id = SessionId::new(&self.options.host, &random_name());
-        let mut session = Session::new(id.clone(), self.options.duration, self.options.grace);
+        let session = Session::new(id.clone(), self.options.duration, self.options.grace);
+        let mut session = session.in_pod(self.options.pod.clone());
         let now = clock::now();
         let Some(Request::Write(post)) = session.poll(now) else {
             return Err(Failure::Unclear("the session is not to be opened".to_owned()));

@@ -7,6 +7,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `state`, `sessions`, `locks` | everything known, as a machine: sights and answers in, requests out; pure |
+//! | `evidence` | sessions whose processes are known to have ended; pure |
 //! | `deadlocks` | who waits for whom in a circle, and who is to give up; pure |
 //! | `troubles` | what people are to be told; pure |
 //! | `lock`, `breaks`, `holders`, `decide` | one lock: what is known, whether a hold was broken, which holders are to be evicted, what is to be done; pure |
@@ -18,6 +19,7 @@ mod alarms;
 mod breaks;
 mod deadlocks;
 mod decide;
+mod evidence;
 mod holders;
 mod lock;
 mod locks;

@@ -139,7 +139,7 @@ fn watch(client: &Client, scopes: Vec<Scope>) -> Watches {
 async fn send(leases: Arc<Leases>, task: Task) -> (Task, Result<Option<Lease>, Failure>) {
     let answer = match &task.what {
         What::Read => leases.read(&task.place).await.and_then(|lease| lease.map(Some).ok_or(Failure::Absent)),
-        What::End(write) | What::Sweep(write) => leases.write(&task.place, write).await,
+        What::End(write) | What::EndByEvidence(write) | What::Sweep(write) => leases.write(&task.place, write).await,
         What::Do(deed) => leases.write(&task.place, &deed.write).await,
     };
     (task, answer)
@@ -252,6 +252,7 @@ fn tell(what: &What) -> String {
     match what {
         What::Read => "read the Lease".to_owned(),
         What::End(_) => "ended a session that had fallen silent".to_owned(),
+        What::EndByEvidence(_) => "ended a session whose Pod has terminated".to_owned(),
         What::Sweep(_) => "removed the tombstone of an ended session".to_owned(),
         What::Do(deed) => match &deed.kind {
             DeedKind::Evict { holders, to } if to.is_empty() => {

@@ -18,7 +18,9 @@ impl Warden {
         let session = self.sessions.entry(place.clone()).or_default();
         let before = session.observer.verdict();
         session.present = true;
+        let pod = record.pod.clone();
         session.observer.saw(record, now);
+        self.note_home(place, pod.as_ref());
         self.session_changed(place, before, now);
     }
 
@@ -33,7 +35,9 @@ impl Warden {
         if let Some(session) = self.sessions.get_mut(place) {
             let before = session.observer.verdict();
             session.present = record.is_some();
+            let pod = record.as_ref().and_then(|record| record.pod.clone());
             session.observer.read(record, now);
+            self.note_home(place, pod.as_ref());
             self.session_changed(place, before, now);
         }
     }
@@ -50,7 +54,7 @@ impl Warden {
     pub(super) fn poll_session(&mut self, place: &Place, now: Now) -> Option<What> {
         let session = self.sessions.get_mut(place)?;
         if !session.present && session.named_by.is_empty() {
-            self.sessions.remove(place);
+            self.drop_session(place);
             return None;
         }
         let before = session.observer.verdict();
@@ -59,6 +63,9 @@ impl Warden {
         let wake_at = session.observer.wake_at().filter(|at| *at > now.moment);
         self.session_changed(place, before, now.moment);
         self.alarms.clear(place);
+        if let Some(write) = self.end_by_evidence(place) {
+            return Some(What::EndByEvidence(write));
+        }
         match request {
             Some(Request::Read) => return Some(What::Read),
             Some(Request::End(write)) => return Some(What::End(write)),

@@ -3,21 +3,23 @@
 //! Watch events come late, requests are carried out late, and answers get lost. Whatever happens, nobody who renews in
 //! time is ended or taken off a lock; and when all is over nobody who is dead stands in anybody's way.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use leasehold::protocol::record::SessionRecord;
+use leasehold::protocol::record::{ENDED_BY, Pod, SessionRecord};
 use leasehold::protocol::write::shared::{self, Round};
 use leasehold::protocol::write::{self, Term};
-use leasehold::protocol::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, SessionId, Want, Write, grant};
+use leasehold::protocol::{
+    HolderId, Kind, Liveness, Mode, Moment, Now, Record, SessionId, Version, Want, Write, grant,
+};
 use leasehold::testing::ApiServer;
 use leasehold::{Failure, MemoryStore, Store as _};
 use proptest::prelude::*;
 
-use super::state::{Task, What};
+use super::state::{Done, Task, What};
 use super::{Place, Warden};
 
 const D: Duration = Duration::from_secs(10);
@@ -33,6 +35,10 @@ enum Step {
     Pass(u64),
     Renew(usize),
     Die(usize),
+    /// With all that its Pod has run. Whoever comes back to that Pod then should not be there, and lives all the same.
+    Terminate(usize),
+    /// The watch of Pods shows this many of those that have terminated.
+    ShowPods(usize),
     /// Somebody deletes the Lease of a session that is dead anyway.
     Vanish(usize),
     Join(usize, usize),
@@ -56,6 +62,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => client.clone().prop_map(Step::Renew),
         1 => client.clone().prop_map(Step::Die),
         1 => client.clone().prop_map(Step::Vanish),
+        2 => client.clone().prop_map(Step::Terminate),
+        2 => (1..3_usize).prop_map(Step::ShowPods),
         1 => Just(Step::Relist),
         4 => (client.clone(), lock.clone()).prop_map(|(client, lock)| Step::Join(client, lock)),
         2 => (client, lock).prop_map(|(client, lock)| Step::Leave(client, lock)),
@@ -67,6 +75,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct Client {
+    /// It is made anew in the same Pod.
+    pod: Pod,
     session: SessionRecord,
     /// When its last renewal was carried out. It believes in its session until shortly before a duration later.
     renewed: Moment,
@@ -80,6 +90,8 @@ struct World {
     now: Now,
     clients: Vec<Client>,
     unseen: BTreeSet<String>,
+    /// Pods that have terminated, and at which version that was written.
+    terminated: VecDeque<(Pod, Version)>,
     requests: Vec<Task>,
     opened: u32,
 }
@@ -93,21 +105,41 @@ impl World {
             now,
             clients: Vec::new(),
             unseen: BTreeSet::new(),
+            terminated: VecDeque::new(),
             requests: Vec::new(),
             opened: 0,
         };
-        for _ in 0..CLIENTS {
-            let client = world.open();
+        for number in 0..CLIENTS {
+            let client = world.open(Pod { name: format!("pod-{number}"), uid: format!("uid-{number}") });
             world.clients.push(client);
         }
         world
     }
 
-    fn open(&mut self) -> Client {
+    fn open(&mut self, pod: Pod) -> Client {
         self.opened += 1;
         let id = SessionId::new("pod", &format!("x{}", self.opened));
-        let lease = self.write(&id.lease_name(), &write::open_session(&id, D, self.now.stamp)).unwrap().unwrap();
-        Client { session: SessionRecord::parse(lease).unwrap(), renewed: self.now.moment, alive: true, next: 0 }
+        let open = write::open_session_in(Some(&pod), &id, D, self.now.stamp);
+        let session = SessionRecord::parse(self.write(&id.lease_name(), &open).unwrap().unwrap()).unwrap();
+        Client { pod, session, renewed: self.now.moment, alive: true, next: 0 }
+    }
+
+    fn terminate(&mut self, client: usize) {
+        self.clients[client].alive = false;
+        // A Pod has a version of the same store: that of a Lease that is made for it, and is nobody's business.
+        let note = SessionId::new("note", &format!("x{}", self.terminated.len()));
+        let name = note.lease_name();
+        let write = write::open_session(&note, D, self.now.stamp);
+        let record = SessionRecord::parse(self.store.write(&name, &write).now_or_never().unwrap().unwrap().unwrap());
+        let record = record.unwrap();
+        self.store.write(&name, &write::remove_session(&record)).now_or_never().unwrap().unwrap();
+        self.terminated.push_back((self.clients[client].pod.clone(), record.version));
+    }
+
+    fn show_pods(&mut self, count: usize) {
+        for (pod, version) in self.terminated.drain(..count.min(self.terminated.len())) {
+            self.warden.pod_ended(NAMESPACE, pod, version, self.now.moment);
+        }
     }
 
     fn read(&self, name: &str) -> Option<Lease> {
@@ -129,6 +161,8 @@ impl World {
             Step::Pass(ms) => self.pass(Duration::from_millis(*ms)),
             Step::Renew(client) => self.renew(*client),
             Step::Die(client) => self.clients[*client].alive = false,
+            Step::Terminate(client) => self.terminate(*client),
+            Step::ShowPods(count) => self.show_pods(*count),
             Step::Vanish(client) => self.vanish(*client),
             Step::Relist => self.relist(),
             Step::Join(client, lock) => self.join(*client, LOCKS[*lock]),
@@ -185,7 +219,7 @@ impl World {
     /// A client that wants a lock makes it, takes it or queues up. One that is dead comes back under a new name.
     fn join(&mut self, client: usize, lock: &str) {
         if !self.clients[client].alive {
-            self.clients[client] = self.open();
+            self.clients[client] = self.open(self.clients[client].pod.clone());
         }
         self.clients[client].next += 1;
         let id = HolderId { session: self.clients[client].session.id.clone(), n: self.clients[client].next };
@@ -258,7 +292,7 @@ impl World {
         let name = &task.place.name;
         match &task.what {
             What::Read => self.read(name).map(Some).ok_or(Failure::Absent),
-            What::End(write) => {
+            What::End(write) | What::EndByEvidence(write) => {
                 let ended = self.write(name, write)?;
                 let owner = self.clients.iter().find(|client| client.session.id.lease_name() == *name);
                 assert!(owner.is_none_or(|client| !client.alive), "{name} was ended while it was renewed in time");
@@ -354,6 +388,83 @@ fn a_waiter_that_turns_out_to_live_gets_the_lock_of_the_dead() {
     let dead = [Show(2), Show(2), Pass(3449), Join(2, 0), Pass(6551), Poll, Poll, Pass(1108)];
     let new = [Join(0, 1), Poll, Answer(0), Answer(0), Answer(0), Join(0, 0), Join(0, 0), Show(4)];
     run(&[&dead[..], &new[..], &[Poll, Poll, Show(1), Poll]].concat());
+}
+
+fn terminated(world: &mut World) -> Vec<Task> {
+    world.take(&Step::Join(0, 0));
+    world.show(usize::MAX);
+    while let Some(task) = world.warden.poll(world.now) {
+        let answer = world.carry_out(&task);
+        world.warden.answer(&task, answer, world.now.moment);
+    }
+    world.take(&Step::Terminate(0));
+    world.show_pods(1);
+    world.warden.poll(world.now).into_iter().collect()
+}
+
+#[test]
+fn whose_pod_has_terminated_is_ended_and_evicted_without_any_time_passing() {
+    let mut world = World::new();
+    let task = terminated(&mut world).pop().expect("there is evidence");
+    assert!(matches!(task.what, What::EndByEvidence(_)), "{task:?}");
+    let ended = world.carry_out(&task);
+    let record = SessionRecord::parse(ended.clone().unwrap().unwrap()).unwrap();
+    let by = record.lease.metadata.annotations.as_ref().unwrap()[ENDED_BY].clone();
+    assert_eq!(by, "operator test: every container of Pod pod-0 has terminated");
+    assert!(record.ended && record.by_evidence);
+    let done = world.warden.answer(&task, ended, world.now.moment);
+    assert_eq!(done, Some(Done::SessionEnded { by_evidence: true }));
+    let task = world.warden.poll(world.now).expect("it is to be evicted");
+    assert!(matches!(task.what, What::Do(_)), "{task:?}");
+    world.requests.push(task);
+    world.settle();
+    world.check_all_is_well();
+}
+
+/// A process that was started in that Pod though it was over has nothing to fear, and neither has one that renews.
+#[test]
+fn whoever_is_heard_of_after_the_evidence_lives() {
+    let mut world = World::new();
+    world.show(usize::MAX);
+    world.take(&Step::Terminate(0));
+    world.clients[0].alive = true;
+    world.renew(0);
+    world.show_pods(1);
+    let mut answers = 0;
+    while let Some(task) = world.warden.poll(world.now) {
+        let answer = world.carry_out(&task);
+        world.warden.answer(&task, answer, world.now.moment);
+        answers += 1;
+        assert!(answers < 10, "it tries again and again: {task:?}");
+    }
+    world.show(usize::MAX);
+    assert!(world.warden.poll(world.now).is_none());
+}
+
+#[test]
+fn who_only_keeps_watch_leaves_it_to_others_and_acts_when_it_is_his_turn() {
+    let mut world = World::new();
+    world.warden.set_acts(false, world.now.moment);
+    assert!(terminated(&mut world).is_empty(), "it wrote");
+    world.warden.set_acts(true, world.now.moment);
+    let task = world.warden.poll(world.now).expect("it knows");
+    assert!(matches!(task.what, What::EndByEvidence(_)), "{task:?}");
+}
+
+#[test]
+fn evidence_may_come_before_its_session_is_seen_and_is_forgotten_in_the_end() {
+    let mut world = World::new();
+    world.take(&Step::Terminate(0));
+    world.show_pods(1);
+    assert!(world.warden.poll(world.now).is_none());
+    world.show(usize::MAX);
+    let task = world.warden.poll(world.now).expect("it was kept");
+    assert!(matches!(task.what, What::EndByEvidence(_)), "{task:?}");
+    assert_eq!(world.warden.known_to_have_ended(), 1);
+    world.pass(Duration::from_mins(6));
+    world.take(&Step::Terminate(1));
+    world.show_pods(1);
+    assert_eq!(world.warden.known_to_have_ended(), 1, "the old one is forgotten");
 }
 
 proptest! {

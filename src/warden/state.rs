@@ -7,13 +7,14 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::deadlock::Deadlock;
 use leasehold::protocol::observer::Observer;
-use leasehold::protocol::record::{KIND, SessionRecord};
+use leasehold::protocol::record::{KIND, Pod, SessionRecord};
 use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, Version, Write};
 
 use super::Place;
 use super::alarms::Alarms;
 use super::breaks::Break;
 use super::decide::{Deed, DeedKind, Evicted};
+use super::evidence::Homes;
 use super::holders::Why;
 use super::lock::Lock;
 use crate::leases::Failure;
@@ -36,6 +37,8 @@ pub enum What {
     Read,
     /// End a session.
     End(Write),
+    /// End a session whose process is known to have ended.
+    EndByEvidence(Write),
     /// Remove the tombstone of a session.
     Sweep(Write),
     /// Write to a lock's Lease.
@@ -49,6 +52,8 @@ pub enum Incident {
         holder: String,
         to: Vec<HolderId>,
         why: Why,
+        /// Its process is known to have ended.
+        by_evidence: bool,
     },
     Broken {
         holder: String,
@@ -66,7 +71,7 @@ pub enum Incident {
 /// What has been done, for whoever counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    SessionEnded,
+    SessionEnded { by_evidence: bool },
     SessionSwept,
     HoldersEvicted { count: usize, granted: bool },
     WaitersPassedOver(usize),
@@ -104,6 +109,7 @@ pub struct Warden {
     /// Who of these is to give up where, and the circle.
     pub(super) giving_up: HashMap<Place, BTreeMap<HolderId, String>>,
     pub(super) alarms: Alarms<Place>,
+    pub(super) homes: Homes,
     requests: HashMap<Place, Attempts>,
 }
 
@@ -112,6 +118,8 @@ pub(super) struct Session {
     pub(super) observer: Observer,
     /// Its Lease is there, as far as is known.
     pub(super) present: bool,
+    /// The Pod in which its process runs, if it says so.
+    pub(super) home: Option<Pod>,
     /// The locks that it holds or waits for.
     pub(super) named_by: BTreeSet<Place>,
 }
@@ -137,6 +145,7 @@ impl Warden {
             deadlocks: Vec::new(),
             giving_up: HashMap::new(),
             alarms: Alarms::default(),
+            homes: Homes::default(),
             requests: HashMap::new(),
         }
     }
@@ -186,7 +195,7 @@ impl Warden {
         if let Some(session) = self.sessions.get_mut(place) {
             session.observer.hint_gone();
             if session.named_by.is_empty() {
-                self.sessions.remove(place);
+                self.drop_session(place);
                 self.forget(place);
                 return;
             }
@@ -363,7 +372,8 @@ impl Warden {
     fn carried_out(&mut self, task: &Task, now: Moment) -> Option<Done> {
         match &task.what {
             What::Read => None,
-            What::End(_) => Some(Done::SessionEnded),
+            What::End(_) => Some(Done::SessionEnded { by_evidence: false }),
+            What::EndByEvidence(_) => Some(Done::SessionEnded { by_evidence: true }),
             What::Sweep(_) => Some(Done::SessionSwept),
             What::Do(deed) => {
                 self.touch(&task.place, now);
@@ -390,8 +400,10 @@ impl Warden {
             holder: evicted.identity.clone(),
             to: to.to_vec(),
             why: evicted.why.clone(),
+            by_evidence: evicted.identity.parse().is_ok_and(|id: HolderId| self.ended_by_evidence(place, &id.session)),
         };
-        self.note_incidents(place, holders.iter().map(evicted));
+        let evicted: Vec<Incident> = holders.iter().map(evicted).collect();
+        self.note_incidents(place, evicted);
     }
 
     /// The Lease of this task is not there, or no longer.
@@ -400,7 +412,7 @@ impl Warden {
         if !place.is_session() {
             self.absent(place, task.known, now);
         } else if matches!(task.what, What::Sweep(_)) {
-            self.sessions.remove(place);
+            self.drop_session(place);
             self.forget(place);
         } else {
             self.read_session(place, None, now);

@@ -6,7 +6,7 @@
 
 use super::record::SessionRecord;
 use super::write::{self, Write};
-use super::{LATEST_COMMIT, LONGEST_SESSION, Moment};
+use super::{LATEST_COMMIT, LONGEST_SESSION, Moment, Version};
 use std::time::Duration;
 
 /// One session under observation.
@@ -133,13 +133,24 @@ impl Observer {
         self.stale = true;
     }
 
-    /// The session is known to be dead, by evidence stronger than silence. It still has to be ended by a write.
+    /// The session's process is known to have ended, and what says so was written to the API server at `version`. It
+    /// still has to be ended by a write.
+    ///
+    /// Nothing where the session was written to since then: whoever renews lives, and the evidence is another's.
     #[must_use]
-    pub fn end_by_evidence(&self, by: &str) -> Option<Request> {
+    pub fn end_by_evidence(&self, version: Version, by: &str) -> Option<Request> {
         match &self.seen {
-            Seen::Present { record, .. } => Some(Request::End(write::end_session(record, by))),
-            Seen::Nothing | Seen::Absent { .. } | Seen::Ended { .. } => None,
+            Seen::Present { record, .. } if record.version < version && !self.stale => {
+                Some(Request::End(write::end_by_evidence(record, by)))
+            }
+            Seen::Nothing | Seen::Present { .. } | Seen::Absent { .. } | Seen::Ended { .. } => None,
         }
+    }
+
+    /// Whether it was ended since its process is known to have ended.
+    #[must_use]
+    pub fn ended_by_evidence(&self) -> bool {
+        matches!(&self.seen, Seen::Ended { record: Some(record), .. } if record.by_evidence)
     }
 
     /// What is to be done now, if anything. `by` tells people who ended the session.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::record::SessionRecord;
+use super::record::{Pod, SessionRecord};
 use super::write::{self, Write};
 use super::{Moment, Now, SessionId, deadline, renew_interval};
 
@@ -15,6 +15,7 @@ pub struct Session {
     id: SessionId,
     duration: Duration,
     grace: Duration,
+    pod: Option<Pod>,
     state: State,
     /// When the request now on its way was sent.
     sent: Option<Moment>,
@@ -75,7 +76,14 @@ impl Session {
     /// A session to be opened under this name, never used before.
     #[must_use]
     pub fn new(id: SessionId, duration: Duration, grace: Duration) -> Self {
-        Self { id, duration, grace, state: State::Fresh, sent: None, retry_at: Moment::default() }
+        Self { id, duration, grace, pod: None, state: State::Fresh, sent: None, retry_at: Moment::default() }
+    }
+
+    /// The session tells of this Pod as the one in which its process runs. Without one it tells nothing.
+    #[must_use]
+    pub fn in_pod(mut self, pod: Option<Pod>) -> Self {
+        self.pod = pod;
+        self
     }
 
     /// The session's name.
@@ -116,7 +124,9 @@ impl Session {
             return None;
         }
         let request = match &self.state {
-            State::Fresh => Request::Write(write::open_session(&self.id, self.duration, now.stamp)),
+            State::Fresh => {
+                Request::Write(write::open_session_in(self.pod.as_ref(), &self.id, self.duration, now.stamp))
+            }
             State::Open { stale: true, .. } => Request::Read,
             State::Open { record, renew_at, .. } if now.moment >= *renew_at => {
                 Request::Write(write::renew_session(record, now.stamp))

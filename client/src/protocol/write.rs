@@ -3,6 +3,7 @@
 //! A PUT or DELETE has the whole object as its condition (uid and resourceVersion). A JSON Patch has only what its
 //! `test`s name, so that waiters may join beside it. A refused PUT answers 409, a failed `test` 422.
 
+mod session;
 pub mod shared;
 mod waiting;
 
@@ -22,6 +23,8 @@ use super::record::{
     OWN, PAYLOAD, REQUEST, Record, SessionRecord, UNNAMED_DURATION, WANT, Waiter,
 };
 use super::{HolderId, Kind, ReleaseRequest, SessionId, Version, Want};
+
+pub use session::{end_by_evidence, open_session_in};
 
 /// One write to one Lease, with its condition.
 #[derive(Clone, Debug)]

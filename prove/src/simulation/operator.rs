@@ -88,7 +88,7 @@ async fn send(store: &Remote, task: &Task) -> Result<Option<Lease>, Failure> {
     let name = &task.place.name;
     match &task.what {
         What::Read => store.read(name).await.map(Some),
-        What::End(write) | What::Sweep(write) => store.write(name, write).await,
+        What::End(write) | What::EndByEvidence(write) | What::Sweep(write) => store.write(name, write).await,
         What::Do(deed) => store.write(name, &deed.write).await,
     }
 }
