@@ -241,6 +241,7 @@ pub mod election;
 mod error;
 mod fence;
 mod hold;
+mod identity;
 mod lock;
 #[cfg(feature = "memory")]
 pub mod memory;

@@ -16,6 +16,7 @@ use jiff::SignedDuration;
 use crate::client::Client;
 use crate::deadlocks::{DeadlockOptions, OnDeadlock};
 use crate::error::{BuildError, OptionsError};
+use crate::identity;
 use crate::protocol::name::lease_name;
 use crate::protocol::{LONGEST_SESSION, leaves_time_to_renew, renew_interval};
 use crate::runtime;
@@ -171,7 +172,8 @@ impl ClientBuilder {
     }
 
     /// The name by which people recognise this process in a holder's identity.
-    /// Default: the environment's `POD_NAME`, or else `HOSTNAME`, or else the host's name.
+    /// Default: the Pod that the client's token is bound to, or else the environment's `POD_NAME`, or else `HOSTNAME`, or
+    /// else the host's name. Where strict mode is on (`config/strict`) a Pod goes by its own name: leave it as it is there.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(Given::new("host", host.into()));
         self
@@ -340,9 +342,12 @@ impl ClientBuilder {
             let named = lease_name(&format!("{}a", prefix.value)).map(drop);
             named.map_err(|error| prefix.error(format!("with it {error}"))).map(|()| prefix.value)
         });
+        let pod = self.config.as_ref().and_then(identity::pod_of);
+        let unnamed = || pod.as_ref().map_or_else(host_name, |pod| pod.name.clone());
         let session = SessionOptions {
             tasks: if self.dedicated_runtime { Tasks::Apart } else { Tasks::WithTheCaller },
-            host: self.host.clone().map_or_else(host_name, |host| host.value),
+            host: self.host.as_ref().map_or_else(unnamed, |host| host.value.clone()),
+            pod,
             duration: session.value,
             grace: grace.value,
             request_timeout,

@@ -12,7 +12,7 @@ use tracing::{Instrument, debug, warn};
 
 use crate::clock;
 use crate::error::{ApiError, LossReason};
-use crate::protocol::record::SessionRecord;
+use crate::protocol::record::{Pod, SessionRecord};
 use crate::protocol::session::{Answer, Loss, Request, Session};
 use crate::protocol::{HolderId, LATEST_COMMIT, Now, SessionId, renew_interval, write};
 use crate::store::{Failure, Store, within};
@@ -25,6 +25,8 @@ use crate::validity::Validity;
 pub(crate) struct SessionOptions {
     pub(crate) tasks: Tasks,
     pub(crate) host: String,
+    /// The Pod by which the API server knows this process.
+    pub(crate) pod: Option<Pod>,
     pub(crate) duration: Duration,
     pub(crate) grace: Duration,
     pub(crate) request_timeout: Duration,
@@ -158,7 +160,10 @@ impl Sessions {
 
     /// Opens a session under a new name. One whose opening is unclear is given up: its name is not used again.
     async fn open(self: &Arc<Self>) -> Result<SessionUse, Failure> {
-        let id = SessionId::new(&self.options.host, &random_name());
+        let id = match &self.options.pod {
+            Some(pod) => SessionId::of_pod(&self.options.host, &pod.uid, &random_name::<8>()),
+            None => SessionId::new(&self.options.host, &format!("u{}", random_name::<9>())),
+        };
         let mut session = Session::new(id.clone(), self.options.duration, self.options.grace);
         let now = clock::now();
         let Some(Request::Write(post)) = session.poll(now) else {
@@ -376,8 +381,8 @@ pub(crate) fn answer_all<T: Copy>(askers: &mut Vec<oneshot::Sender<T>>, answer: 
     }
 }
 
-fn random_name() -> String {
+fn random_name<const LENGTH: usize>() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let random = crate::task::random();
-    (0..10).map(|place| char::from(LETTERS[usize::from((random >> (5 * place)).to_le_bytes()[0] % 32)])).collect()
+    (0..LENGTH).map(|place| char::from(LETTERS[usize::from((random >> (5 * place)).to_le_bytes()[0] % 32)])).collect()
 }

@@ -293,8 +293,18 @@ impl Contender {
         round.free > 0 || !round.served.is_empty()
     }
 
+    /// Whether what it does next to this lock may remove somebody who has ended.
+    pub(super) fn would_remove_the_dead(&self, now: Moment) -> bool {
+        let Known::Present(record) = &self.known else { return false };
+        record.holders().any(|holder| self.is_dead(holder, now))
+            || record.waiters.iter().any(|waiter| self.has_ended(&waiter.id.session))
+    }
+
     /// Whether this holder may be evicted.
     fn is_dead(&self, holder: &Holder, now: Moment) -> bool {
+        if self.leaves_the_dead_until.is_some() {
+            return false;
+        }
         match &holder.liveness {
             Liveness::Session(session) => self.has_ended(session),
             Liveness::Own(_) => self.own_expiry(holder).is_some_and(|expiry| now >= expiry),
