@@ -22,6 +22,8 @@ const SWEEP_AFTER: Duration = Duration::from_secs(600);
 
 /// What can be said of a session, and if it has ended, how.
 pub(crate) type Word = (Verdict, Option<End>);
+/// For so long after it was forbidden to end a session this client leaves that to others (`config/strict`).
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
 
 /// An observer that ends by itself remembers what it saw. One that ends with its runtime leaves nothing behind that looks
 /// like an observer.
@@ -100,6 +102,7 @@ impl Observers {
         let mut sights = None;
         let mut failed_watches = 0_u32;
         let mut pause = Duration::ZERO;
+        let mut left_until = Moment::default();
         loop {
             if self.forget(&session, &observer, &verdict) {
                 return;
@@ -115,8 +118,10 @@ impl Observers {
                 verdict.closed().await;
                 continue;
             }
-            if let Some(request) = request {
+            let is_left = |request: &Request| matches!(request, Request::End(_)) && clock::moment() < left_until;
+            if let Some(request) = request.filter(|request| !is_left(request)) {
                 clock::sleep(pause).await;
+                let ends = matches!(request, Request::End(_));
                 match self.carry_out(&session, &name, request, &mut observer).await {
                     Ok(version) => {
                         pause = Duration::ZERO;
@@ -126,6 +131,10 @@ impl Observers {
                             sights = Some(self.store.watch(&name, None, from));
                         }
                     }
+                    Err(Failure::Forbidden(why)) if ends => {
+                        debug!(%session, why, "it is not for this client to end a session that has fallen silent");
+                        left_until = clock::moment() + LEFT_TO_OTHERS;
+                    }
                     Err(failure) => {
                         debug!(%session, %failure, "a session could not be looked at");
                         pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(5));
@@ -133,7 +142,7 @@ impl Observers {
                 }
                 continue;
             }
-            let wake = observer.wake_at();
+            let wake = observer.wake_at().map(|at| at.max(left_until));
             tokio::select! {
                 biased;
                 () = clock::sleep_until(wake.unwrap_or_default()), if wake.is_some() => {}

@@ -175,7 +175,8 @@ impl ClientBuilder {
     }
 
     /// The name by which people recognise this process in a holder's identity.
-    /// Default: the environment's `POD_NAME`, or else `HOSTNAME`, or else the host's name.
+    /// Default: the Pod that the client's token is bound to, or else the environment's `POD_NAME`, or else `HOSTNAME`, or
+    /// else the host's name. Where strict mode is on (`config/strict`) a Pod goes by its own name: leave it as it is there.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(Given::new("host", host.into()));
         self
@@ -303,7 +304,7 @@ impl ClientBuilder {
     /// [`BuildError`] where options do not go together or the configuration cannot be used.
     pub fn build(self) -> Result<Client, BuildError> {
         let (mut session, defaults) = self.resolve()?;
-        let in_pod = self.pod;
+        let (in_pod, unnamed) = (self.pod, self.host.is_none());
         let namespace = self.namespace.map(|namespace| namespace.value);
         let cluster = self.config.clone();
         let (store, namespace) = match (self.store, self.config) {
@@ -322,6 +323,9 @@ impl ClientBuilder {
             }
         };
         session.pod = in_pod.find(cluster.as_ref(), &namespace);
+        if let Some(pod) = session.pod.as_ref().filter(|_| unnamed) {
+            session.host.clone_from(&pod.name);
+        }
         Ok(Client::new(store, namespace, cluster, session, defaults))
     }
 

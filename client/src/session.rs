@@ -160,7 +160,10 @@ impl Sessions {
 
     /// Opens a session under a new name. One whose opening is unclear is given up: its name is not used again.
     async fn open(self: &Arc<Self>) -> Result<SessionUse, Failure> {
-        let id = SessionId::new(&self.options.host, &random_name());
+        let id = match &self.options.pod {
+            Some(pod) => SessionId::of_pod(&self.options.host, &pod.uid, &random_name::<8>()),
+            None => SessionId::new(&self.options.host, &format!("u{}", random_name::<9>())),
+        };
         let session = Session::new(id.clone(), self.options.duration, self.options.grace);
         let mut session = session.in_pod(self.options.pod.clone());
         let now = clock::now();
@@ -379,8 +382,8 @@ pub(crate) fn answer_all<T: Copy>(askers: &mut Vec<oneshot::Sender<T>>, answer: 
     }
 }
 
-fn random_name() -> String {
+fn random_name<const LENGTH: usize>() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let random = crate::task::random();
-    (0..10).map(|place| char::from(LETTERS[usize::from((random >> (5 * place)).to_le_bytes()[0] % 32)])).collect()
+    (0..LENGTH).map(|place| char::from(LETTERS[usize::from((random >> (5 * place)).to_le_bytes()[0] % 32)])).collect()
 }

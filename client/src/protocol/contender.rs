@@ -50,6 +50,8 @@ pub struct Contender {
     refusals: u32,
     /// Until then it takes a place in the queue without trying to do without.
     outrun_until: Moment,
+    /// Until then whoever has ended is left to others: this client may not remove them (`config/strict`).
+    leaves_the_dead_until: Option<Moment>,
     /// The Lease cannot be removed: it is freed instead.
     keep_lease: bool,
     /// Since when holder and head of the queue are the same.
@@ -248,6 +250,7 @@ impl Contender {
             failures: 0,
             refusals: 0,
             outrun_until: Moment::default(),
+            leaves_the_dead_until: None,
             keep_lease: false,
             front: None,
             stuck: false,
@@ -456,6 +459,7 @@ impl Contender {
     pub fn poll(&mut self, now: Now) -> Next {
         let skew = self.turn.as_ref().and_then(|turn| turn.wish.max_clock_skew);
         self.wall = skew.map(|skew| (now, skew));
+        self.leaves_the_dead_until = self.leaves_the_dead_until.filter(|until| now.moment < *until);
         match &self.in_flight {
             // What a watch has shown need not wait for a read's answer.
             Some(request) if request.is_read => {

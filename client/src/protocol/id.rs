@@ -59,6 +59,14 @@ impl SessionId {
         Self(format!("{cut}_{random}"))
     }
 
+    /// Makes the name of a session of a Pod: what would be its random part begins with eight digits of the Pod's uid. So
+    /// whoever sees the name can tell whether it is that Pod's, and admission does (`config/strict`).
+    #[must_use]
+    pub fn of_pod(name: &str, uid: &str, random: &str) -> Self {
+        let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        Self::new(name, &format!("{}{random}", digits.to_ascii_lowercase()))
+    }
+
     /// The name as it stands in labels and in holder identities.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -142,6 +150,15 @@ impl fmt::Display for HolderId {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_pods_session_tells_the_pods_uid_whatever_the_length_of_its_name() {
+        let of = |name: &str| SessionId::of_pod(name, "1A2b3c4d-5e6f-7081", "k3j9x2m1").as_str().to_owned();
+        assert_eq!(of("web-0"), "web-0_1a2b3c4dk3j9x2m1");
+        // As config/strict cuts it: 35 letters, and what no name ends with.
+        assert_eq!(of(&"x".repeat(60)), format!("{}_1a2b3c4dk3j9x2m1", "x".repeat(35)));
+        assert_eq!(of(&format!("{}-.abc", "x".repeat(33))), format!("{}_1a2b3c4dk3j9x2m1", "x".repeat(33)));
+    }
 
     #[test]
     fn a_pod_named_like_a_session_does_not_confuse_the_parser() {

@@ -5,12 +5,19 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::super::{Liveness, Moment, Record, SessionId};
-use super::{Contender, Holder, Next};
+use super::{Contender, Holder, Known, Next};
 
 impl Contender {
     /// Whether this session has ended. Who waited by it is passed over, whatever the policy says of holders.
     pub(super) fn has_ended(&self, session: &SessionId) -> bool {
-        self.verdicts.get(session).is_some_and(Option::is_some)
+        self.leaves_the_dead_until.is_none() && self.verdicts.get(session).is_some_and(Option::is_some)
+    }
+
+    /// Whether what it does next to this lock may remove somebody who has ended.
+    pub(super) fn would_remove_the_dead(&self, now: Moment) -> bool {
+        let Known::Present(record) = &self.known else { return false };
+        record.holders().any(|holder| self.is_dead(record, holder, now))
+            || record.waiters.iter().any(|waiter| self.has_ended(&waiter.id.session))
     }
 
     /// Whether this holder may be evicted.
@@ -20,6 +27,9 @@ impl Contender {
 
     /// From when on this holder may be evicted, as far as is known: if it does not renew its own record until then.
     pub(super) fn evictable_from(&self, record: &Record, holder: &Holder) -> Option<Moment> {
+        if self.leaves_the_dead_until.is_some() {
+            return None;
+        }
         match &holder.liveness {
             Liveness::Session(session) => record.policy.evicts_ended((*self.verdicts.get(session)?)?),
             Liveness::Own(_) => record.policy.evicts_expired(self.own_expiry(holder)?, holder.kept),

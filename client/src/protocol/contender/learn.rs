@@ -8,6 +8,9 @@ use super::{
 };
 use std::time::Duration;
 
+/// For so long after it was forbidden to remove whoever has ended a client does not try that again.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
+
 /// For so long after it was outrun a client takes a place in the queue at once, where several share.
 const CROWDED: Duration = Duration::from_secs(1);
 
@@ -77,6 +80,13 @@ impl Contender {
             Answer::Denied(_, why) if request.publishes.is_some() => {
                 self.give_up_publishing(&request, &why);
                 self.known = Known::Unknown;
+            }
+            // It is not for this client to remove who has ended: whoever may, does, and until then it waits as behind the
+            // living.
+            Answer::Denied(Denial::Forbidden, why) if !request.is_read && self.would_remove_the_dead(now) => {
+                self.leaves_the_dead_until = Some(now + LEFT_TO_OTHERS);
+                self.known = Known::Unknown;
+                self.last_failure = why;
             }
             // It waits all the same, and says nothing.
             Answer::Denied(..) if request.reports => {

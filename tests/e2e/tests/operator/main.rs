@@ -9,4 +9,5 @@ mod process;
 mod requests;
 mod rwlocks;
 mod semaphores;
+mod strict;
 mod support;
