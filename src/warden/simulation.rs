@@ -3,13 +3,14 @@
 //! Watch events come late, requests are carried out late, and answers get lost. Whatever happens, nobody who renews in
 //! time is ended or taken off a lock; and when all is over nobody who is dead stands in anybody's way.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use leasehold::protocol::record::{ENDED_BY, Pod, SessionRecord};
+use leasehold::protocol::policy::{self, LOCK_DELAY, MAX_HOLD, RECLAIM};
+use leasehold::protocol::record::{ENDED_BY, ENDED_FOR, EVIDENCE, Pod, SessionRecord};
 use leasehold::protocol::write::shared::{self, Round};
 use leasehold::protocol::write::{self, Term};
 use leasehold::protocol::{
@@ -20,13 +21,19 @@ use leasehold::{Failure, MemoryStore, Store as _};
 use proptest::prelude::*;
 
 use super::state::{Done, Task, What};
-use super::{Place, Warden};
+use super::{DeedKind, Place, Warden, Why};
 
 const D: Duration = Duration::from_secs(10);
 const CLIENTS: usize = 4;
-/// Two locks, and a semaphore.
-const LOCKS: [&str; 3] = ["a", "b", SEMAPHORE];
+/// Two locks, a semaphore, and two locks with policies.
+const LOCKS: [&str; 5] = ["a", "b", SEMAPHORE, DELAYED, NEVER];
 const SEMAPHORE: &str = "s";
+/// What a holder had that fell silent is given to nobody for a while, and nobody holds it for long.
+const DELAYED: &str = "delayed";
+const DELAY: Duration = Duration::from_secs(4);
+const LONGEST: Duration = Duration::from_secs(25);
+/// What a dead holder had is given to nobody.
+const NEVER: &str = "never";
 const PERMITS: u32 = 3;
 const NAMESPACE: &str = "ns";
 
@@ -41,6 +48,8 @@ enum Step {
     ShowPods(usize),
     /// Somebody deletes the Lease of a session that is dead anyway.
     Vanish(usize),
+    /// Somebody who knows that it is dead ends its session.
+    Witness(usize),
     Join(usize, usize),
     Leave(usize, usize),
     /// The watch shows what has changed of this many Leases.
@@ -64,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => client.clone().prop_map(Step::Vanish),
         2 => client.clone().prop_map(Step::Terminate),
         2 => (1..3_usize).prop_map(Step::ShowPods),
+        1 => client.clone().prop_map(Step::Witness),
         1 => Just(Step::Relist),
         4 => (client.clone(), lock.clone()).prop_map(|(client, lock)| Step::Join(client, lock)),
         2 => (client, lock).prop_map(|(client, lock)| Step::Leave(client, lock)),
@@ -94,6 +104,10 @@ struct World {
     terminated: VecDeque<(Pod, Version)>,
     requests: Vec<Task>,
     opened: u32,
+    /// When sessions were ended by the warden, since they had fallen silent.
+    ended: HashMap<String, Moment>,
+    /// When who came to hold something.
+    held: HashMap<String, Moment>,
 }
 
 impl World {
@@ -108,6 +122,8 @@ impl World {
             terminated: VecDeque::new(),
             requests: Vec::new(),
             opened: 0,
+            ended: HashMap::new(),
+            held: HashMap::new(),
         };
         for number in 0..CLIENTS {
             let client = world.open(Pod { name: format!("pod-{number}"), uid: format!("uid-{number}") });
@@ -153,6 +169,12 @@ impl World {
     fn write(&mut self, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
         let written = self.store.write(name, write).now_or_never().unwrap()?;
         self.unseen.insert(name.to_owned());
+        if LOCKS.contains(&name) {
+            let record = written.clone().map(|lease| Record::parse(lease).unwrap());
+            for holder in record.iter().flat_map(Record::holders) {
+                self.held.entry(holder.identity.clone()).or_insert(self.now.moment);
+            }
+        }
         Ok(written)
     }
 
@@ -164,6 +186,7 @@ impl World {
             Step::Terminate(client) => self.terminate(*client),
             Step::ShowPods(count) => self.show_pods(*count),
             Step::Vanish(client) => self.vanish(*client),
+            Step::Witness(client) => self.witness(*client),
             Step::Relist => self.relist(),
             Step::Join(client, lock) => self.join(*client, LOCKS[*lock]),
             Step::Leave(client, lock) => self.leave(*client, LOCKS[*lock]),
@@ -203,6 +226,17 @@ impl World {
         }
     }
 
+    fn witness(&mut self, client: usize) {
+        let name = self.clients[client].session.id.lease_name();
+        let session = self.read(&name).map(|lease| SessionRecord::parse(lease).unwrap());
+        if let (false, Some(session)) = (self.clients[client].alive, session.filter(|session| !session.ended)) {
+            let Write::Replace(mut lease) = write::end_session(&session, "a witness") else { panic!() };
+            let annotations = lease.metadata.annotations.get_or_insert_default();
+            annotations.insert(ENDED_FOR.to_owned(), EVIDENCE.to_owned());
+            self.write(&name, &Write::Replace(lease)).unwrap();
+        }
+    }
+
     fn relist(&mut self) {
         let sessions = (1..=self.opened).map(|number| SessionId::new("pod", &format!("x{number}")).lease_name());
         let names = LOCKS.iter().map(|lock| (*lock).to_owned()).chain(sessions);
@@ -228,7 +262,7 @@ impl World {
         }
         let term = Term { duration: D, own: false };
         let write = match self.record(lock) {
-            None => write::create(lock, &id, term, self.now.stamp),
+            None => with_policy(lock, write::create(lock, &id, term, self.now.stamp)),
             Some(record) if record.holder.is_none() && record.waiters.is_empty() => {
                 write::acquire(&record, &id, &[], term, self.now.stamp)
             }
@@ -294,6 +328,9 @@ impl World {
             What::Read => self.read(name).map(Some).ok_or(Failure::Absent),
             What::End(write) | What::EndByEvidence(write) => {
                 let ended = self.write(name, write)?;
+                if let What::End(_) = task.what {
+                    self.ended.insert(name.clone(), self.now.moment);
+                }
                 let owner = self.clients.iter().find(|client| client.session.id.lease_name() == *name);
                 assert!(owner.is_none_or(|client| !client.alive), "{name} was ended while it was renewed in time");
                 Ok(ended)
@@ -308,6 +345,7 @@ impl World {
             What::Do(deed) => {
                 let before = self.record(name).map(|record| sessions(&record)).unwrap_or_default();
                 let written = self.write(name, &deed.write)?;
+                let too_long = self.check_policy(name, &deed.kind);
                 let after = self.record(name);
                 let held = after.as_ref().map_or(0, Record::held_permits);
                 assert!(held <= PERMITS, "{held} permits of {name} are held: {:?}", deed.kind);
@@ -315,11 +353,38 @@ impl World {
                 for gone in before.difference(&after) {
                     let alive =
                         self.clients.iter().any(|client| client.alive && client.session.id.lease_name() == *gone);
-                    assert!(!alive, "{gone} was taken off {name} while it was renewed in time: {:?}", deed.kind);
+                    assert!(
+                        !alive || too_long.contains(gone),
+                        "{gone} was taken off {name} while it was renewed in time: {:?}",
+                        deed.kind
+                    );
                 }
                 Ok(written)
             }
         }
+    }
+
+    /// Whoever is evicted is evicted as the lock wants it. The sessions of those who have held it for too long.
+    fn check_policy(&self, lock: &str, deed: &DeedKind) -> BTreeSet<String> {
+        let mut too_long = BTreeSet::new();
+        let DeedKind::Evict { holders, .. } = deed else { return too_long };
+        for one in holders {
+            assert!(lock != NEVER, "{} was evicted", one.identity);
+            let session = one.identity.parse::<HolderId>().unwrap().session.lease_name();
+            match one.why {
+                Why::Ended if lock == DELAYED => {
+                    let early = self.ended.get(&session).filter(|ended| self.now.moment < **ended + DELAY);
+                    assert!(early.is_none(), "{} was evicted before the delay was over", one.identity);
+                }
+                Why::Ended => {}
+                Why::HeldTooLong(_) => {
+                    assert!(lock == DELAYED && self.now.moment >= self.held[&one.identity] + LONGEST, "{one:?}");
+                    too_long.insert(session);
+                }
+                Why::Asked(_) => panic!("{one:?}"),
+            }
+        }
+        too_long
     }
 
     /// Time goes on, those who live renew, and nothing gets lost any more.
@@ -344,9 +409,15 @@ impl World {
     fn check_all_is_well(&self) {
         let alive: BTreeSet<String> =
             self.clients.iter().filter(|client| client.alive).map(|client| client.session.id.lease_name()).collect();
+        let abandoned: BTreeSet<String> = self.record(NEVER).iter().flat_map(holding).collect();
+        let abandoned: BTreeSet<String> = abandoned.difference(&alive).cloned().collect();
+        let told = self.warden.troubles(&Place::new(NAMESPACE, NEVER)).abandoned;
+        assert_eq!(told.len(), abandoned.len(), "{told:?} are told to be dead, and {abandoned:?} are");
+        let stay: BTreeSet<String> = alive.union(&abandoned).cloned().collect();
         for lock in LOCKS {
             let Some(record) = self.record(lock) else { continue };
-            assert!(sessions(&record).is_subset(&alive), "somebody dead stands on {lock}: {:#?}", record.lease);
+            let may = if lock == NEVER { &stay } else { &alive };
+            assert!(sessions(&record).is_subset(may), "somebody dead stands on {lock}: {:#?}", record.lease);
             let fits = record.kind != Kind::Lock && !grant::round(&record, |_| false, |_| false).served.is_empty();
             assert!(
                 record.is_held() && !fits,
@@ -356,20 +427,37 @@ impl World {
         }
         for number in 1..=self.opened {
             let name = SessionId::new("pod", &format!("x{number}")).lease_name();
-            assert!(alive.contains(&name) || self.read(&name).is_none(), "{name} is dead and not swept");
+            assert!(stay.contains(&name) || self.read(&name).is_none(), "{name} is dead and not swept");
         }
         let census = self.warden.census();
-        assert_eq!(census.sessions, alive.len(), "the warden remembers what is gone");
+        assert_eq!(census.sessions, stay.len(), "the warden remembers what is gone");
     }
 }
 
 /// The names of the Leases of those by whose life a lock's holder and waiters live.
 fn sessions(record: &Record) -> BTreeSet<String> {
+    record.waiters.iter().map(|waiter| waiter.id.session.lease_name()).chain(holding(record)).collect()
+}
+
+fn holding(record: &Record) -> Vec<String> {
     let holders = record.holders().filter_map(|holder| match &holder.liveness {
         Liveness::Session(session) => Some(session.lease_name()),
         Liveness::Own(_) => None,
     });
-    record.waiters.iter().map(|waiter| waiter.id.session.lease_name()).chain(holders).collect()
+    holders.collect()
+}
+
+/// What the lock's resource would say of it.
+fn with_policy(lock: &str, write: Write) -> Write {
+    let Write::Create(mut lease) = write else { panic!() };
+    let said = match lock {
+        DELAYED => vec![(LOCK_DELAY, DELAY.as_secs().to_string()), (MAX_HOLD, LONGEST.as_secs().to_string())],
+        NEVER => vec![(RECLAIM, policy::NEVER.to_owned())],
+        _ => Vec::new(),
+    };
+    let said = said.into_iter().map(|(key, value)| (key.to_owned(), value));
+    lease.metadata.annotations.get_or_insert_default().extend(said);
+    Write::Create(lease)
 }
 
 fn run(steps: &[Step]) {

@@ -3,8 +3,10 @@
 mod clients;
 mod deadlocks;
 mod deaths;
+mod enforcement;
 mod kept;
 mod lifecycle;
+mod policy;
 mod process;
 mod requests;
 mod rwlocks;

@@ -57,6 +57,21 @@ impl Scene {
         Self::with(namespace, operator)
     }
 
+    /// The same, but it may only read Leases.
+    pub(crate) async fn new_that_only_reads_leases() -> Result<Self> {
+        let namespace = Self::namespace(Cluster::shared().await?).await?;
+        let mut rules = shipped_rules()?;
+        for rule in &mut rules {
+            if rule.resources.iter().flatten().any(|resource| resource == "leases") {
+                rule.verbs = ["get", "list", "watch"].map(str::to_owned).into();
+            }
+        }
+        let account = namespace.service_account("operator", rules).await?;
+        let args = ["--namespace", namespace.name(), "--leader-election", "false"];
+        let operator = Operator::start(&account, &args).await?;
+        Self::with(namespace, operator)
+    }
+
     /// The operator works in all namespaces.
     pub(crate) async fn cluster_wide(cluster: &Cluster) -> Result<Self> {
         let namespace = Self::namespace(cluster).await?;
