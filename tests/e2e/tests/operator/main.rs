@@ -3,6 +3,7 @@
 mod clients;
 mod deadlocks;
 mod deaths;
+mod evidence;
 mod kept;
 mod lifecycle;
 mod process;
