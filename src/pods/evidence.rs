@@ -139,4 +139,6 @@ fn is_sidecar(container: &Container) -> bool {
 }
 
 #[cfg(test)]
+mod kubelet;
+#[cfg(test)]
 mod tests;

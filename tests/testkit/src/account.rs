@@ -111,9 +111,14 @@ impl Account {
     /// The same service account in a new pod of this name, with a token that
     /// names the pod and is void when the pod is gone.
     pub async fn in_pod(&self, pod: &str) -> Result<Self> {
+        self.in_pod_like(pod, &json!({})).await
+    }
+
+    /// The same in a pod that differs from the usual one by these fields, as in `{"spec": {…}}`.
+    pub async fn in_pod_like(&self, pod: &str, more: &Value) -> Result<Self> {
         let created = self
             .admin_api()
-            .create(&PostParams::default(), &pod_object(pod, &self.name)?)
+            .create(&PostParams::default(), &pod_object(pod, &self.name, more)?)
             .await
             .with_context(|| format!("cannot create the pod {pod}"))?;
         let token = self.request_token(Some(&created)).await?;

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Pod, ServiceAccou
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, Config};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::account::{Account, Scope};
 use crate::cluster::Cluster;
@@ -105,7 +105,7 @@ impl Namespace {
     /// objects; in its `default` service account if none is named.
     pub async fn pod(&self, name: &str, service_account: Option<&str>) -> Result<Pod> {
         self.api::<Pod>()
-            .create(&PostParams::default(), &pod_object(name, service_account.unwrap_or("default"))?)
+            .create(&PostParams::default(), &pod_object(name, service_account.unwrap_or("default"), &json!({}))?)
             .await
             .with_context(|| format!("cannot create the pod {name}"))
     }
@@ -137,16 +137,22 @@ impl Namespace {
     }
 }
 
-/// A pod that needs nothing but its service account.
-pub(crate) fn pod_object(name: &str, service_account: &str) -> Result<Pod> {
-    Ok(serde_json::from_value(json!({
+/// A pod that needs nothing but its service account, with what is to be added to its top-level fields' fields.
+pub(crate) fn pod_object(name: &str, service_account: &str, more: &Value) -> Result<Pod> {
+    let mut pod = json!({
         "metadata": { "name": name },
         "spec": {
             "serviceAccountName": service_account,
             "terminationGracePeriodSeconds": 0,
             "containers": [{ "name": "main", "image": "example.invalid/never-pulled" }],
         },
-    }))?)
+    });
+    for (field, more) in more.as_object().into_iter().flatten() {
+        for (key, value) in more.as_object().into_iter().flatten() {
+            pod[field][key] = value.clone();
+        }
+    }
+    Ok(serde_json::from_value(pod)?)
 }
 
 impl Drop for Namespace {

@@ -51,7 +51,8 @@ async fn those_who_live_are_never_interfered_with() -> Result<()> {
     scene.status("kept", |status| status.state == Some(State::Free) && status.waiters == 0).await?;
     scene.no_lease("on-the-spot").await?;
     for name in [
-        "leasehold_sessions_ended_total",
+        "leasehold_sessions_ended_total{reason=\"silence\"}",
+        "leasehold_sessions_ended_total{reason=\"evidence\"}",
         "leasehold_evictions_total{to=\"waiter\"}",
         "leasehold_evictions_total{to=\"nobody\"}",
         "leasehold_waiters_passed_over_total",

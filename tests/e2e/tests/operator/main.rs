@@ -4,6 +4,7 @@ mod clients;
 mod deadlocks;
 mod deaths;
 mod enforcement;
+mod evidence;
 mod kept;
 mod lifecycle;
 mod policy;

@@ -93,7 +93,8 @@ async fn of_two_replicas_one_acts_and_what_the_other_has_seen_counts_when_it_tak
     let dead = scene.client_for("dead", LONG).await?;
     dead.acquire("build", 1).await?;
     scene.status("build", |status| status.state == Some(State::Held)).await?;
-    for metric in [WRITES, "leasehold_sessions_ended_total", "leasehold_evictions_total{to=\"nobody\"}"] {
+    let ended = "leasehold_sessions_ended_total{reason=\"silence\"}";
+    for metric in [WRITES, ended, "leasehold_evictions_total{to=\"nobody\"}"] {
         assert_eq!(other.metric(metric).await?, 0, "it acted while it stood by: {metric}");
     }
     scene.operator.process.signal(Signal::KILL)?;

@@ -51,8 +51,19 @@ pub(crate) struct Operator {
 impl Scene {
     /// The operator works in this namespace alone, with the shipped rules bound there.
     pub(crate) async fn new() -> Result<Self> {
+        Self::with_rules(shipped_rules()?).await
+    }
+
+    /// The same, without the rules for Pods.
+    pub(crate) async fn without_pods() -> Result<Self> {
+        let mut rules = shipped_rules()?;
+        rules.retain(|rule| rule.resources.as_ref().is_none_or(|all| all.iter().all(|one| one != "pods")));
+        Self::with_rules(rules).await
+    }
+
+    async fn with_rules(rules: Vec<PolicyRule>) -> Result<Self> {
         let namespace = Self::namespace(Cluster::shared().await?).await?;
-        let account = namespace.service_account("operator", shipped_rules()?).await?;
+        let account = namespace.service_account("operator", rules).await?;
         let operator = Operator::start(&account, &["--namespace", namespace.name()]).await?;
         Self::with(namespace, operator)
     }
@@ -378,6 +389,16 @@ pub(crate) fn holder(record: &Record) -> &str {
 
 pub(crate) fn waiters(record: &Record) -> BTreeSet<String> {
     record.waiters.iter().map(|waiter| waiter.id.to_string()).collect()
+}
+
+/// What a client of locks needs, and no more.
+pub(crate) fn user_rules() -> Vec<PolicyRule> {
+    vec![PolicyRule {
+        api_groups: Some(vec!["coordination.k8s.io".to_owned()]),
+        resources: Some(vec!["leases".to_owned()]),
+        verbs: ["get", "watch", "create", "update", "patch", "delete"].map(str::to_owned).into(),
+        ..PolicyRule::default()
+    }]
 }
 
 /// What `config/rbac` gives the operator.
