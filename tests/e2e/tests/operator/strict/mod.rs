@@ -1,5 +1,6 @@
 //! Namespaces where `config/strict` counts: everybody writes in his own name, by a real token.
 
+mod attacks;
 mod traffic;
 
 use std::sync::{Arc, Mutex, PoisonError};
