@@ -33,7 +33,7 @@ package: binaries controlplane ## Package both crates, and use the client from o
 	$(BINARIES)/controlplane run -- tests/package/run.sh
 
 .PHONY: check
-check: check-format check-lints check-features check-docs check-crds check-bugs check-deps ## Check format, lints, features, docs, generated files, dependencies
+check: check-format check-lints check-features check-docs check-crds check-chart check-bugs check-deps ## Check format, lints, features, docs, generated files, dependencies
 
 .PHONY: check-format
 check-format:
@@ -102,6 +102,14 @@ crds: ## Write the resource definitions anew from the code
 		$(BINARIES)/leasehold-operator crds $$(basename $$crd .yaml) > $$crd.new || { rm -f $$crd.new; exit 1; }; \
 		mv $$crd.new $$crd; \
 	done
+
+.PHONY: chart
+chart: ## Copy config/ and crds/ into the Helm chart
+	charts/sync.sh
+
+.PHONY: check-chart
+check-chart:
+	@charts/sync.sh --check
 
 .PHONY: bench
 bench: controlplane ## Measure, in an optimized build

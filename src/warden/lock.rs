@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use leasehold::protocol::record::Tenancy;
 use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Moment, Record, ReleaseRequest, grant};
 
+use super::ages::Ages;
 use super::decide::{LEFTOVER, STUCK};
 
 /// One lock's Lease, and since when it is as it is.
@@ -22,6 +23,7 @@ pub(super) struct Lock {
     asked: HashMap<String, (ReleaseRequest, Moment)>,
     /// When the lock was first seen idle in this way.
     idle: Option<(Idle, Moment)>,
+    pub(super) ages: Ages,
 }
 
 /// What changes with each renewal of a holder that lives by its own record.
@@ -48,6 +50,7 @@ impl Lock {
             own: HashMap::new(),
             asked: HashMap::new(),
             idle: None,
+            ages: Ages::default(),
         };
         lock.take(record, now);
         lock
@@ -72,6 +75,7 @@ impl Lock {
         if self.idle.as_ref().map(|(known, _)| known) != idle.as_ref() {
             self.idle = idle.map(|idle| (idle, now));
         }
+        self.ages.take(&record, now);
         self.record = record;
         self.doubtful = false;
     }

@@ -9,10 +9,12 @@
 //! | `state`, `sessions`, `locks` | everything known, as a machine: sights and answers in, requests out; pure |
 //! | `deadlocks` | who waits for whom in a circle; pure |
 //! | `lock`, `breaks`, `decide` | one lock: what is known, whether a hold was broken, what is to be done; pure |
+//! | `ages` | how long it is held and waited for, for people; pure |
 //! | `run` | the loop that watches and sends |
 //!
 //! The machine is public so that it can be simulated. Its shape may change in any release.
 
+mod ages;
 mod alarms;
 mod breaks;
 mod deadlocks;
@@ -23,6 +25,7 @@ mod run;
 mod sessions;
 mod state;
 
+pub use ages::{ByLiveness, Longest};
 pub use breaks::Break;
 pub use decide::{Deed, DeedKind};
 pub(crate) use run::{Post, Tools, run};
