@@ -57,7 +57,7 @@ async fn lock_traffic_has_a_place_of_its_own_and_takes_nobody_elses() -> Result<
     let manager = "system:kube-controller-manager";
     assert_eq!(flow_of(&client, manager, &[], "PUT", elected).await?, "system-leader-election");
     let addon = ("system:serviceaccount:kube-system:addon", ["system:serviceaccounts", "system:serviceaccounts:kube-system"]);
-    assert_eq!(flow_of(&client, addon.0, &addon.1, "PUT", elected).await?, "workload-leader-election");
+    assert_eq!(flow_of(&client, addon.0, &addon.1, "PUT", elected).await?, "system-leader-election");
     assert_eq!(flow_of(&client, addon.0, &addon.1, "DELETE", elected).await?, "kube-system-service-accounts");
     // People are nobody's business here.
     assert_eq!(flow_of(&client, "jane", &[], "GET", &one).await?, "global-default");

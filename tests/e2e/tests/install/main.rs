@@ -4,5 +4,6 @@ mod apply;
 mod chart;
 mod flow;
 mod helm;
+mod image;
 mod monitoring;
 mod support;
