@@ -4,6 +4,8 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 # Debug builds of all programs; the demo and the tests start them.
 BINARIES = $(TARGET)/debug
+# For which a static program is built.
+HOST = $(shell rustc -vV | sed -n "s/^host: //p")
 EXAMPLES = $(basename $(notdir $(wildcard examples/*.rs)))
 CRDS = $(addprefix crds/,distributedlock.yaml semaphore.yaml readwritelock.yaml)
 
@@ -24,7 +26,7 @@ example: controlplane-tool controlplane ## Run one of examples/ in the cluster o
 	@eval "$$($(BINARIES)/controlplane up)" && $(BINARIES)/$(NAME)
 
 .PHONY: test
-test: binaries controlplane ## Run all tests against a real control plane
+test: test-image binaries controlplane ## Run all tests against a real control plane
 	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
 	@$(MAKE) --no-print-directory package
 
@@ -33,7 +35,7 @@ package: binaries controlplane ## Package both crates, and use the client from o
 	$(BINARIES)/controlplane run -- tests/package/run.sh
 
 .PHONY: check
-check: check-format check-lints check-features check-docs check-crds check-bugs check-deps ## Check format, lints, features, docs, generated files, dependencies
+check: check-format check-lints check-features check-docs check-crds check-chart check-bugs check-deps ## Check format, lints, features, docs, generated files, dependencies
 
 .PHONY: check-format
 check-format:
@@ -102,6 +104,26 @@ crds: ## Write the resource definitions anew from the code
 		$(BINARIES)/leasehold-operator crds $$(basename $$crd .yaml) > $$crd.new || { rm -f $$crd.new; exit 1; }; \
 		mv $$crd.new $$crd; \
 	done
+
+.PHONY: image
+image: ## Write the operator's image to target/image as an OCI layout, without Docker
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target $(HOST) \
+		--package leasehold-operator --bin leasehold-operator
+	$(CARGO) run --quiet --package leasehold-image -- --program $(TARGET)/$(HOST)/release/leasehold-operator
+
+# The same of what the tests build anyway: quick, and not optimized. The program is built again as it was.
+.PHONY: test-image
+test-image:
+	$(CARGO) rustc --quiet --package leasehold-operator --bin leasehold-operator -- -C target-feature=+crt-static -C strip=symbols
+	$(CARGO) run --quiet --package leasehold-image -- --program $(BINARIES)/leasehold-operator --out $(TARGET)/image/test
+
+.PHONY: chart
+chart: ## Copy config/ and crds/ into the Helm chart
+	charts/sync.sh
+
+.PHONY: check-chart
+check-chart:
+	@charts/sync.sh --check
 
 .PHONY: bench
 bench: controlplane ## Measure, in an optimized build

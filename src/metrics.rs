@@ -1,8 +1,11 @@
 //! What the operator counts, for Prometheus.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use kube::Resource as _;
 use leasehold::Failure;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -11,7 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::warden::{Census, Done};
+use crate::crd::{DistributedLock, ReadWriteLock, Semaphore};
+use crate::warden::{Census, Done, Longest};
 
 /// Every metric, registered under `leasehold_`.
 #[derive(Debug)]
@@ -25,6 +29,9 @@ pub(crate) struct Metrics {
     permits: Family<ByState, Gauge>,
     waiters: Gauge,
     sessions: Gauge,
+    longest_hold: Family<ByLiveness, Gauge<f64, AtomicU64>>,
+    longest_contended_hold: Family<ByLiveness, Gauge<f64, AtomicU64>>,
+    longest_wait: Family<ByLiveness, Gauge<f64, AtomicU64>>,
     leading: Gauge,
     sessions_ended: Family<ByReason, Counter>,
     evidence: Gauge,
@@ -55,6 +62,11 @@ struct ByReason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLiveness {
+    liveness: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Heir {
     to: &'static str,
 }
@@ -72,6 +84,9 @@ struct Watched {
 
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
 
+/// Why a request for a Lease fails.
+const REASONS: [&str; 6] = ["absent", "refused", "throttled", "forbidden", "invalid", "unclear"];
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
@@ -84,6 +99,9 @@ impl Metrics {
             permits: Family::default(),
             waiters: Gauge::default(),
             sessions: Gauge::default(),
+            longest_hold: Family::default(),
+            longest_contended_hold: Family::default(),
+            longest_wait: Family::default(),
             leading: Gauge::default(),
             sessions_ended: Family::default(),
             evidence: Gauge::default(),
@@ -98,7 +116,29 @@ impl Metrics {
             watch_errors: Family::default(),
         };
         metrics.register();
+        metrics.begin_at_zero();
         metrics
+    }
+
+    /// What has not happened yet is told as 0: where a counter first appears with 1, nobody sees it rise.
+    fn begin_at_zero(&self) {
+        for result in [outcome(true), outcome(false)] {
+            let _ = self.reconciles.get_or_create(&result);
+            let _ = self.status_writes.get_or_create(&result);
+            let _ = self.events.get_or_create(&result);
+        }
+        for to in ["waiter", "nobody"] {
+            let _ = self.evictions.get_or_create(&Heir { to });
+        }
+        for request in ["read", "write"] {
+            for reason in REASONS {
+                let _ = self.lease_requests_failed.get_or_create(&FailedRequest { request, reason });
+            }
+        }
+        let plurals = [DistributedLock::plural(&()), Semaphore::plural(&()), ReadWriteLock::plural(&())];
+        for resource in plurals.into_iter().map(Cow::into_owned).chain(["leases".to_owned()]) {
+            let _ = self.watch_errors.get_or_create(&Watched { resource });
+        }
     }
 
     fn register(&mut self) {
@@ -111,6 +151,21 @@ impl Metrics {
         to.register("permits", "Permits of all semaphores, by state", self.permits.clone());
         to.register("waiters", "Who waits for any lock", self.waiters.clone());
         to.register("sessions", "Client sessions observed", self.sessions.clone());
+        to.register(
+            "longest_hold_seconds",
+            "The longest that anything is held now, since this replica first saw it, by what the holder lives by",
+            self.longest_hold.clone(),
+        );
+        to.register(
+            "longest_contended_hold_seconds",
+            "The longest that anything is held now that somebody waits for, since this replica first saw it",
+            self.longest_contended_hold.clone(),
+        );
+        to.register(
+            "longest_wait_seconds",
+            "The longest that anybody waits now, since this replica first saw it, by what it wants to live by",
+            self.longest_wait.clone(),
+        );
         to.register("leading", "Whether this replica acts: 1, or 0 while it stands by", self.leading.clone());
         to.register("sessions_ended", "Sessions ended: they fell silent, or by evidence", self.sessions_ended.clone());
         to.register("evidence", "Whether Pods are watched: 1, or 0 without evidence", self.evidence.clone());
@@ -194,7 +249,7 @@ impl Metrics {
     }
 
     /// Everything in the text format of `OpenMetrics`.
-    pub(crate) fn encode(&self, census: Census, leading: bool) -> String {
+    pub(crate) fn encode(&self, census: Census, longest: Longest, leading: bool) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         for (state, permits) in [("held", census.permits_held), ("available", census.permits_available)] {
             self.permits.get_or_create(&ByState { state }).set(i64::try_from(permits).unwrap_or(i64::MAX));
@@ -203,6 +258,15 @@ impl Metrics {
         self.locks.get_or_create(&ByState { state: "free" }).set(number(census.free));
         self.waiters.set(number(census.waiters));
         self.sessions.set(number(census.sessions));
+        for (family, times) in [
+            (&self.longest_hold, longest.hold),
+            (&self.longest_contended_hold, longest.contended_hold),
+            (&self.longest_wait, longest.wait),
+        ] {
+            for (liveness, time) in [("session", times.session), ("own", times.own)] {
+                family.get_or_create(&ByLiveness { liveness }).set(time.as_secs_f64());
+            }
+        }
         self.leading.set(leading.into());
         let mut out = String::new();
         if text::encode(&mut out, &self.registry).is_err() {
@@ -218,4 +282,29 @@ fn many(count: usize) -> u64 {
 
 fn outcome(ok: bool) -> Outcome {
     Outcome { result: if ok { "ok" } else { "error" } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_happened_yet_is_told_as_zero() {
+        let metrics = Metrics::new();
+        let told = metrics.encode(Census::default(), Longest::default(), false);
+        for line in [
+            "leasehold_evictions_total{to=\"nobody\"} 0",
+            "leasehold_lease_requests_failed_total{request=\"write\",reason=\"forbidden\"} 0",
+            "leasehold_watch_errors_total{resource=\"semaphores\"} 0",
+            "leasehold_longest_hold_seconds{liveness=\"own\"} 0.0",
+        ] {
+            assert!(told.lines().any(|one| one == line), "{line} is not in\n{told}");
+        }
+        let rows = told.lines().filter(|line| !line.starts_with('#')).count();
+        metrics.lease_request_failed("write", &Failure::Forbidden(String::new()));
+        metrics.lease_request_failed("read", &Failure::Unclear(String::new()));
+        metrics.watch_failed("leases");
+        let told = metrics.encode(Census::default(), Longest::default(), false);
+        assert_eq!(told.lines().filter(|line| !line.starts_with('#')).count(), rows, "{told}");
+    }
 }

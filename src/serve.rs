@@ -39,9 +39,10 @@ pub(crate) async fn serve(listener: TcpListener, told: Told, stop: CancellationT
 }
 
 async fn metrics(State(told): State<Told>) -> impl IntoResponse {
-    let census = told.post.with(|warden| warden.census());
+    let now = clock::now().moment;
+    let (census, longest) = told.post.with(|warden| (warden.census(), warden.longest(now)));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], told.metrics.encode(census, told.office.is_ours()))
+    ([(header::CONTENT_TYPE, kind)], told.metrics.encode(census, longest, told.office.is_ours()))
 }
 
 async fn healthz(State(told): State<Told>) -> (StatusCode, String) {

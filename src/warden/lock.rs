@@ -9,6 +9,7 @@ use leasehold::protocol::observer::End;
 use leasehold::protocol::record::Tenancy;
 use leasehold::protocol::{Holder, HolderId, Kind, Liveness, Moment, Record, ReleaseRequest, grant};
 
+use super::ages::Ages;
 use super::decide::{LEFTOVER, STUCK};
 
 /// One lock's Lease, and since when it is as it is.
@@ -27,6 +28,7 @@ pub(super) struct Lock {
     pub(super) abandoned: Vec<String>,
     /// When the lock was first seen idle in this way.
     idle: Option<(Idle, Moment)>,
+    pub(super) ages: Ages,
 }
 
 /// What changes with each renewal of a holder that lives by its own record.
@@ -62,6 +64,7 @@ impl Lock {
             held: HashMap::new(),
             abandoned: Vec::new(),
             idle: None,
+            ages: Ages::default(),
         };
         lock.take(record, now);
         lock
@@ -93,6 +96,7 @@ impl Lock {
         if self.idle.as_ref().map(|(known, _)| known) != idle.as_ref() {
             self.idle = idle.map(|idle| (idle, now));
         }
+        self.ages.take(&record, now);
         self.record = record;
         self.doubtful = false;
     }

@@ -11,10 +11,12 @@
 //! | `deadlocks` | who waits for whom in a circle, and who is to give up; pure |
 //! | `troubles` | what people are to be told; pure |
 //! | `lock`, `breaks`, `holders`, `decide` | one lock: what is known, whether a hold was broken, which holders are to be evicted, what is to be done; pure |
+//! | `ages` | how long it is held and waited for, for people; pure |
 //! | `run` | the loop that watches and sends |
 //!
 //! The machine is public so that it can be simulated. Its shape may change in any release.
 
+mod ages;
 mod alarms;
 mod breaks;
 mod deadlocks;
@@ -28,6 +30,7 @@ mod sessions;
 mod state;
 mod troubles;
 
+pub use ages::{ByLiveness, Longest};
 pub use breaks::Break;
 pub use decide::{Deed, DeedKind};
 pub use holders::Why;
