@@ -1,6 +1,10 @@
 //! `kubectl leasehold` as a program, against a real API server.
 
+mod elect;
+mod handles;
+mod kinds;
 mod loss;
+mod processes;
 mod read;
 mod run;
 mod support;
