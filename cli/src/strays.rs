@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
 use tokio::signal::unix::{self, SignalKind};
 
 /// Reaps orphans, but for the command itself, of whose end its [`Child`](crate::child::Child) is to hear.
@@ -48,12 +48,20 @@ impl Reaper {
         let command = self.pause();
         while let Some(ended) = next_ended() {
             // What this program has started itself stays in its group, and is waited for where it was started.
-            let ours = rustix::process::getpgid(Some(ended)).is_ok_and(|group| group == getpgrp());
+            let ours = group_of(ended.as_raw_nonzero().get()) == group_of(0);
             if ours || *command == Some(ended) || !matches!(waitpid(Some(ended), WaitOptions::NOHANG), Ok(Some(_))) {
                 return;
             }
         }
     }
+}
+
+/// The process group of a process, or of this one for 0. It is 0 where the group was begun outside of a container that
+/// knows nothing of it.
+#[expect(unsafe_code, reason = "the safe interface knows no group 0")]
+pub(crate) fn group_of(process: i32) -> i32 {
+    // SAFETY: it has no precondition.
+    unsafe { libc::getpgid(process) }
 }
 
 /// A child of this process that has ended. It stays for others to wait for.
@@ -74,7 +82,7 @@ fn next_ended() -> Option<Pid> {
 ///
 /// Linux only: elsewhere nobody is found.
 pub(crate) fn all() -> Vec<Pid> {
-    let (own, group) = (getpid().as_raw_nonzero().get(), getpgrp().as_raw_nonzero().get());
+    let (own, group) = (getpid().as_raw_nonzero().get(), group_of(0));
     // Where another namespace's processes are shown, their numbers are not those of this one.
     if fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse::<i32>().ok()) != Some(own) {
         return Vec::new();
