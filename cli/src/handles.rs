@@ -4,6 +4,7 @@ use std::slice;
 use std::time::Duration;
 
 use kube::Config;
+use leasehold::clock::moment;
 use leasehold::{Handle, HandleError};
 use serde::Serialize;
 
@@ -27,6 +28,9 @@ struct Told {
     handle: String,
     /// By the clock of this machine, when this was written. The fraction is cut off.
     expires_in_seconds: u64,
+    /// The same by `CLOCK_BOOTTIME`, for whoever cannot tell how long ago this was written. Linux only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at_boot_time_seconds: Option<u64>,
     namespace: String,
     lease_name: String,
     holder: String,
@@ -122,9 +126,11 @@ fn tell(
 ) -> Result<(), Failure> {
     // It was made on this machine just now, so its clock tells, wherever there is one that does.
     let left = handle.remaining().unwrap_or(term).as_secs();
+    let until = handle.remaining().filter(|_| cfg!(target_os = "linux")).map(|left| moment() + left);
     let told = Told {
         handle: handle.to_string(),
         expires_in_seconds: left,
+        expires_at_boot_time_seconds: until.map(|until| until.since_start().as_secs()),
         namespace: handle.namespace().to_owned(),
         lease_name: handle.lease_name().to_owned(),
         holder: handle.holder_identity(),
@@ -148,6 +154,9 @@ fn environment(told: &Told) -> String {
         "LEASEHOLD_HANDLE={}\nLEASEHOLD_EXPIRES_IN={}\nLEASEHOLD_HOLDER={}\n",
         told.handle, told.expires_in_seconds, told.holder
     );
+    if let Some(until) = told.expires_at_boot_time_seconds {
+        text += &format!("LEASEHOLD_EXPIRES_AT_BOOT_TIME={until}\n");
+    }
     if let Some(token) = told.token {
         text += &format!("LEASEHOLD_TOKEN={token}\n");
     }
