@@ -1,82 +1,97 @@
-//! The client crate as this program uses it: one client, one session, one lock.
+//! The client crate as this program uses it: one client, one session, and all that is acquired by one command line.
 
 use std::time::Duration;
 
 use kube::Config;
 use leasehold::{
-    AcquireError, ApiError, BuildError, Client, Lock, LockGuard, Lost, Progress, ReadWriteLock, ReleaseError,
-    TryAcquireError,
+    AcquireError, ApiError, BuildError, Client, MultiGuard, MultiLock, MultiLockBuilder, OptionsError, Progress,
+    ReadWriteLock, TryAcquireError,
 };
 
+use crate::args::WantArgs;
+use crate::config;
 use crate::exit::{self, Failure, chain};
 use crate::forbidden;
 
 /// All that `run` does to Leases.
-const VERBS: [&str; 6] = ["get", "watch", "create", "update", "patch", "delete"];
+pub(crate) const VERBS: [&str; 6] = ["get", "watch", "create", "update", "patch", "delete"];
 /// How long the last requests may take before this process ends all the same.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The same when the lock is lost: whoever waits for this process to end is in a hurry.
 const HURRIED: Duration = Duration::from_millis(200);
 
-/// One lock, and the client that it belongs to.
+/// What is to be acquired.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    pub(crate) names: &'a [String],
+    pub(crate) want: &'a WantArgs,
+    pub(crate) hold_at_least: Option<Duration>,
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) lease_duration: Duration,
+    pub(crate) grace: Duration,
+}
+
+/// What is acquired together, and the client that it belongs to.
 #[derive(Debug)]
 pub(crate) struct Backend {
     client: Client,
-    lock: Lock,
+    all: MultiLock,
 }
 
 /// Why there is no guard.
 #[derive(Debug)]
 pub(crate) enum NotAcquired {
-    /// Somebody else has the lock; this is the identity, where it is known.
-    Busy(String),
+    /// Somebody else has it; this is the identity, where it is known.
+    Busy {
+        name: String,
+        identity: String,
+    },
     Failed(Failure),
+}
+
+/// A client that asks, renews and releases, and has no use for a session.
+pub(crate) fn asking(config: Config, host: Option<&str>) -> Result<Client, Failure> {
+    let builder = Client::builder().namespace(config.default_namespace.clone()).kube_config(config);
+    let builder = match host {
+        Some(host) => builder.host(host),
+        None => builder,
+    };
+    builder.build().map_err(|error| not_built(&error))
 }
 
 /// Whatever stands there under this name, for whoever only asks: what can be shared has a word for each holder.
 pub(crate) fn anything(config: Config, name: &str, host: &str) -> Result<ReadWriteLock, Failure> {
-    let builder = Client::builder().namespace(config.default_namespace.clone()).kube_config(config).host(host);
-    let client = builder.build().map_err(|error| not_built(&error))?;
-    client.read_write_lock(name).map_err(|error| Failure::usage(chain(&error)))
+    asking(config, Some(host))?.read_write_lock(name).map_err(|error| bad_option(&error))
 }
 
-/// How a release went.
-#[derive(Debug)]
-pub(crate) enum Released {
-    Cleanly,
-    /// The lock had been lost before.
-    Lost(Lost),
-    /// It is not known whether it has been carried out. If not, the lock passes on when the lease expires.
-    Unclear(String),
+/// The session lives as long as a lease: this process has no other use for it.
+pub(crate) fn client(config: Config, lease_duration: Duration, grace: Duration) -> Result<Client, Failure> {
+    let namespace = config.default_namespace.clone();
+    let builder = Client::builder().kube_config(config).namespace(namespace);
+    let client = builder.session_duration(lease_duration).grace(grace).build();
+    client.map_err(|error| not_built(&error))
 }
 
 impl Backend {
-    /// The session has the lease duration: this process has no other use for it.
-    pub(crate) fn new(config: Config, name: &str, lease_duration: Duration, grace: Duration) -> Result<Self, Failure> {
-        let namespace = config.default_namespace.clone();
-        let client = Client::builder()
-            .kube_config(config)
-            .namespace(namespace)
-            .session_duration(lease_duration)
-            .grace(grace)
-            .build()
-            .map_err(|error| not_built(&error))?;
-        let lock = client.lock(name).build().map_err(|error| Failure::usage(chain(&error)))?;
-        Ok(Self { client, lock })
+    pub(crate) fn new(config: Config, order: &Order<'_>) -> Result<Self, Failure> {
+        let client = client(config, order.lease_duration, order.grace)?;
+        let all = order.names.iter().try_fold(MultiLock::new(), |all, name| order.add(&client, all, name));
+        let all = all.and_then(MultiLockBuilder::build).map_err(|error| bad_option(&error))?;
+        Ok(Self { client, all })
     }
 
-    /// Acquires the lock; waits without a limit, for this long, or for zero not at all.
+    /// Acquires all; waits without a limit, for this long, or for zero not at all.
     pub(crate) async fn acquire(
         &self,
         limit: Option<Duration>,
-        progress: impl FnMut(Progress),
-    ) -> Result<LockGuard, NotAcquired> {
+        progress: impl FnMut(&str, Progress),
+    ) -> Result<MultiGuard, NotAcquired> {
         if limit == Some(Duration::ZERO) {
-            return self.lock.try_acquire().await.map_err(not_tried);
+            return self.all.try_acquire().await.map_err(not_tried);
         }
-        let acquired = self.lock.acquire_with_progress(limit, progress).await;
+        let acquired = self.all.acquire_with_progress(limit, progress).await;
         acquired.map_err(|error| match error {
-            AcquireError::TimedOut { holder, .. } => NotAcquired::Busy(holder),
+            AcquireError::TimedOut { name, holder, .. } => NotAcquired::Busy { name, identity: holder },
             AcquireError::Api { source, .. } => NotAcquired::Failed(refused(&source, &VERBS)),
             error @ AcquireError::Full { .. } => NotAcquired::Failed(Failure::new(exit::NOT_ACQUIRED, chain(&error))),
             error => NotAcquired::Failed(Failure::internal(&error)),
@@ -86,24 +101,71 @@ impl Backend {
     /// Ends the session, so that nobody has to wait for its expiry. To be called when nothing is done under the lock
     /// any more.
     pub(crate) async fn leave(self, lost: bool) {
-        let limit = if lost { HURRIED } else { LAST_WORDS };
-        let _ = tokio::time::timeout(limit, self.client.shutdown()).await;
+        leave(self.client, lost).await;
     }
 }
 
-/// Gives the lock back.
-pub(crate) async fn release(guard: LockGuard) -> Released {
-    match tokio::time::timeout(LAST_WORDS, guard.release()).await {
-        Ok(Ok(())) => Released::Cleanly,
-        Ok(Err(ReleaseError::Lost(lost))) => Released::Lost(lost),
-        Ok(Err(error)) => Released::Unclear(chain(&error)),
-        Err(_) => Released::Unclear(format!("the API server did not confirm the release within {LAST_WORDS:?}")),
+/// Ends a client's session.
+pub(crate) async fn leave(client: Client, lost: bool) {
+    let limit = if lost { HURRIED } else { LAST_WORDS };
+    let _ = tokio::time::timeout(limit, client.shutdown()).await;
+}
+
+impl Order<'_> {
+    fn add(&self, client: &Client, all: MultiLockBuilder, name: &str) -> Result<MultiLockBuilder, OptionsError> {
+        let Self { want, hold_at_least, max_hold, .. } = self;
+        if want.read || want.write {
+            let mut lock = client.read_write_lock(name)?;
+            if let Some(time) = *max_hold {
+                lock = lock.max_hold(time)?;
+            }
+            if let Some(time) = *hold_at_least {
+                lock = lock.hold_at_least(time)?;
+            }
+            return Ok(if want.read { all.read(&lock) } else { all.write(&lock) });
+        }
+        // The builders have the same methods and nothing else in common.
+        macro_rules! with_options {
+            ($builder:expr) => {{
+                let mut builder = $builder;
+                if let Some(time) = *hold_at_least {
+                    builder = builder.hold_at_least(time);
+                }
+                if let Some(time) = *max_hold {
+                    builder = builder.max_hold(time);
+                }
+                if let Some(skew) = want.max_clock_skew {
+                    builder = builder.max_clock_skew(skew);
+                }
+                builder
+            }};
+        }
+        if want.semaphore {
+            let builder = with_options!(client.semaphore(name));
+            let builder = match want.size {
+                Some(size) => builder.with_permits(size),
+                None => builder,
+            };
+            return Ok(all.permits(&builder.build()?, want.permits.unwrap_or(1)));
+        }
+        Ok(all.lock(&with_options!(client.lock(name)).build()?))
+    }
+}
+
+impl WantArgs {
+    /// As people call it.
+    pub(crate) fn noun(&self) -> &'static str {
+        match self {
+            Self { semaphore: true, .. } => "semaphore",
+            Self { read: true, .. } | Self { write: true, .. } => "read-write lock",
+            _ => "lock",
+        }
     }
 }
 
 fn not_tried(error: TryAcquireError) -> NotAcquired {
     match error {
-        TryAcquireError::Held { holder, .. } => NotAcquired::Busy(holder),
+        TryAcquireError::Held { name, holder } => NotAcquired::Busy { name, identity: holder },
         TryAcquireError::Api { source, .. } => NotAcquired::Failed(refused(&source, &VERBS)),
         error @ TryAcquireError::Full { .. } => NotAcquired::Failed(Failure::new(exit::NOT_ACQUIRED, chain(&error))),
         error => NotAcquired::Failed(Failure::internal(&error)),
@@ -112,14 +174,17 @@ fn not_tried(error: TryAcquireError) -> NotAcquired {
 
 pub(crate) fn refused(error: &ApiError, verbs: &[&str]) -> Failure {
     match error {
-        ApiError::Unavailable { message } => {
-            Failure::new(exit::UNREACHABLE, format!("the API server cannot be reached: {message}"))
-        }
+        ApiError::Unavailable { message } => Failure::new(exit::UNREACHABLE, config::unreachable(message)),
         ApiError::Forbidden { message } => Failure::new(exit::FORBIDDEN, forbidden::explain(message, verbs)),
         error => Failure::usage(chain(error)),
     }
 }
 
 fn not_built(error: &BuildError) -> Failure {
+    Failure::usage(chain(error))
+}
+
+/// An option of the crate, by the name that it has here.
+pub(crate) fn bad_option(error: &OptionsError) -> Failure {
     Failure::usage(chain(error))
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process_group, test_kill_process_group, waitpgid,
-    waitpid,
+    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process_group, test_kill_process_group, waitpid,
 };
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::exit::{self, Failure};
+use crate::strays::{self, Reaper};
 use crate::terminal::Terminal;
 
 /// How often to look whether what is left of an ended command's group has gone. The kernel tells a parent of its own
@@ -49,6 +49,7 @@ impl Child {
         command: &[OsString],
         environment: &[(&str, String)],
         terminal: Option<&Terminal>,
+        reaper: &Reaper,
     ) -> Result<Self, Failure> {
         let [program, arguments @ ..] = command else {
             return Err(Failure::usage("no command"));
@@ -74,9 +75,13 @@ impl Child {
                 die_with(parent)
             });
         }
+        let mut paused = reaper.pause();
         // Not reaped by std: only `wait` does that, and it is never called.
         let child = command.spawn().map_err(|error| not_started(program, &error))?;
-        Ok(Self { pid: Pid::from_child(&child), changes, ended: None })
+        let pid = Pid::from_child(&child);
+        *paused = Some(pid);
+        drop(paused);
+        Ok(Self { pid, changes, ended: None })
     }
 
     /// The command's process group.
@@ -88,6 +93,12 @@ impl Child {
     pub(crate) fn signal(&self, signal: Signal) {
         // There may be nobody left.
         let _ = kill_process_group(self.pid, signal);
+    }
+
+    /// Sends a signal to those as well who have left its group.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
+        strays::signal(signal);
     }
 
     /// The next thing that becomes of the command. Nothing is lost when the future is dropped.
@@ -103,7 +114,7 @@ impl Child {
         }
     }
 
-    /// Waits until the command has ended and nothing is left of its group.
+    /// Waits until the command has ended and nothing is left of what it started.
     pub(crate) async fn gone(&mut self) -> u8 {
         let code = loop {
             if let Change::Ended(code) = self.change().await {
@@ -111,8 +122,7 @@ impl Child {
             }
         };
         // No process gets this id while it is still the name of a group.
-        while test_kill_process_group(self.pid).is_ok() {
-            self.reap_orphans();
+        while test_kill_process_group(self.pid).is_ok() || !strays::all().is_empty() {
             tokio::time::sleep(LOOK).await;
         }
         code
@@ -139,11 +149,6 @@ impl Child {
                 Ok(None) => return None,
             }
         }
-    }
-
-    /// As the first process of a container this one inherits what the command left behind.
-    fn reap_orphans(&self) {
-        while let Ok(Some(_)) = waitpgid(self.pid, WaitOptions::NOHANG) {}
     }
 }
 
@@ -180,7 +185,7 @@ mod tests {
 
     fn start(script: &str) -> Child {
         let command = ["/bin/sh", "-c", script].map(OsString::from);
-        Child::start(&command, &[("LEASEHOLD_NAME", "x y".to_owned())], None).unwrap()
+        Child::start(&command, &[("LEASEHOLD_NAME", "x y".to_owned())], None, &Reaper::idle()).unwrap()
     }
 
     #[tokio::test]
@@ -189,7 +194,11 @@ mod tests {
         assert_eq!(start("kill -TERM $$").change().await, Change::Ended(143));
         assert_eq!(start("test \"$LEASEHOLD_NAME\" = 'x y'").change().await, Change::Ended(0));
         for (command, code) in [("/nonexistent/x", exit::NOT_FOUND), ("/dev/null", exit::CANNOT_RUN)] {
-            assert_eq!(Child::start(&[command.into()], &[], None).unwrap_err().code, code, "{command}");
+            assert_eq!(
+                Child::start(&[command.into()], &[], None, &Reaper::idle()).unwrap_err().code,
+                code,
+                "{command}"
+            );
         }
     }
 

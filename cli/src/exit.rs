@@ -14,6 +14,8 @@ pub(crate) const NOT_ACQUIRED: u8 = 75;
 pub(crate) const LOST: u8 = 76;
 /// The user may not do that (`EX_NOPERM`).
 pub(crate) const FORBIDDEN: u8 = 77;
+/// What a handle names is over.
+pub(crate) const OVER: u8 = 79;
 /// The command cannot be run.
 pub(crate) const CANNOT_RUN: u8 = 126;
 /// The command was not found.

@@ -4,22 +4,33 @@ mod args;
 mod ask;
 mod backend;
 mod child;
+mod complete;
 mod config;
 #[cfg(test)]
 mod documents;
+mod elect;
 mod exit;
+mod follow;
 mod forbidden;
+mod generate;
+mod handles;
+mod held;
+mod output;
 mod read;
 mod run;
+mod serve;
 mod signals;
+mod strays;
+mod supervise;
 mod terminal;
 mod view;
+mod wait;
 mod waiting;
 mod watchdog;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
@@ -30,6 +41,8 @@ use read::Leases;
 const LOG_VARIABLE: &str = "LEASEHOLD_LOG";
 
 fn main() -> ExitCode {
+    // A shell asks for a completion by the environment, and then nothing else is done.
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -55,6 +68,14 @@ fn main() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Run(args) => return run::run(&cli.cluster, &args).await,
+        Command::Elect(args) => return elect::elect(&cli.cluster, &args).await,
+        Command::Acquire(args) => return handles::acquire(&cli.cluster, &args).await,
+        Command::Renew(args) => return handles::renew(&cli.cluster, &args).await,
+        Command::Release(args) => return handles::release(&cli.cluster, &args).await,
+        Command::Wait(args) => {
+            let config = config::load(&cli.cluster).await?;
+            wait::wait(&Leases::new(config)?, &args).await?;
+        }
         Command::Ask(args) => return ask::ask(config::load(&cli.cluster).await?, &args).await,
         Command::List(args) => {
             let config = config::load(&cli.cluster).await?;
@@ -65,6 +86,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             read::status(&Leases::new(config)?, &args).await?;
         }
         Command::Name(args) => read::name(&args)?,
+        Command::Complete { words } => return complete::for_kubectl(&words),
+        Command::Generate(what) => return generate::generate(&what),
     }
     Ok(0)
 }

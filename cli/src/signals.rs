@@ -37,7 +37,7 @@ impl Signals {
 
     fn listen(&mut self, signals: &[Signal]) -> io::Result<()> {
         for &signal in signals {
-            if !is_ignored(signal)? {
+            if !is_ignored(signal)? && !self.0.iter().any(|(known, _)| *known == signal) {
                 self.0.push((signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?));
             }
         }

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use rustix::process::{Pid, Signal, getpgrp};
+use rustix::process::{Pid, Signal};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::signals::Disposition;
+use crate::strays::group_of;
 
 /// The controlling terminal.
 ///
@@ -25,9 +26,11 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// `None` where there is none, as in a pod or under cron.
     pub(crate) fn open() -> Option<Self> {
+        // A group that was begun outside of this container gets no terminal back.
+        let own = Pid::from_raw(group_of(0))?;
         let tty = File::options().read(true).write(true).open("/dev/tty").ok()?;
         let ttou = Disposition::ignore().set(Signal::TTOU).ok()?;
-        Some(Self { tty, own: getpgrp(), ttou })
+        Some(Self { tty, own, ttou })
     }
 
     /// Whether the terminal listens to this process's group.

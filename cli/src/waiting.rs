@@ -1,4 +1,4 @@
-//! What is said while the lock is waited for.
+//! What is said while something is waited for.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -9,6 +9,7 @@ use leasehold::Progress;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::args::VoiceArgs;
 use crate::exit;
 use crate::read::Leases;
 
@@ -19,19 +20,34 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long to look for what is known of the holder.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Says what is waited for: once into a log, and at a terminal whenever something has changed.
-pub(crate) async fn report(leases: &Leases, name: &str, mut progress: watch::Receiver<Option<Progress>>) -> Infallible {
+/// What is waited for, and how that goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Waited {
+    pub(crate) noun: &'static str,
+    pub(crate) name: String,
+    pub(crate) progress: Progress,
+}
+
+/// Says what is waited for: once into a log, and at a terminal (or by `-v`) whenever something has changed.
+pub(crate) async fn report(
+    leases: &Leases,
+    mut progress: watch::Receiver<Option<Waited>>,
+    voice: VoiceArgs,
+) -> Infallible {
+    if voice.quiet {
+        return pending().await;
+    }
     sleep(PATIENCE).await;
     loop {
         let seen = progress.borrow_and_update().clone();
-        if let Some(Progress { holder, ahead, .. }) = seen {
+        if let Some(Waited { noun, name, progress: Progress { holder, ahead, .. } }) = seen {
             // Whoever waits may read. If the API server does not answer just now, the holder's name must do.
-            let held_by = match timeout(LOOK, leases.get(name)).await {
+            let held_by = match timeout(LOOK, leases.get(&name)).await {
                 Ok(Ok(lock)) => lock.held_by(leasehold::clock::now().stamp),
                 _ => format!("held by {holder}"),
             };
-            exit::say(format_args!("waiting for lock {name}, {held_by}, {ahead} ahead"));
-            if !io::stderr().is_terminal() {
+            exit::say(format_args!("waiting for {noun} {name}, {held_by}, {ahead} ahead"));
+            if !io::stderr().is_terminal() && !voice.verbose {
                 return pending().await;
             }
             sleep(PAUSE).await;

@@ -12,6 +12,7 @@ use leasehold::protocol::Moment;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::exit::{self, say};
+use crate::strays;
 
 /// How often to look at the clock at least: a sleep stands still while the machine is suspended, and the lease does not.
 const LOOK: Duration = Duration::from_secs(1);
@@ -38,6 +39,7 @@ impl Watchdog {
                 return;
             }
             let _ = kill_process_group(group, Signal::KILL);
+            strays::signal(Signal::KILL);
             if !watched.is_called_off_within(LAST_WORDS) {
                 say("the lock is lost, and this process hangs; the command was killed");
                 std::process::exit(exit::LOST.into());

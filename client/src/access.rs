@@ -64,10 +64,16 @@ impl Access {
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
-        let mut attempt = self.attempt(wish);
-        let mut outcome = self.try_to_take(wish).instrument(attempt.span()).await;
-        attempt.tell(&outcome);
+        let mut outcome = self.try_part(wish).await;
         outcome.iter_mut().for_each(Hold::stay);
+        outcome
+    }
+
+    /// As [`try_acquire`](Self::try_acquire), but it is not to stay yet ([`Hold::stay`]).
+    pub(crate) async fn try_part(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
+        let mut attempt = self.attempt(wish);
+        let outcome = self.try_to_take(wish).instrument(attempt.span()).await;
+        attempt.tell(&outcome);
         outcome
     }
 

@@ -37,6 +37,15 @@ pub fn moment() -> Moment {
     Moment::from_start(seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or_default()))
 }
 
+/// Which start of this machine [`moment`] counts from, where that can be told: moments of two starts have nothing to do
+/// with each other.
+pub(crate) fn boot() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = id.trim();
+    let plain = !id.is_empty() && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    plain.then(|| id.to_owned())
+}
+
 /// Sleeps until about then. After a suspend it may sleep that much longer: for work that can wait.
 pub async fn sleep_until(then: Moment) {
     sleep(then.since(moment())).await;

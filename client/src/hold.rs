@@ -11,7 +11,7 @@ use tracing::Instrument;
 use crate::access::Access;
 use crate::error::{ExtendError, LossReason, Lost, PublishError, ReleaseError};
 use crate::protocol::record::LONGEST_PAYLOAD;
-use crate::protocol::{Mode, ReleaseRequest};
+use crate::protocol::{HolderId, Mode, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
 use crate::task::Tasks;
@@ -228,6 +228,14 @@ impl Hold {
         self.grant.released = true;
         let rest = self.grant.rest().unwrap_or_default();
         self.give_up(Some(duration.max(rest))).await
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    pub(crate) fn id(&self) -> &HolderId {
+        &self.grant.id
     }
 
     /// Gives it back though others still have a part in it, or leaves it on the Lease for so long, and says how that went.

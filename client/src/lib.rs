@@ -119,6 +119,7 @@
 //! | that ends by itself unless it is extended | [`renewal(false)`](LockBuilder::renewal) |
 //! | that nobody else has for a while, though it is given back (a job once a day) | [`hold_at_least`](LockBuilder::hold_at_least) |
 //! | the same, said when the work has succeeded (a duplicate is to be dropped) | [`LockGuard::keep`] |
+//! | that outlives this process, and that another renews or releases | [`LockGuard::into_handle`], [`Client::renew_handle`], [`Client::release_handle`] |
 //! | that ends however often it is renewed (work that may hang) | [`max_hold`](LockBuilder::max_hold) |
 //! | so many in a time (a rate) | permits with a [`lease_duration`](SemaphoreBuilder::lease_duration), without [`renewal`](SemaphoreBuilder::renewal), that are not given back before |
 //!
@@ -240,6 +241,7 @@ mod driver;
 pub mod election;
 mod error;
 mod fence;
+mod handle;
 mod hold;
 mod in_pod;
 mod lock;
@@ -272,6 +274,7 @@ pub use error::{
     ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
 };
 pub use fence::{FENCE, FENCED};
+pub use handle::{BadHandle, Handle, HandleError};
 pub use hold::Hold;
 pub use lock::{Lock, LockBuilder, LockGuard, OnLost};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::access::Access;
+use crate::access::{Access, Progress};
 use crate::clock;
-use crate::error::{AcquireError, Lost, OptionsError, ReleaseError};
+use crate::error::{AcquireError, ApiError, Lost, OptionsError, ReleaseError, TryAcquireError};
 use crate::hold::Hold;
 use crate::lock::Lock;
 use crate::protocol::contender::Wish;
@@ -147,7 +147,7 @@ impl MultiLock {
     /// # Errors
     /// [`AcquireError`] of the first that was not acquired. None is held then.
     pub async fn acquire(&self) -> Result<MultiGuard, AcquireError> {
-        self.within(None).await
+        self.within(None, |_, _| {}).await
     }
 
     /// Acquires all, and waits at most so long for all together.
@@ -159,16 +159,58 @@ impl MultiLock {
     /// [`AcquireError::TimedOut`] after the limit, with the name of the one that was waited for; otherwise as
     /// [`acquire`](Self::acquire). None is held then.
     pub async fn acquire_timeout(&self, limit: Duration) -> Result<MultiGuard, AcquireError> {
-        self.within(Some(limit)).await
+        self.within(Some(limit), |_, _| {}).await
     }
 
-    async fn within(&self, limit: Option<Duration>) -> Result<MultiGuard, AcquireError> {
+    /// Acquires all as [`acquire`](Self::acquire) or [`acquire_timeout`](Self::acquire_timeout) does, and tells how the wait
+    /// is going whenever that changes: for which of them, by its name, and how.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// As [`acquire_timeout`](Self::acquire_timeout).
+    pub async fn acquire_with_progress(
+        &self,
+        limit: Option<Duration>,
+        progress: impl FnMut(&str, Progress),
+    ) -> Result<MultiGuard, AcquireError> {
+        self.within(limit, progress).await
+    }
+
+    /// Acquires all if that can be done now: each is free, and nobody waits for it.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// [`TryAcquireError::Held`] where somebody is ahead at one of them; otherwise what the API server had against it. None
+    /// is held then.
+    pub async fn try_acquire(&self) -> Result<MultiGuard, TryAcquireError> {
+        let mut holds = Vec::with_capacity(self.parts.len());
+        for (access, wish) in self.parts.values() {
+            match access.try_part(wish).await {
+                Ok(hold) => holds.push(hold),
+                Err(error) => {
+                    let _ = release_all(holds).await;
+                    return Err(error);
+                }
+            }
+        }
+        all_or_nothing(holds).await.map_err(|(name, source)| TryAcquireError::Api { name, source })
+    }
+
+    async fn within(
+        &self,
+        limit: Option<Duration>,
+        mut progress: impl FnMut(&str, Progress),
+    ) -> Result<MultiGuard, AcquireError> {
         let least = || self.parts.values().filter_map(|(access, _)| access.wait_limit).min();
         let end = limit.or_else(least).map(|limit| clock::moment() + limit);
         let mut holds = Vec::with_capacity(self.parts.len());
         for (access, wish) in self.parts.values() {
             let left = end.map(|end| end.since(clock::moment()));
-            match access.acquire_part(wish, left, |_| {}).await {
+            match access.acquire_part(wish, left, |step| progress(&access.name, step)).await {
                 Ok(hold) => holds.push(hold),
                 Err(error) => {
                     // What was held until then is given back before anybody hears of it.
@@ -177,18 +219,22 @@ impl MultiLock {
                 }
             }
         }
-        let mut guard = MultiGuard { holds, lost: OnceLock::new() };
-        match guard.check() {
-            Ok(()) => {
-                guard.holds.iter_mut().for_each(Hold::stay);
-                Ok(guard)
-            }
-            // The first was lost while the last was waited for.
-            Err(lost) => {
-                let (name, message) = (lost.name.clone(), lost.to_string());
-                let _ = guard.release().await;
-                Err(AcquireError::Api { name, source: crate::error::ApiError::Unavailable { message } })
-            }
+        all_or_nothing(holds).await.map_err(|(name, source)| AcquireError::Api { name, source })
+    }
+}
+
+/// All have been acquired. The first may have been lost while the last was waited for.
+async fn all_or_nothing(holds: Vec<Hold>) -> Result<MultiGuard, (String, ApiError)> {
+    let mut guard = MultiGuard { holds, lost: OnceLock::new() };
+    match guard.check() {
+        Ok(()) => {
+            guard.holds.iter_mut().for_each(Hold::stay);
+            Ok(guard)
+        }
+        Err(lost) => {
+            let (name, message) = (lost.name.clone(), lost.to_string());
+            let _ = guard.release().await;
+            Err((name, ApiError::Unavailable { message }))
         }
     }
 }
@@ -202,7 +248,7 @@ async fn release_all(holds: Vec<Hold>) -> Result<(), ReleaseError> {
 #[must_use = "all is released as soon as the guard is dropped"]
 #[derive(Debug)]
 pub struct MultiGuard {
-    holds: Vec<Hold>,
+    pub(crate) holds: Vec<Hold>,
     lost: OnceLock<(CancellationToken, DropGuard)>,
 }
 
@@ -265,5 +311,19 @@ impl MultiGuard {
     /// [`ReleaseError`] of the first that was not released cleanly; the others were released all the same.
     pub async fn release(self) -> Result<(), ReleaseError> {
         release_all(self.holds).await
+    }
+
+    /// Leaves all on the Leases for so long from now on, and holds none of it any more, as [`LockGuard::keep`] does.
+    ///
+    /// [`LockGuard::keep`]: crate::LockGuard::keep
+    ///
+    /// # Cancel safety
+    /// Cancelled, it goes on in the background.
+    ///
+    /// # Errors
+    /// [`ReleaseError`] of the first that is not kept; the others are all the same.
+    pub async fn keep(self, time: Duration) -> Result<(), ReleaseError> {
+        let outcomes = futures::future::join_all(self.holds.into_iter().map(|hold| hold.keep(time))).await;
+        outcomes.into_iter().collect()
     }
 }

@@ -13,6 +13,7 @@ use crate::hold::Hold;
 use crate::options::WaitLimit;
 use crate::protocol::contender::Wish;
 use crate::protocol::{Kind, Mode};
+use crate::slot::Stay;
 use crate::status::ReadWriteLockStatus;
 
 /// A lock that many readers hold together, or one writer alone, by its name, in all processes of a cluster.
@@ -78,6 +79,28 @@ impl ReadWriteLock {
     /// [`OptionsError`] where the limit is no time at all.
     pub fn wait_limit(mut self, limit: impl Into<Option<Duration>>) -> Result<Self, OptionsError> {
         self.access.wait_limit = WaitLimit::Said(limit.into()).resolve(&self.access.client)?;
+        Ok(self)
+    }
+
+    /// Ends a hold after this much time, however often it is renewed. Default: no end. At most 10 years. See
+    /// [`LockBuilder::max_hold`](crate::LockBuilder::max_hold).
+    ///
+    /// # Errors
+    /// [`OptionsError`] where it is no time at all, or more than 10 years.
+    pub fn max_hold(mut self, time: Duration) -> Result<Self, OptionsError> {
+        let at_least = self.access.stay.at_least;
+        self.access.stays(Stay { at_least, at_most: Some(time) })?;
+        Ok(self)
+    }
+
+    /// Lets what was acquired stay for this much time at least, also if it is given back earlier: of a writer, that
+    /// nobody reads or writes before. Default: no. See [`LockBuilder::hold_at_least`](crate::LockBuilder::hold_at_least).
+    ///
+    /// # Errors
+    /// [`OptionsError`] where it is no time at all, or more than 10 years, or than [`max_hold`](Self::max_hold).
+    pub fn hold_at_least(mut self, time: Duration) -> Result<Self, OptionsError> {
+        let at_most = self.access.stay.at_most;
+        self.access.stays(Stay { at_least: Some(time), at_most })?;
         Ok(self)
     }
 
@@ -247,7 +270,7 @@ pub(crate) fn wish(mode: Mode) -> Wish {
 /// It is read as long as this is held, and as long as it is not [lost](Hold::lost). Dropping it gives it back.
 #[must_use = "it is given back as soon as this is dropped"]
 #[derive(Debug)]
-pub struct ReadGuard(Hold);
+pub struct ReadGuard(pub(crate) Hold);
 
 /// It is read as long as this is held, and as long as it is not [lost](Hold::lost), and may be written later. Dropping it
 /// gives it back.
@@ -258,7 +281,7 @@ pub struct UpgradeableGuard(Hold);
 /// It is written as long as this is held, and as long as it is not [lost](Hold::lost). Dropping it gives it back.
 #[must_use = "it is given back as soon as this is dropped"]
 #[derive(Debug)]
-pub struct WriteGuard(Hold);
+pub struct WriteGuard(pub(crate) Hold);
 
 impl Deref for ReadGuard {
     type Target = Hold;

@@ -341,7 +341,7 @@ impl Semaphore {
 #[must_use = "the permits are given back as soon as this is dropped"]
 #[derive(Debug)]
 pub struct Permits {
-    hold: Hold,
+    pub(crate) hold: Hold,
     permits: u32,
 }
 

@@ -85,16 +85,18 @@ use crate::lock::{Lock, LockGuard};
 #[cfg(feature = "controller")]
 mod controller;
 mod health;
+mod held;
 mod leader;
 mod pod_label;
 mod run;
 
 pub use health::{ElectionHealth, Unhealthy};
+pub use held::LabelledPod;
 pub use leader::{Leader, Leaders};
 pub use pod_label::{LabelState, PodLabel};
 pub use run::{Leading, RunError};
 
-use pod_label::Labeller;
+use pod_label::{Labeller, PREFIX};
 
 /// Options of an [`Election`].
 #[derive(Debug)]
@@ -153,7 +155,7 @@ impl ElectionBuilder {
             let problem = format!("{grace:?} leaves no time to renew: at most {most:?} are possible");
             return Err(OptionsError::new("grace", problem));
         }
-        let label = self.label.map(|label| Labeller::new(label, &self.client, &self.name)).transpose()?;
+        let label = self.label.map(|label| Labeller::new(label, &self.client, PREFIX, &self.name)).transpose()?;
         let inner = Inner { lock, lease_duration: self.lease_duration, grace, label, seat: Mutex::default() };
         Ok(Election { inner: Arc::new(inner) })
     }

@@ -23,7 +23,7 @@ use crate::validity::Validity;
 /// What the label says. A Service selects by it.
 const VALUE: &str = "true";
 /// The prefix of labels' keys, where none is said.
-const PREFIX: &str = "leader.leasehold.dev/";
+pub(super) const PREFIX: &str = "leader.leasehold.dev/";
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(3);
 /// How long whoever steps down waits for the label to go.
@@ -132,7 +132,7 @@ struct Term {
 }
 
 impl Labeller {
-    pub(super) fn new(label: PodLabel, client: &Client, election: &str) -> Result<Self, OptionsError> {
+    pub(super) fn new(label: PodLabel, client: &Client, prefix: &str, name: &str) -> Result<Self, OptionsError> {
         let bad = |problem: String| OptionsError::new("label_pod", problem);
         let config = client.inner().config.clone();
         let config = config.ok_or_else(|| bad("this client knows no cluster: give it a kube_config()".to_owned()))?;
@@ -143,7 +143,7 @@ impl Labeller {
         })?;
         let namespace = label.namespace.or_else(|| named("POD_NAMESPACE"));
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-        let key = label.key.unwrap_or_else(|| format!("{PREFIX}{election}"));
+        let key = label.key.unwrap_or_else(|| format!("{prefix}{name}"));
         if !is_key(&key) {
             return Err(bad(format!(
                 "{key:?} cannot be a label's key: after the prefix up to 63 letters, digits, `-`, `_` and `.` are possible, \
@@ -181,6 +181,10 @@ impl Labeller {
     pub(super) fn withdraw(&self, hold: &Hold) {
         self.wanted
             .send_if_modified(|wanted| wanted.take_if(|term| Arc::ptr_eq(&term.validity, hold.validity())).is_some());
+    }
+
+    pub(super) fn withdraw_all(&self) {
+        self.wanted.send_if_modified(|wanted| wanted.take().is_some());
     }
 
     /// Waits until the label has gone, but not for long.

@@ -1,6 +1,11 @@
 //! `kubectl leasehold` as a program, against a real API server.
 
+mod elect;
+mod examples;
+mod handles;
+mod kinds;
 mod loss;
+mod processes;
 mod read;
 mod run;
 mod support;

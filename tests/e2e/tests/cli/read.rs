@@ -34,7 +34,7 @@ async fn holders_and_waiters_are_shown() -> Result<()> {
     status.is(0, &[]);
     let status: Value = serde_json::from_str(&status.output)?;
     assert_eq!(status["namespace"], scene.namespace.name());
-    assert_eq!(status["holder"]["host"], "worker");
+    assert_eq!((&status["kind"], &status["holders"][0]["host"]), (&"lock".into(), &"worker".into()));
     assert_eq!(status["waiters"][0]["host"], "second");
 
     // As the administrator: in all namespaces.
@@ -96,7 +96,7 @@ async fn a_holder_is_asked_to_let_go_and_tells_whoever_runs_it() -> Result<()> {
     scene.outcome(&["status", "job"]).await?.is(0, &["Asked:     by ", "within 90s: the\\u{7} migration is due"]);
     let status = scene.outcome(&["status", "job", "-o", "json"]).await?;
     let status: Value = serde_json::from_str(&status.output)?;
-    assert_eq!(status["holder"]["releaseRequest"]["withinSeconds"], 90);
+    assert_eq!(status["holders"][0]["releaseRequest"]["withinSeconds"], 90);
     scene
         .outcome(&["ask", "job", "--within", "0s"])
         .await?

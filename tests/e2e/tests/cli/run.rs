@@ -38,7 +38,7 @@ async fn wrong_usage_is_64_and_sends_nothing() -> Result<()> {
     for (args, text) in [
         (&["frob"][..], "frob"),
         (&["run", "job"], "CMD"),
-        (&["run", "job", "true"], "true"),
+        (&["run", "job", "true"], "CMD"),
         (&["run", "job", "--wait", "5", "--", "true"], "not a duration"),
         (&["run", "job", "--wait", "5s", "--no-wait", "--", "true"], "--no-wait"),
         (&["run", "job", "--lease-duration", "61s", "--", "true"], "between 1s and 60s"),

@@ -12,7 +12,7 @@ use leasehold_testkit::{bin, eventually};
 use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::support::{SOON, Scene};
+use crate::support::{SOON, Scene, wait_dead};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -30,26 +30,29 @@ struct Terminal {
     child: Child,
 }
 
+/// Starts a program that leads a terminal's session. The terminal hangs up when what is returned is dropped.
+#[expect(unsafe_code, reason = "what is to happen between fork and exec has no safe interface")]
+fn start(mut command: Command) -> Result<(File, Child)> {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let name = ptsname(&ours, Vec::new())?.into_string()?;
+    let theirs = OpenOptions::new().read(true).write(true).open(name)?;
+    command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
+    // SAFETY: between fork and exec the closure makes two system calls and nothing else.
+    unsafe {
+        command.pre_exec(|| {
+            setsid()?;
+            Ok(ioctl_tiocsctty(rustix::stdio::stdin())?)
+        });
+    }
+    // It keeps this side's copies of the other end open until it is dropped.
+    Ok((File::from(ours), command.spawn()?))
+}
+
 impl Terminal {
-    #[expect(unsafe_code, reason = "what is to happen between fork and exec has no safe interface")]
-    fn start(mut command: Command) -> Result<Self> {
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        grantpt(&ours)?;
-        unlockpt(&ours)?;
-        let name = ptsname(&ours, Vec::new())?.into_string()?;
-        let theirs = OpenOptions::new().read(true).write(true).open(name)?;
-        command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
-        // SAFETY: between fork and exec the closure makes two system calls and nothing else.
-        unsafe {
-            command.pre_exec(|| {
-                setsid()?;
-                Ok(ioctl_tiocsctty(rustix::stdio::stdin())?)
-            });
-        }
-        let child = command.spawn()?;
-        // It keeps this side's copies of the other end open.
-        drop(command);
-        let keyboard = File::from(ours);
+    fn start(command: Command) -> Result<Self> {
+        let (keyboard, child) = start(command)?;
         let mut output = keyboard.try_clone()?;
         let screen = Arc::new(Mutex::new(String::new()));
         let written = Arc::clone(&screen);
@@ -198,5 +201,26 @@ async fn a_command_in_a_pipeline_gets_the_terminal_when_it_reads_from_it() -> Re
     shell.press("water\n")?;
     shell.shows("got=water", 1).await?;
     shell.shows("ended", 1).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_ends_the_command_and_frees_the_lock() -> Result<()> {
+    let scene = Scene::new().await?;
+    let script = "trap 'exit 9' HUP; echo pid=$$.; while :; do sleep 0.05; done";
+    let mut command = Command::new(bin("kubectl-leasehold")?);
+    command.env("KUBECONFIG", scene.kubeconfig()).args(["run", "job", "--", "/bin/sh", "-c", script]);
+    let (mut terminal, mut child) = start(command)?;
+    let (mut screen, mut bytes) = (String::new(), [0; 256]);
+    while !screen.contains("pid=") || !screen.contains('.') {
+        let count = terminal.read(&mut bytes)?;
+        screen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    let pid: u32 = screen.split(['=', '.']).nth(1).context("a number")?.parse()?;
+    drop(terminal);
+    let status = eventually(SOON, "the end of the program", async || child.try_wait()?.context("it runs")).await?;
+    assert_eq!(status.code(), Some(9));
+    wait_dead(pid).await?;
+    assert!(scene.lease("job").await?.is_none());
     Ok(())
 }

@@ -1,16 +1,19 @@
-//! A lock as people and scripts see it.
+//! A lock, semaphore or read-write lock as people and scripts see it.
 
-use std::fmt::Write as _;
-
-use comfy_table::{Table, TableStyle};
 use jiff::{SignedDuration, Timestamp};
-use leasehold::protocol::{Holder, Liveness, Record, Waiter, name};
+use leasehold::protocol::{Holder, Kind, Liveness, Record, Waiter, Want, name};
 use serde::Serialize;
+
+mod table;
+mod text;
+
+pub(crate) use table::{Columns, Style, table};
+pub(crate) use text::describe;
 
 /// What stands in a table's cell where there is nothing to say.
 const NOTHING: &str = "-";
 
-/// A lock, as `-o json` and `-o yaml` show it.
+/// What `-o json` and `-o yaml` show. The shape is documented in `docs/cli.md`, and only ever gets more fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockView {
@@ -19,9 +22,17 @@ pub(crate) struct LockView {
     /// Where it stands.
     pub(crate) lease_name: String,
     pub(crate) namespace: String,
+    /// `lock`, `semaphore` or `rwlock`.
+    pub(crate) kind: &'static str,
     pub(crate) state: State,
+    /// Of a semaphore.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) holder: Option<HolderView>,
+    pub(crate) permits: Option<PermitsView>,
+    /// First come first. A lock has one at most.
+    pub(crate) holders: Vec<HolderView>,
+    /// The reader that waits to become the writer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) upgrading: Option<String>,
     /// First come first.
     pub(crate) waiters: Vec<WaiterView>,
     /// When its Lease was made.
@@ -36,6 +47,14 @@ pub(crate) enum State {
     Free,
 }
 
+/// The permits of a semaphore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct PermitsView {
+    pub(crate) total: u32,
+    pub(crate) held: u32,
+    pub(crate) available: u32,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HolderView {
@@ -43,6 +62,9 @@ pub(crate) struct HolderView {
     /// The holder's pod or host, where the identity tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) host: Option<String>,
+    /// What it has of what several can have: a number of permits, or `read`, `upgradeable`, `write`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) share: Option<String>,
     /// By the clock of whoever wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<Timestamp>,
@@ -55,6 +77,9 @@ pub(crate) struct HolderView {
     /// For how long each renewal of the lock's own Lease keeps it, where the holder lives by those.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lease_duration_seconds: Option<u64>,
+    /// Its process has left it there until its time has passed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) kept: bool,
     /// What the holder publishes of itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) payload: Option<String>,
@@ -76,34 +101,47 @@ pub(crate) struct RequestView {
 pub(crate) struct WaiterView {
     pub(crate) identity: String,
     pub(crate) host: String,
+    /// What it waits for, as a holder's `share`. Not of a lock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wants: Option<String>,
 }
 
 impl LockView {
-    /// What the lock's Lease says.
+    /// What the Lease says.
     pub(crate) fn of(record: Record) -> Self {
         let meta = &record.lease.metadata;
         let lease_name = record.lease_name().to_owned();
+        let share = |mode| (record.kind != Kind::Lock).then(|| Want { mode, ..Want::default() }.to_string());
+        let holders: Vec<_> = record.holders().map(|holder| HolderView::of(holder, share(holder.mode))).collect();
+        let permits =
+            PermitsView { total: record.capacity, held: record.held_permits(), available: record.available_permits() };
         // Others may have written there what they like.
-        let id = record.resource_id.filter(|id| name::lease_name(id).is_ok_and(|name| name == lease_name));
+        let id = record.resource_id.as_ref().filter(|id| name::lease_name(id).is_ok_and(|name| name == lease_name));
         Self {
-            name: id.unwrap_or_else(|| lease_name.clone()),
+            name: id.unwrap_or(&lease_name).clone(),
             namespace: meta.namespace.clone().unwrap_or_default(),
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            kind: record.kind.name(),
+            state: if holders.is_empty() { State::Free } else { State::Held },
+            permits: (record.kind == Kind::Semaphore).then_some(permits),
+            upgrading: record.upgrading.as_ref().map(ToString::to_string),
+            waiters: record.waiters.iter().map(|waiter| WaiterView::of(waiter, share(waiter.want.mode))).collect(),
+            holders,
             lease_name,
-            state: if record.holder.is_some() { State::Held } else { State::Free },
-            holder: record.holder.map(HolderView::of),
-            waiters: record.waiters.iter().map(WaiterView::of).collect(),
         }
     }
 
-    /// A lock without a Lease: nobody has it, and naming it is enough to take it.
+    /// What has no Lease: nobody has it, and naming it is enough to take it.
     pub(crate) fn absent(name: &str, lease_name: &str, namespace: &str) -> Self {
         Self {
             name: name.to_owned(),
             lease_name: lease_name.to_owned(),
             namespace: namespace.to_owned(),
+            kind: Kind::Lock.name(),
             state: State::Free,
-            holder: None,
+            permits: None,
+            holders: Vec::new(),
+            upgrading: None,
             waiters: Vec::new(),
             created: None,
         }
@@ -111,34 +149,54 @@ impl LockView {
 
     /// `held by web-0 since 2026-11-21T09:00:00Z (5m12s ago)`, or that nobody holds it.
     pub(crate) fn held_by(&self, now: Timestamp) -> String {
-        match &self.holder {
-            None => "held by nobody just now".to_owned(),
-            Some(holder) => match holder.since {
-                None => format!("held by {}", holder.short()),
-                Some(since) => format!("held by {} since {}", holder.short(), when(since, now)),
-            },
+        let [first, others @ ..] = &self.holders[..] else { return "held by nobody just now".to_owned() };
+        let who = match others.len() {
+            0 => first.short().to_owned(),
+            n => format!("{} and {n} more", first.short()),
+        };
+        let kept = if first.kept { ", which has left it held for a fixed time," } else { "" };
+        match first.since {
+            None => format!("held by {who}{kept}"),
+            Some(since) => format!("held by {who}{kept} since {}", when(since, now)),
+        }
+    }
+
+    /// Whether somebody of this identity, or from this pod or host, holds it.
+    pub(crate) fn is_held_by(&self, id: &str) -> bool {
+        self.holders.iter().any(|holder| holder.identity == id || holder.host.as_deref() == Some(id))
+    }
+
+    /// How much of it is held: `2/5`, `3 read`, `write`.
+    fn share(&self) -> String {
+        match (&self.permits, &self.holders[..]) {
+            (Some(PermitsView { total, held, .. }), _) => format!("{held}/{total}"),
+            (None, []) => NOTHING.to_owned(),
+            (None, [holder]) => holder.share.clone().unwrap_or_else(|| "exclusive".to_owned()),
+            (None, all) => format!("{} read", all.len()),
         }
     }
 }
 
 impl HolderView {
-    fn of(holder: Holder) -> Self {
-        let (session, lease_duration_seconds) = match holder.liveness {
+    fn of(holder: &Holder, share: Option<String>) -> Self {
+        let (session, lease_duration_seconds) = match &holder.liveness {
             Liveness::Session(session) => (Some(session.lease_name()), None),
             Liveness::Own(duration) => (None, Some(duration.as_secs())),
         };
         Self {
-            host: holder.id.map(|id| id.session.host().to_owned()),
-            identity: holder.identity,
+            host: holder.id.as_ref().map(|id| id.session.host().to_owned()),
+            identity: holder.identity.clone(),
+            share,
             since: holder.acquired,
             token: holder.token,
             session,
             lease_duration_seconds,
-            payload: holder.payload,
-            release_request: holder.request.map(|request| RequestView {
+            kept: holder.kept,
+            payload: holder.payload.clone(),
+            release_request: holder.request.as_ref().map(|request| RequestView {
                 within_seconds: request.within.as_secs(),
-                by: request.by,
-                reason: request.reason,
+                by: request.by.clone(),
+                reason: request.reason.clone(),
             }),
         }
     }
@@ -149,86 +207,13 @@ impl HolderView {
 }
 
 impl WaiterView {
-    fn of(waiter: &Waiter) -> Self {
-        Self { identity: waiter.id.to_string(), host: waiter.id.session.host().to_owned() }
+    fn of(waiter: &Waiter, wants: Option<String>) -> Self {
+        Self { identity: waiter.id.to_string(), host: waiter.id.session.host().to_owned(), wants }
     }
-}
-
-/// A table of locks, in the manner of kubectl.
-pub(crate) fn table(locks: &[LockView], with_namespace: bool, now: Timestamp) -> String {
-    let mut table = Table::new();
-    table.load_style(TableStyle::new());
-    let mut header = vec!["NAME", "STATE", "HOLDER", "SINCE", "WAITERS", "AGE"];
-    if with_namespace {
-        header.insert(0, "NAMESPACE");
-    }
-    table.set_header(header);
-    for lock in locks {
-        let holder = lock.holder.as_ref();
-        let mut row = vec![
-            printable(&lock.name),
-            format!("{:?}", lock.state),
-            holder.map_or(NOTHING, HolderView::short).to_owned(),
-            ago(holder.and_then(|holder| holder.since), now),
-            lock.waiters.len().to_string(),
-            ago(lock.created, now),
-        ];
-        if with_namespace {
-            row.insert(0, lock.namespace.clone());
-        }
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.trim_fmt() + "\n"
-}
-
-/// One lock, for a person.
-pub(crate) fn describe(lock: &LockView, now: Timestamp) -> String {
-    let mut text = String::new();
-    let mut line = |key: &str, value: &str| {
-        let _ = writeln!(text, "{:<11}{value}", format!("{key}:"));
-    };
-    line("Name", &printable(&lock.name));
-    if lock.lease_name != lock.name {
-        line("Lease", &lock.lease_name);
-    }
-    line("Namespace", &lock.namespace);
-    line("State", &format!("{:?}", lock.state));
-    if let Some(holder) = &lock.holder {
-        match &holder.host {
-            Some(host) => line("Holder", &format!("{host} ({})", holder.identity)),
-            None => line("Holder", &holder.identity),
-        }
-        line("Since", &holder.since.map_or(NOTHING.to_owned(), |since| when(since, now)));
-        if let Some(token) = holder.token {
-            line("Token", &token.to_string());
-        }
-        if let Some(session) = &holder.session {
-            line("Liveness", &format!("by its session, Lease {session}"));
-        }
-        if let Some(seconds) = holder.lease_duration_seconds {
-            line("Liveness", &format!("by its own renewals, for {seconds}s each"));
-        }
-        // Others wrote these: they may not do anything to a terminal.
-        if let Some(payload) = &holder.payload {
-            line("Payload", &payload.escape_debug().to_string());
-        }
-        if let Some(request) = &holder.release_request {
-            let RequestView { by, within_seconds, reason } = request;
-            line("Asked", &format!("by {by} to let go within {within_seconds}s: {reason}").escape_debug().to_string());
-        }
-    }
-    line("Waiters", &lock.waiters.len().to_string());
-    for (place, waiter) in lock.waiters.iter().enumerate() {
-        let _ = writeln!(text, "  {}. {} ({})", place + 1, waiter.host, waiter.identity);
-    }
-    text
 }
 
 /// A name as a terminal may have it: what does not print, or turns the direction of what does, is written as it is in Rust.
-fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     let quotes = ['"', '\'', '\\'];
     let part = |part: &str| {
         let plain = part.trim_end_matches(quotes);
@@ -321,6 +306,37 @@ mod tests {
                 },
                 "spec": {"holderIdentity": ""},
             })),
+            view(json!({
+                "metadata": {
+                    "name": "db", "namespace": "shop", "uid": "6", "resourceVersion": "40",
+                    "creationTimestamp": "2026-11-21T08:00:00Z", "labels": {"leasehold.dev/kind": "semaphore"},
+                    "annotations": {
+                        "leasehold.dev/permits": "5",
+                        "holder.leasehold.dev/web-0_k3j9x2m1qa.1": "20",
+                        "want.leasehold.dev/web-0_k3j9x2m1qa.1": "2 since=2026-11-21T08:10:00Z",
+                        "payload.leasehold.dev/web-0_k3j9x2m1qa.1": "step 3 of 7\u{7}",
+                        "holder.leasehold.dev/web-1_zz00000002.2": "30",
+                        "want.leasehold.dev/web-1_zz00000002.2": "1 own=3600 since=2026-11-21T08:20:00Z kept",
+                        "join.leasehold.dev/web-2_zz00000001.0": "35",
+                        "want.leasehold.dev/web-2_zz00000001.0": "3",
+                    },
+                },
+                "spec": {"holderIdentity": "semaphore"},
+            })),
+            view(json!({
+                "metadata": {
+                    "name": "catalog", "namespace": "shop", "uid": "7", "resourceVersion": "50",
+                    "creationTimestamp": "2026-11-21T08:00:00Z", "labels": {"leasehold.dev/kind": "rwlock"},
+                    "annotations": {
+                        "holder.leasehold.dev/web-0_k3j9x2m1qa.4": "41",
+                        "want.leasehold.dev/web-0_k3j9x2m1qa.4": "read since=2026-11-21T08:10:00Z",
+                        "holder.leasehold.dev/web-1_zz00000002.5": "42",
+                        "want.leasehold.dev/web-1_zz00000002.5": "upgradeable since=2026-11-21T08:11:00Z",
+                        "upgrade.leasehold.dev/web-1_zz00000002.5": "43",
+                    },
+                },
+                "spec": {"holderIdentity": "rwlock"},
+            })),
             // It is not the Lease of what it says.
             view(json!({
                 "metadata": {
@@ -334,15 +350,19 @@ mod tests {
 
     #[test]
     fn tables() {
-        insta::assert_snapshot!("table", table(&locks(), false, now()));
-        insta::assert_snapshot!("table_all_namespaces", table(&locks(), true, now()));
+        let plain = |columns| table(&locks(), columns, Style::Plain, true, now());
+        insta::assert_snapshot!("table", plain(Columns::default()));
+        insta::assert_snapshot!("table_all_namespaces", plain(Columns { namespace: true, wide: false }));
+        insta::assert_snapshot!("table_wide", plain(Columns { namespace: false, wide: true }));
+        let coloured = table(&locks(), Columns::default(), Style::Coloured, false, now());
+        insta::assert_snapshot!("table_coloured", coloured.escape_debug().to_string().replace("\\n", "\n"));
     }
 
     #[test]
     fn status_texts() {
         let mut text = String::new();
         for lock in locks().iter().chain([&LockView::absent("unheard of", "unheard-of--abc", "default")]) {
-            text += &describe(lock, now());
+            text += &describe(lock, Style::Plain, now());
             text += "---\n";
         }
         insta::assert_snapshot!("status", text);
@@ -360,9 +380,11 @@ mod tests {
 
     #[test]
     fn who_holds_it() {
-        let [backup, _, free, ..] = &locks()[..] else { panic!() };
+        let [backup, _, free, _, db, ..] = &locks()[..] else { panic!() };
         insta::assert_snapshot!(backup.held_by(now()), @"held by web-0 since 2026-11-21T08:54:47Z (5m12s ago)");
         insta::assert_snapshot!(free.held_by(now()), @"held by nobody just now");
+        insta::assert_snapshot!(db.held_by(now()), @"held by web-0 and 1 more since 2026-11-21T08:10:00Z (50m ago)");
+        assert!(db.is_held_by("web-1") && db.is_held_by("web-0_k3j9x2m1qa.1") && !db.is_held_by("web-2"));
     }
 
     #[test]

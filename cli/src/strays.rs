@@ -1,0 +1,135 @@
+//! What a command has started and left to this process: orphans are reaped, and found where they have left the command's
+//! group.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
+use tokio::signal::unix::{self, SignalKind};
+
+/// Reaps orphans, but for the command itself, of whose end its [`Child`](crate::child::Child) is to hear.
+///
+/// As the first process of a container this one inherits what its descendants leave behind. It asks for the same elsewhere,
+/// so that nothing that a command started gets out of sight.
+#[derive(Clone, Debug)]
+pub(crate) struct Reaper {
+    command: Arc<Mutex<Option<Pid>>>,
+}
+
+impl Reaper {
+    pub(crate) fn begin() -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        rustix::process::set_child_subreaper(Some(getpid()))?;
+        let reaper = Self { command: Arc::default() };
+        let mut changes = unix::signal(SignalKind::child())?;
+        let reaping = reaper.clone();
+        tokio::spawn(async move {
+            while changes.recv().await.is_some() {
+                reaping.reap();
+            }
+        });
+        Ok(reaper)
+    }
+
+    /// One that reaps nothing: tests of one program are each other's parents.
+    #[cfg(test)]
+    pub(crate) fn idle() -> Self {
+        Self { command: Arc::default() }
+    }
+
+    /// Nothing is reaped as long as this is kept. What is written to it is the command.
+    pub(crate) fn pause(&self) -> MutexGuard<'_, Option<Pid>> {
+        self.command.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reap(&self) {
+        let command = self.pause();
+        while let Some(ended) = next_ended() {
+            // What this program has started itself stays in its group, and is waited for where it was started.
+            let ours = group_of(ended.as_raw_nonzero().get()) == group_of(0);
+            if ours || *command == Some(ended) || !matches!(waitpid(Some(ended), WaitOptions::NOHANG), Ok(Some(_))) {
+                return;
+            }
+        }
+    }
+}
+
+/// The process group of a process, or of this one for 0. It is 0 where the group was begun outside of a container that
+/// knows nothing of it.
+#[expect(unsafe_code, reason = "the safe interface knows no group 0")]
+pub(crate) fn group_of(process: i32) -> i32 {
+    // SAFETY: it has no precondition.
+    unsafe { libc::getpgid(process) }
+}
+
+/// A child of this process that has ended. It stays for others to wait for.
+#[expect(unsafe_code, reason = "the safe interface does not say which process it is")]
+fn next_ended() -> Option<Pid> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: it is large enough, and all zeroes is a valid value, which stays where nobody has ended.
+    let pid = unsafe {
+        if libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) != 0 {
+            return None;
+        }
+        info.assume_init().si_pid()
+    };
+    Pid::from_raw(pid)
+}
+
+/// All that descends from this process and runs, but for what it has started in its own process group.
+///
+/// Linux only: elsewhere nobody is found.
+pub(crate) fn all() -> Vec<Pid> {
+    let (own, group) = (getpid().as_raw_nonzero().get(), group_of(0));
+    // Where another namespace's processes are shown, their numbers are not those of this one.
+    if fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse::<i32>().ok()) != Some(own) {
+        return Vec::new();
+    }
+    let mut children: BTreeMap<i32, Vec<(i32, bool)>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let stat = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let Some(pid) = stat else { continue };
+        if let Some((state, parent, of_group)) =
+            fs::read_to_string(entry.path().join("stat")).ok().and_then(|s| parse(&s))
+        {
+            let counts = of_group != group && !matches!(state, 'Z' | 'X');
+            children.entry(parent).or_default().push((pid, counts));
+        }
+    }
+    let (mut open, mut seen, mut found) = (vec![own], BTreeSet::from([own]), Vec::new());
+    while let Some(parent) = open.pop() {
+        for &(pid, counts) in children.get(&parent).into_iter().flatten().filter(|(pid, _)| seen.insert(*pid)) {
+            open.push(pid);
+            found.extend(Pid::from_raw(pid).filter(|_| counts));
+        }
+    }
+    found
+}
+
+/// State, parent and process group, which stand behind the name, which stands in brackets.
+fn parse(stat: &str) -> Option<(char, i32, i32)> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut words = rest.split(' ');
+    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+/// Sends a signal to all of them.
+pub(crate) fn signal(signal: Signal) {
+    for pid in all() {
+        // It may just have ended.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_may_have_brackets_and_spaces() {
+        assert_eq!(parse("7 (a) b (c) S 3 4 5 0"), Some(('S', 3, 4)));
+        assert_eq!(parse("nothing"), None);
+    }
+}

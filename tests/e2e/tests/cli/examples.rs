@@ -1,0 +1,154 @@
+//! The examples for shells, for Python, and the manifests.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use leasehold_testkit::{Program, bin};
+
+use crate::support::{Outcome, Scene, end, outcome};
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
+}
+
+/// A path on which `kubectl leasehold` is found, as after an installation.
+async fn path(scene: &Scene) -> Result<String> {
+    let folder = scene.folder.path().join("bin");
+    if !folder.exists() {
+        fs::create_dir(&folder)?;
+        symlink(scene.namespace.cluster().kubectl_path().await?, folder.join("kubectl"))?;
+        symlink(bin("kubectl-leasehold")?, folder.join("kubectl-leasehold"))?;
+    }
+    Ok(format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default()))
+}
+
+async fn example(scene: &Scene, name: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Outcome> {
+    let program = Program::new(examples().join(name)).args(args).env("KUBECONFIG", scene.kubeconfig());
+    let program = program.env("PATH", path(scene).await?).env("POD_NAME", "worker").env_remove("LEASEHOLD_NAME");
+    outcome(variables.iter().fold(program, |program, (key, value)| program.env(key, value))).await
+}
+
+/// A script of this text, that can be run.
+fn script(scene: &Scene, name: &str, text: &str) -> Result<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = scene.folder.path().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path.display().to_string())
+}
+
+#[tokio::test]
+async fn a_nightly_job_is_done_once() -> Result<()> {
+    let scene = Scene::new().await?;
+    let name = "shell/nightly.sh";
+    example(&scene, name, &["/bin/sh", "-c", "exit 3"], &[]).await?.is(3, &[]);
+    example(&scene, name, &["echo", "done"], &[]).await?.is(0, &["done\n"]);
+    let again = example(&scene, name, &["echo", "done"], &[]).await?;
+    again.is(0, &["was not acquired: held by worker, which has left it held"]);
+    ensure!(!again.output.contains("done\n"), "{}", again.output);
+    example(&scene, name, &[], &[]).await?.is(64, &["usage"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn steps_of_a_script_are_done_under_one_lock() -> Result<()> {
+    let scene = Scene::new().await?;
+    let name = "shell/steps.sh";
+    let held = "kubectl leasehold run deployment --no-wait -- true; echo \"code=$?\"";
+    let (one, two) = (script(&scene, "one", held)?, script(&scene, "two", "echo two")?);
+    example(&scene, name, &[&one, &two], &[]).await?.is(0, &["code=75", "two\n"]);
+    assert!(scene.lease("deployment").await?.is_none());
+    // A step that fails, and one that takes longer than its term.
+    let bad = script(&scene, "bad", "exit 4")?;
+    let failed = example(&scene, name, &[&bad, &two], &[]).await?;
+    failed.is(4, &[]);
+    ensure!(!failed.output.contains("two\n") && scene.lease("deployment").await?.is_none(), "{}", failed.output);
+    let slow = script(&scene, "slow", "kubectl leasehold run deployment -- sleep 0")?;
+    let late = example(&scene, name, &[&slow, &two], &[("TERM_OF_A_STEP", "1s")]).await?;
+    late.is(79, &["is over", "acquire it anew"]);
+    ensure!(!late.output.contains("two\n"), "{}", late.output);
+    Ok(())
+}
+
+#[tokio::test]
+async fn so_many_run_at_a_time() -> Result<()> {
+    let scene = Scene::new().await?;
+    let status = "kubectl leasehold status db-imports";
+    example(&scene, "shell/limit.sh", &["/bin/sh", "-c", status], &[("SIZE", "2")])
+        .await?
+        .is(0, &["1 of 2 held, 1 free"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_python_program_runs_under_a_lock() -> Result<()> {
+    let there = match Program::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 7))"]).start() {
+        Ok(mut process) => end(&mut process).await?.code == Some(0),
+        Err(_) => false,
+    };
+    if !there {
+        eprintln!("skipped: there is no python3 (3.7 or newer) on this machine");
+        return Ok(());
+    }
+    let scene = Scene::new().await?;
+    let ran = example(&scene, "python/under_lock.py", &[], &[]).await?;
+    ran.is(0, &["nobody else is here; what is written carries the token "]);
+    let ran = example(&scene, "python/held.py", &[], &[]).await?;
+    ran.is(0, &["nobody else is here, for ", "renewed"]);
+    ensure!(!ran.output.contains("None"), "{}", ran.output);
+    let leases = scene.namespace.kubectl(&["get", "leases", "-o", "name"]).await?;
+    assert_eq!(leases, "");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_server_takes_the_manifests() -> Result<()> {
+    let scene = Scene::new().await?;
+    let folder = examples().join("command-line");
+    let mut seen = BTreeSet::new();
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
+        let file = path.display().to_string();
+        let applied = scene.namespace.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", &file]).await?;
+        ensure!(applied.contains("(server dry run)"), "{name}: {applied}");
+        // What stands behind the name of the program is a command line of its.
+        let text = fs::read_to_string(&path)?;
+        for document in serde_yaml_ng::Deserializer::from_str(&text) {
+            let value: serde_json::Value = serde::Deserialize::deserialize(document)?;
+            for words in command_lines(&value) {
+                check(&scene, &words).await.with_context(|| format!("{name}: {words:?}"))?;
+                seen.insert(words[1].clone());
+            }
+        }
+    }
+    assert_eq!(seen, ["elect", "run"].map(str::to_owned).into());
+    Ok(())
+}
+
+/// It is refused for its kubeconfig, and not for what it is asked to do.
+async fn check(scene: &Scene, words: &[String]) -> Result<()> {
+    let outcome = outcome(scene.cli(["--kubeconfig", "/nonexistent"])?.args(&words[1..])).await?;
+    ensure!(outcome.code == Some(64) && outcome.output.contains("/nonexistent"), "{outcome:?}");
+    Ok(())
+}
+
+/// The commands and arguments of all containers that run kubectl-leasehold.
+fn command_lines(value: &serde_json::Value) -> Vec<Vec<String>> {
+    let words = |value: &serde_json::Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|word| Some(word.as_str()?.to_owned())).collect()
+    };
+    match value {
+        serde_json::Value::Object(map) => {
+            let mut own = map.get("command").map(words).unwrap_or_default();
+            own.extend(map.get("args").map(words).unwrap_or_default());
+            let own = (own.first().is_some_and(|word| word == "kubectl-leasehold")).then_some(own);
+            own.into_iter().chain(map.values().flat_map(command_lines)).collect()
+        }
+        serde_json::Value::Array(items) => items.iter().flat_map(command_lines).collect(),
+        _ => Vec::new(),
+    }
+}
