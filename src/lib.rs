@@ -6,6 +6,7 @@
 //! | `controller` | the controller of the custom resources |
 //! | [`warden`] | ends dead sessions, evicts dead holders, clears away leftovers |
 //! | `lead` | of several replicas one acts, the others keep watch |
+//! | `hearing` | whether a watch hears anything of the API server |
 //! | `leases` | the connection for Leases, which nothing else uses |
 //! | `announce`, `metrics`, `serve` | Events, metrics, probes |
 //!
@@ -16,6 +17,7 @@ mod announce;
 pub mod args;
 mod controller;
 pub mod crd;
+mod hearing;
 mod lead;
 mod leases;
 mod metrics;

@@ -25,7 +25,7 @@ mod state;
 
 pub use breaks::Break;
 pub use decide::{Deed, DeedKind};
-pub(crate) use run::{Post, Tools, run};
+pub(crate) use run::{Post, Tools, run, watch};
 pub(crate) use state::is_known;
 pub use state::{Census, Done, Incident, Task, Warden, What};
 
@@ -58,5 +58,7 @@ impl fmt::Display for Place {
     }
 }
 
+#[cfg(test)]
+mod malformed;
 #[cfg(test)]
 mod simulation;

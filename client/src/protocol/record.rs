@@ -291,7 +291,7 @@ impl Record {
             };
             Some(Holder {
                 liveness,
-                token: label.and_then(|before| before.parse::<Version>().ok()).map(|before| before.0 + 1),
+                token: label.and_then(|before| before.parse::<Version>().ok()).map(|before| before.0.saturating_add(1)),
                 acquired: spec.acquire_time.as_ref().map(|time| time.0),
                 renewed: spec.renew_time.as_ref().map(|time| time.0),
                 mode: Mode::default(),
@@ -449,7 +449,7 @@ fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
             Some(Holder {
                 identity: identity.to_owned(),
                 liveness: want.own.map_or_else(|| Liveness::Session(id.session.clone()), Liveness::Own),
-                token: before.map(|before| before.0 + 1),
+                token: before.map(|before| before.0.saturating_add(1)),
                 acquired: want.since,
                 // It stands there in whole seconds.
                 renewed: want.since.filter(|_| want.kept).and_then(|since| since.checked_add(1.second()).ok()),

@@ -3,9 +3,13 @@
 mod clients;
 mod deadlocks;
 mod deaths;
+mod failures;
 mod kept;
 mod lifecycle;
+mod malformed;
+mod outage;
 mod process;
+mod proxy;
 mod requests;
 mod rwlocks;
 mod semaphores;
