@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use kube::client::{ClientBuilder, DynBody};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::ExponentialBackoff;
 use kube::{Client, Config};
 use leasehold::clock;
 use leasehold::protocol::Moment;
@@ -23,6 +26,17 @@ use tower::util::MapResponseLayer;
 pub(crate) const ROUND: u32 = 60;
 /// After so long without a byte a connection is given up. Longer than a round.
 pub(crate) const DEAF: Duration = Duration::from_secs(75);
+
+/// The first pause before a watch that failed is begun anew, and the longest, which may be up to twice as long by chance.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(2500));
+
+/// How long to wait before a watch that failed is begun anew. What comes after an outage is not to wait for long: without
+/// its watches the operator sees no new holder.
+pub(crate) fn pauses() -> impl Backoff + 'static {
+    let (first, longest) = PAUSES;
+    let builder = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest);
+    ExponentialBackoff::from(builder.with_factor(2.0).without_max_times().with_jitter())
+}
 
 /// When something was last heard.
 #[derive(Clone, Debug)]

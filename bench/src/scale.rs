@@ -206,9 +206,9 @@ impl Stage<'_> {
             guard.release().await?;
             let released = clock::moment();
             loop {
-                let (changed, holder, seen) = changes.recv().await.context("the watch of resources ended")?;
-                if changed == name(n) && holder.is_none() {
-                    lags.record(u64::try_from(seen.since(released).as_nanos())?)?;
+                let (told, holder, heard) = changes.recv().await.context("the watch of resources ended")?;
+                if told == name(n) && holder.is_none() {
+                    lags.record(u64::try_from(heard.since(released).as_nanos())?)?;
                     break;
                 }
             }
@@ -231,8 +231,8 @@ impl Stage<'_> {
         self.add("restart_all_seen_s_", all_seen.as_secs_f64(), "s", self.number());
         self.add("restart_writes_", ratio(writes(&requests), 1), "", writes(&requests));
         self.add("restart_status_writes_", ratio(status_writes(&requests), 1), "", status_writes(&requests));
-        let reads = count(&requests, "get", |resource| resource == "leases");
-        self.add("restart_lease_reads_", ratio(reads, 1), "", reads);
+        let gets = count(&requests, "get", |resource| resource == "leases");
+        self.add("restart_lease_reads_", ratio(gets, 1), "", gets);
         eprintln!("{requests:#?}");
         Ok(operator)
     }

@@ -38,7 +38,7 @@ use leasehold::election::Leading;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Announcer;
-use crate::hearing::ROUND;
+use crate::hearing::{self, ROUND};
 use crate::leases::{Failure, Leases};
 use crate::metrics::Metrics;
 use crate::scope::Scope;
@@ -120,6 +120,7 @@ pub(crate) async fn run<R: LeaseBacked>(
     let watch = watch.modify(trim).reflect(writer).applied_objects();
     let controller = Controller::for_stream(watch, store.clone())
         .with_config(Config::default().concurrency(AT_ONCE))
+        .trigger_backoff(hearing::pauses())
         .reconcile_on(changed);
     let wait_ready = async {
         if store.wait_until_ready().await.is_ok() {

@@ -101,7 +101,7 @@ pub(crate) fn watch(config: &Config, scopes: &[Scope]) -> Result<(Watches, Vec<E
     let watch = |(scope, ear): (&Scope, &Ear)| {
         let (scope, client) = (scope.clone(), hearing::client(config.clone(), ear)?);
         let api: Api<Lease> = scope.api(client);
-        let events = watcher(api, selected.clone()).default_backoff();
+        let events = watcher(api, selected.clone()).backoff(hearing::pauses());
         Ok(events.map(move |event| (scope.clone(), event)).boxed())
     };
     let watches: Result<Vec<_>, kube::Error> = scopes.iter().zip(&ears).map(watch).collect();

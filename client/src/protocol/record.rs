@@ -318,7 +318,9 @@ impl Record {
             transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or(0),
             holder,
             waiters,
-            ephemeral: annotations.get(EPHEMERAL).is_some_and(|value| value == "true"),
+            // One that waits for finalizers cannot be removed once more: what is released falls free.
+            ephemeral: annotations.get(EPHEMERAL).is_some_and(|value| value == "true")
+                && meta.deletion_timestamp.is_none(),
             default_duration: annotations.get(DEFAULT_DURATION).and_then(seconds),
             evicts_on_request: annotations.get(EVICT_ON_REQUEST).is_some_and(|value| value == "true"),
             policy: Policy::parse(annotations),

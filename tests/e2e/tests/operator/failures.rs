@@ -162,6 +162,42 @@ async fn two_that_act_at_once_come_to_rest() -> Result<()> {
 }
 
 #[tokio::test]
+async fn of_three_namespaces_it_works_in_the_two_that_it_was_told() -> Result<()> {
+    let (scene, [second, third]) = Scene::in_two_of_three().await?;
+    let yaml = tempfile::NamedTempFile::new()?;
+    std::fs::write(yaml.path(), lock_yaml("build", "{}"))?;
+    for namespace in [&third, &second] {
+        namespace.kubectl(&["apply", "-f", &yaml.path().to_string_lossy()]).await?;
+    }
+    scene.lock("build").await?;
+    let of_second: Api<DistributedLock> = second.api();
+    eventually(SOON, "the lock of the second namespace", async || {
+        let state = of_second.get("build").await?.status.and_then(|status| status.state);
+        ensure!(state == Some(State::Free), "{state:?}");
+        Ok(())
+    })
+    .await?;
+    // Both are told of changes that come later, each of its own.
+    let user = leasehold::Client::builder().kube_config(second.config()).namespace(second.name()).build()?;
+    let guard = user.lock("build").build()?.acquire().await?;
+    eventually(SOON, "the lock of the second namespace to be held", async || {
+        let state = of_second.get("build").await?.status.and_then(|status| status.state);
+        ensure!(state == Some(State::Held), "{state:?}");
+        Ok(())
+    })
+    .await?;
+    scene.client("dead").await?.acquire("build", 1).await?;
+    scene.record("build", |record| holder(record).is_empty() && record.transitions == 2).await?;
+    guard.check().context("the other namespace's is another lock")?;
+    guard.release().await?;
+    // It was the first to be made.
+    let untouched = third.api::<DistributedLock>().get("build").await?;
+    ensure!(untouched.status.is_none() && untouched.metadata.finalizers.is_none(), "{untouched:#?}");
+    ensure!(third.api::<Lease>().get_opt("build").await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_resource_that_is_edited_deleted_and_made_again_under_its_holder_leaves_him_alone() -> Result<()> {
     let scene = Scene::new().await?;
     scene.apply(&lock_yaml("build", "{leaseDurationSeconds: 20}")).await?;

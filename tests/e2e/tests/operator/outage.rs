@@ -112,7 +112,6 @@ async fn connections_that_have_gone_silent_are_given_up() -> Result<()> {
     scene.lock("dead").await?;
     let kept = scene.user("kept")?.lock("kept").build()?.acquire().await?;
     scene.status("kept", |status| status.state == Some(State::Held)).await?;
-    assert_eq!(scene.operator.metric(ERRORS).await?, 0);
 
     proxy.freeze();
     let dead = scene.client("dead").await?;
@@ -127,7 +126,6 @@ async fn connections_that_have_gone_silent_are_given_up() -> Result<()> {
         Ok(())
     })
     .await?;
-    ensure!(scene.operator.metric(ERRORS).await? > 0);
     ensure!(scene.operator.get("/healthz").await?.starts_with("HTTP/1.1 200"));
     ensure!(scene.operator.get("/readyz").await?.starts_with("HTTP/1.1 200"));
     kept.check().context("it renewed in time")?;

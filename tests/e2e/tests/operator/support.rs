@@ -68,6 +68,17 @@ impl Scene {
         Self::with(namespace, operator)
     }
 
+    /// The operator works in two namespaces, that of the scene and the first of these.
+    pub(crate) async fn in_two_of_three() -> Result<(Self, [Namespace; 2])> {
+        let cluster = Cluster::shared().await?;
+        let namespace = Self::namespace(cluster).await?;
+        let others = [cluster.namespace("operator").await?, cluster.namespace("operator").await?];
+        let account = namespace.cluster_account("operator", shipped_rules()?).await?;
+        let args = ["--namespace", namespace.name(), "--namespace", others[0].name()];
+        let operator = Operator::start(&account, &args).await?;
+        Ok((Self::with(namespace, operator)?, others))
+    }
+
     /// The operator speaks to the API server through this.
     pub(crate) async fn behind(proxy: &Proxy) -> Result<Self> {
         let namespace = Self::namespace(Cluster::shared().await?).await?;
