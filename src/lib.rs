@@ -7,6 +7,7 @@
 //! | [`warden`] | ends dead sessions, evicts dead holders, clears away leftovers |
 //! | [`pods`] | evidence that a client's process has ended |
 //! | `lead` | of several replicas one acts, the others keep watch |
+//! | `hearing` | whether a watch hears anything of the API server |
 //! | `leases` | the connection for Leases, which nothing else uses |
 //! | `announce`, `metrics`, `serve` | Events, metrics, probes |
 //!
@@ -17,6 +18,7 @@ mod announce;
 pub mod args;
 mod controller;
 pub mod crd;
+mod hearing;
 mod lead;
 mod leases;
 mod metrics;

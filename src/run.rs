@@ -22,6 +22,7 @@ use crate::announce::Announcer;
 use crate::args::RunArgs;
 use crate::controller::{self, LeaseBacked};
 use crate::crd::{DistributedLock, ReadWriteLock, Semaphore};
+use crate::hearing::attentive;
 use crate::lead::{Office, Ready};
 use crate::leases::Leases;
 use crate::metrics::Metrics;
@@ -66,7 +67,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     ended
 }
 
-/// Two connections: one for Leases alone, one for everything else.
+/// Connections of their own for Leases, for each watch of Leases, and for everything else.
 fn start(
     args: &RunArgs,
     config: Config,
@@ -78,7 +79,9 @@ fn start(
     let leases = Leases::new(config.clone(), Arc::clone(&metrics));
     let leases = Arc::new(leases.context("the configuration of the API server cannot be used")?);
     let office = Office::new(args, &config)?;
-    let client = Client::try_from(config).context("the configuration of the API server cannot be used")?;
+    let (watches, ears) =
+        warden::watch(&config, &scopes).context("the configuration of the API server cannot be used")?;
+    let client = Client::try_from(attentive(config)).context("the configuration of the API server cannot be used")?;
     let warden = Warden::new(format!("operator {}", args.name));
     let post = Arc::new(Post::new(warden, clock::now().moment));
     let ready = Ready::default();
@@ -99,7 +102,13 @@ fn start(
         async move { office.hold(&ready, stop.clone(), |leading| acting.clone().act(leading, stop.clone())).await }
     });
     tasks.spawn(done(publishing));
-    let answers = Told { post: Arc::clone(&post), metrics: Arc::clone(&metrics), office: office.clone(), ready };
+    let answers = Told {
+        post: Arc::clone(&post),
+        leases: Arc::clone(&leases),
+        metrics: Arc::clone(&metrics),
+        office: office.clone(),
+        ready,
+    };
     let serving = serve(listener, answers, stop.clone());
     tasks.spawn(async move { serving.await.context("serving metrics failed") });
     if args.evidence {
@@ -107,7 +116,7 @@ fn start(
         tasks.spawn(done(pods::run(tools, client.clone(), scopes.clone(), stop.clone())));
     }
     let tools = warden::Tools { post, leases, metrics, office, changed: tell };
-    tasks.spawn(done(warden::run(tools, client, scopes, stop.clone())));
+    tasks.spawn(done(warden::run(tools, watches, ears, stop.clone())));
     Ok(tasks)
 }
 

@@ -9,20 +9,26 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use leasehold::clock;
+use leasehold::protocol::Moment;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::hearing::DEAF;
 use crate::lead::{Office, Ready};
+use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::warden::Post;
 
 /// The warden's loop goes round at least once a second. After this long without it is stuck.
 const STUCK: Duration = Duration::from_secs(15);
+/// A watch that hears nothing is begun anew. After this long, though the API server answers, that has not helped.
+const GIVEN_UP: Duration = Duration::from_mins(5);
 
 /// What there is to tell.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) post: Arc<Post>,
+    pub(crate) leases: Arc<Leases>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) office: Office,
     pub(crate) ready: Ready,
@@ -46,9 +52,14 @@ async fn metrics(State(told): State<Told>) -> impl IntoResponse {
 }
 
 async fn healthz(State(told): State<Told>) -> (StatusCode, String) {
-    let silent = clock::now().moment.since(told.post.pulse().beat);
+    let (now, pulse) = (clock::now().moment, told.post.pulse());
+    let silent = now.since(pulse.beat);
     if silent >= STUCK {
         let told = format!("the watch of Leases has been stuck for {} s\n", silent.as_secs());
+        return (StatusCode::SERVICE_UNAVAILABLE, told);
+    }
+    if is_given_up(now, pulse.heard, told.leases.answered()) {
+        let told = format!("a watch of Leases has heard nothing for {} s\n", now.since(pulse.heard).as_secs());
         return (StatusCode::SERVICE_UNAVAILABLE, told);
     }
     match told.office.check_health() {
@@ -58,7 +69,36 @@ async fn healthz(State(told): State<Told>) -> (StatusCode, String) {
 }
 
 async fn readyz(State(told): State<Told>) -> (StatusCode, &'static str) {
-    let unseen = (!told.post.pulse().synced).then_some("Leases have not been listed yet\n");
-    let what = unseen.or_else(|| told.ready.waits_for());
+    let pulse = told.post.pulse();
+    let unseen = (!pulse.synced).then_some("Leases have not been listed yet\n");
+    let is_deaf = clock::now().moment.since(pulse.heard) > DEAF + Duration::from_secs(5);
+    let deaf = is_deaf.then_some("a watch of Leases hears nothing\n");
+    let what = unseen.or(deaf).or_else(|| told.ready.waits_for());
     what.map_or((StatusCode::OK, "ok\n"), |what| (StatusCode::SERVICE_UNAVAILABLE, what))
+}
+
+/// Whether a watch has heard nothing for very long, though the API server has answered other requests since, and lately.
+fn is_given_up(now: Moment, heard: Moment, answered: Option<Moment>) -> bool {
+    let answers = |answered: Moment| answered > heard && now.since(answered) < GIVEN_UP;
+    now.since(heard) >= GIVEN_UP && answered.is_some_and(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_is_given_up_only_where_the_api_server_answers_and_is_not_heard() {
+        let at = |minutes| Moment::from_start(Duration::from_mins(minutes));
+        for (now, answered, wanted) in [
+            (11, Some(11), false),
+            (15, Some(15), true),
+            (15, Some(11), true),
+            (15, Some(10), false),
+            (15, None, false),
+            (20, Some(11), false),
+        ] {
+            assert_eq!(is_given_up(at(now), at(10), answered.map(at)), wanted, "{now} {answered:?}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
 
-use crate::protocol::record::{KIND, KIND_SESSION};
+use crate::protocol::record::{KIND, KIND_SESSION, SESSION_PREFIX};
 use crate::protocol::{Version, Write};
 
 pub(crate) mod kube;
@@ -26,7 +26,8 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Reads a Lease, consistently: nothing older than the begin of the call.
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>>;
 
-    /// Carries out a write. `None` after a removal.
+    /// Carries out a write. `None` after a removal; the Lease of a lock that stays, since finalizers are waited for, is
+    /// answered as it stands.
     fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>>;
 
     /// All Leases of locks, semaphores and read-write locks, as they stand at one time. It is asked for by whoever waits for
@@ -51,6 +52,12 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 /// The labels of all Leases of ours but sessions.
 fn others_than_sessions() -> String {
     format!("{KIND},{KIND}!={KIND_SESSION}")
+}
+
+/// Whether what was to be removed stands there all the same. Of a session nobody needs to know: its end does not wait.
+fn still_stands(name: &str, lease: &Lease) -> bool {
+    let waits = lease.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
+    waits && !name.starts_with(SESSION_PREFIX)
 }
 
 /// What a watch shows.

@@ -30,14 +30,15 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use leasehold::clock;
 use leasehold::election::Leading;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Announcer;
+use crate::hearing::{self, ROUND};
 use crate::leases::{Failure, Leases};
 use crate::metrics::Metrics;
 use crate::scope::Scope;
@@ -55,6 +56,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How often a lock is looked at whose Lease is somebody else's, or may not be written. No watch tells when that changes.
 const BLOCKED: Duration = Duration::from_secs(30);
+/// What `kubectl apply` leaves on an object: all of it, as it was applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How often each lock is looked at though nothing was heard of it.
 const NOW_AND_THEN: Duration = Duration::from_mins(5);
 
@@ -112,10 +115,13 @@ pub(crate) async fn run<R: LeaseBacked>(
     leading: Option<Leading>,
 ) {
     let changed = changed.map(|place| ObjectRef::new(&place.name).within(&place.namespace));
-    let controller = Controller::new(scope.api::<R>(context.client.clone()), watcher::Config::default())
+    let (store, writer) = reflector::store();
+    let watch = watcher(scope.api::<R>(context.client.clone()), watcher::Config::default().timeout(ROUND));
+    let watch = watch.modify(trim).reflect(writer).applied_objects();
+    let controller = Controller::for_stream(watch, store.clone())
         .with_config(Config::default().concurrency(AT_ONCE))
+        .trigger_backoff(hearing::pauses())
         .reconcile_on(changed);
-    let store = controller.store();
     let wait_ready = async {
         if store.wait_until_ready().await.is_ok() {
             tracing::info!(%scope, count = store.len(), "watching {}", R::plural(&()));
@@ -141,6 +147,14 @@ pub(crate) async fn run<R: LeaseBacked>(
         std::future::ready(())
     });
     tokio::join!(reconciles, wait_ready);
+}
+
+/// What nobody here looks at need not be kept: it is more than all the rest.
+fn trim(cr: &mut impl LeaseBacked) {
+    cr.meta_mut().managed_fields = None;
+    if let Some(annotations) = &mut cr.meta_mut().annotations {
+        annotations.remove(LAST_APPLIED);
+    }
 }
 
 impl<R: LeaseBacked> Context<R> {

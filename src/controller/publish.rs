@@ -49,6 +49,15 @@ impl<S: Clone> Published<S> {
         all.get(place).filter(|last| last.uid == cr.uid()).cloned()
     }
 
+    /// The watch shows what was written, or something newer: that is known from there now.
+    fn shown<R: LeaseBacked<Status = S>>(&self, place: &Place, cr: &R) {
+        let seen: Option<Version> = version_of(cr);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = all.get_mut(place) {
+            last.written.take_if(|(written, _)| seen.is_some_and(|seen| seen >= *written));
+        }
+    }
+
     fn note(&self, place: &Place, last: Last<S>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone(), last);
     }
@@ -70,6 +79,7 @@ pub(super) async fn publish<R: LeaseBacked>(
         return Ok(None);
     }
     let now = clock::now();
+    context.published.shown(place, &**cr);
     let last = context.published.last(place, &**cr);
     let (version, before) = newest(&**cr, last.as_ref());
     let troubles = context.post.with(|warden| warden.troubles(place));
@@ -104,9 +114,13 @@ pub(super) async fn publish<R: LeaseBacked>(
     Ok(None)
 }
 
+fn version_of(cr: &impl LeaseBacked) -> Option<Version> {
+    cr.resource_version().and_then(|version| version.parse().ok())
+}
+
 /// The newest status known, and its version: the watch may not have shown yet what was written.
 fn newest<R: LeaseBacked>(cr: &R, last: Option<&Last<R::Status>>) -> (Option<Version>, Option<R::Status>) {
-    let seen: Option<Version> = cr.resource_version().and_then(|version| version.parse().ok());
+    let seen = version_of(cr);
     match last.and_then(|last| last.written.clone()) {
         Some((version, status)) if seen.is_none_or(|seen| version > seen) => (Some(version), Some(status)),
         _ => (seen, cr.status().cloned()),

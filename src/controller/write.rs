@@ -9,6 +9,7 @@ use leasehold::protocol::policy::{
     RECLAIM,
 };
 use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, EVICT_ON_REQUEST, FORMAT, FORMAT_1, KIND, PERMITS};
+use leasehold::protocol::write::can_be_tested;
 use leasehold::protocol::{Kind, Record, Write};
 use serde_json::{Value, json};
 
@@ -174,8 +175,8 @@ impl<'a> Ops<'a> {
         let meta = &self.lease.metadata;
         let there = if map == "labels" { &meta.labels } else { &meta.annotations };
         if let Some(there) = there.as_ref().filter(|there| !there.is_empty()) {
-            let path = pointer(["metadata", map, key]);
-            self.tests.push(json!({ "op": "test", "path": path, "value": there.get(key) }));
+            let seen = there.get(key).map(String::as_str);
+            self.test(&pointer(["metadata", map, key]), seen);
         } else if !self.made.contains(&map) {
             self.made.push(map);
             let path = pointer(["metadata", map]);
@@ -187,8 +188,7 @@ impl<'a> Ops<'a> {
 
     /// Makes it one of this kind that nobody holds. Condition: the Lease as seen.
     fn turn_into(&mut self, kind: Kind) {
-        let version = &self.lease.metadata.resource_version;
-        self.tests.push(json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
+        self.test_version();
         if self.lease.spec.is_none() {
             self.changes.push(json!({ "op": "add", "path": "/spec", "value": {} }));
         }
@@ -197,8 +197,22 @@ impl<'a> Ops<'a> {
 
     fn remove_annotation(&mut self, key: &str, value: &str) {
         let path = pointer(["metadata", "annotations", key]);
-        self.tests.push(json!({ "op": "test", "path": path, "value": value }));
+        self.test(&path, Some(value));
         self.changes.push(json!({ "op": "remove", "path": path }));
+    }
+
+    /// Condition: what stands there is this, or, where that cannot be tested, the Lease as seen.
+    fn test(&mut self, path: &str, seen: Option<&str>) {
+        if seen.is_none_or(can_be_tested) {
+            self.tests.push(json!({ "op": "test", "path": path, "value": seen }));
+        } else {
+            self.test_version();
+        }
+    }
+
+    fn test_version(&mut self) {
+        let version = &self.lease.metadata.resource_version;
+        self.tests.push(json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
     }
 
     /// The patch, if it changes anything. With it goes what every write of ours does to a Lease of foreign make: the

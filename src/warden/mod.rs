@@ -34,7 +34,7 @@ pub use ages::{ByLiveness, Longest};
 pub use breaks::Break;
 pub use decide::{Deed, DeedKind};
 pub use holders::Why;
-pub(crate) use run::{Post, Tools, run};
+pub(crate) use run::{Post, Tools, run, watch};
 pub(crate) use state::is_known;
 pub use state::{Census, Done, Incident, Task, Warden, What};
 pub use troubles::Troubles;
@@ -68,5 +68,7 @@ impl fmt::Display for Place {
     }
 }
 
+#[cfg(test)]
+mod malformed;
 #[cfg(test)]
 mod simulation;

@@ -9,7 +9,7 @@ use futures::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::{Api, Config};
 use leasehold::clock;
 use leasehold::protocol::{HolderId, Kind, Moment, record};
 use tokio::sync::Notify;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::state::{Task, What};
 use super::{Place, Warden};
+use crate::hearing::{self, Ear, ROUND};
 use crate::lead::Office;
 use crate::leases::{Failure, Leases};
 use crate::metrics::Metrics;
@@ -46,11 +47,14 @@ pub(crate) struct Pulse {
     pub(crate) beat: Moment,
     /// Every watch has shown all there is.
     pub(crate) synced: bool,
+    /// Since when one of the watches has heard nothing of the API server, or less long ago.
+    pub(crate) heard: Moment,
 }
 
 impl Post {
     pub(crate) fn new(warden: Warden, now: Moment) -> Self {
-        Self { state: Mutex::new(warden), nudge: Notify::new(), pulse: Mutex::new(Pulse { beat: now, synced: false }) }
+        let pulse = Pulse { beat: now, synced: false, heard: now };
+        Self { state: Mutex::new(warden), nudge: Notify::new(), pulse: Mutex::new(pulse) }
     }
 
     /// Looks at the warden, or tells it something.
@@ -68,8 +72,8 @@ impl Post {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn beat(&self, beat: Moment, synced: bool) {
-        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Pulse { beat, synced };
+    fn beat(&self, pulse: Pulse) {
+        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = pulse;
     }
 }
 
@@ -85,17 +89,34 @@ pub(crate) struct Tools {
     pub(crate) changed: UnboundedSender<(Place, Kind)>,
 }
 
-type Watches = SelectAll<BoxStream<'static, (Scope, watcher::Result<Event<Lease>>)>>;
+pub(crate) type Watches = SelectAll<BoxStream<'static, (Scope, watcher::Result<Event<Lease>>)>>;
+
+/// The watches, begun by each scope's own connection, and what each of them hears.
+///
+/// # Errors
+/// The configuration cannot be used.
+pub(crate) fn watch(config: &Config, scopes: &[Scope]) -> Result<(Watches, Vec<Ear>), kube::Error> {
+    let selected = watcher::Config::default().labels(record::KIND).timeout(ROUND);
+    let ears: Vec<Ear> = scopes.iter().map(|_| Ear::new(clock::now().moment)).collect();
+    let watch = |(scope, ear): (&Scope, &Ear)| {
+        let (scope, client) = (scope.clone(), hearing::client(config.clone(), ear)?);
+        let api: Api<Lease> = scope.api(client);
+        let events = watcher(api, selected.clone()).backoff(hearing::pauses());
+        Ok(events.map(move |event| (scope.clone(), event)).boxed())
+    };
+    let watches: Result<Vec<_>, kube::Error> = scopes.iter().zip(&ears).map(watch).collect();
+    Ok((futures::stream::select_all(watches?), ears))
+}
 
 /// Keeps watch until told to stop, then finishes what is on its way.
-pub(crate) async fn run(tools: Tools, client: Client, scopes: Vec<Scope>, stop: CancellationToken) {
-    let mut sights = Sights { expected: scopes.len(), ..Sights::default() };
-    let mut watches = watch(&client, scopes);
+pub(crate) async fn run(tools: Tools, mut watches: Watches, ears: Vec<Ear>, stop: CancellationToken) {
+    let mut sights = Sights { expected: ears.len(), ..Sights::default() };
     let mut on_their_way = JoinSet::new();
     let mut looked = Moment::default();
     while !stop.is_cancelled() {
         let now = clock::now();
-        tools.post.beat(now.moment, sights.synced());
+        let heard = ears.iter().map(Ear::heard).min().unwrap_or(now.moment);
+        tools.post.beat(Pulse { beat: now.moment, synced: sights.synced(), heard });
         tools.post.lock().set_acts(tools.office.is_ours(), now.moment);
         // Before everything has been seen, everybody looks absent.
         while sights.synced() && on_their_way.len() < AT_ONCE {
@@ -125,15 +146,6 @@ pub(crate) async fn run(tools: Tools, client: Client, scopes: Vec<Scope>, stop: 
     if tokio::time::timeout(FINISH, finish).await.is_err() {
         tracing::warn!("requests were still on their way at the end; each is safe to be carried out late");
     }
-}
-
-fn watch(client: &Client, scopes: Vec<Scope>) -> Watches {
-    let config = watcher::Config::default().labels(record::KIND);
-    let watches = scopes.into_iter().map(|scope| {
-        let api: Api<Lease> = scope.api(client.clone());
-        watcher(api, config.clone()).default_backoff().map(move |event| (scope.clone(), event)).boxed()
-    });
-    futures::stream::select_all(watches)
 }
 
 async fn send(leases: Arc<Leases>, task: Task) -> (Task, Result<Option<Lease>, Failure>) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use leasehold::protocol::deadlock::Deadlock;
 use leasehold::protocol::observer::Observer;
 use leasehold::protocol::record::{KIND, Pod, SessionRecord};
@@ -165,11 +166,15 @@ impl Warden {
     // ----------------------------------------------------------------------------------------------- what was seen
 
     /// A Lease was seen like this, in an answer or event received at `now`.
-    pub fn saw(&mut self, lease: Lease, now: Moment) {
+    pub fn saw(&mut self, mut lease: Lease, now: Moment) {
         let (Some(namespace), Some(name)) = (&lease.metadata.namespace, &lease.metadata.name) else {
             return;
         };
         let place = Place::new(namespace, name);
+        // That there are some is all that anybody wants to know of them.
+        if let Some(fields) = lease.metadata.managed_fields.as_mut().filter(|fields| !fields.is_empty()) {
+            *fields = vec![ManagedFieldsEntry::default()];
+        }
         if place.is_session() {
             match SessionRecord::parse(lease) {
                 Ok(record) => self.saw_session(&place, record, now),

@@ -298,7 +298,7 @@ impl Record {
             };
             Some(Holder {
                 liveness,
-                token: label.and_then(|before| before.parse::<Version>().ok()).map(|before| before.0 + 1),
+                token: label.and_then(|before| before.parse::<Version>().ok()).map(|before| before.0.saturating_add(1)),
                 acquired: spec.acquire_time.as_ref().map(|time| time.0),
                 renewed: spec.renew_time.as_ref().map(|time| time.0),
                 mode: Mode::default(),
@@ -325,7 +325,9 @@ impl Record {
             transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or(0),
             holder,
             waiters,
-            ephemeral: annotations.get(EPHEMERAL).is_some_and(|value| value == "true"),
+            // One that waits for finalizers cannot be removed once more: what is released falls free.
+            ephemeral: annotations.get(EPHEMERAL).is_some_and(|value| value == "true")
+                && meta.deletion_timestamp.is_none(),
             default_duration: annotations.get(DEFAULT_DURATION).and_then(seconds),
             evicts_on_request: annotations.get(EVICT_ON_REQUEST).is_some_and(|value| value == "true"),
             policy: Policy::parse(annotations),
@@ -456,7 +458,7 @@ fn shared_holders(annotations: &BTreeMap<String, String>) -> Vec<Holder> {
             Some(Holder {
                 identity: identity.to_owned(),
                 liveness: want.own.map_or_else(|| Liveness::Session(id.session.clone()), Liveness::Own),
-                token: before.map(|before| before.0 + 1),
+                token: before.map(|before| before.0.saturating_add(1)),
                 acquired: want.since,
                 // It stands there in whole seconds.
                 renewed: want.since.filter(|_| want.kept).and_then(|since| since.checked_add(1.second()).ok()),

@@ -364,14 +364,23 @@ pub fn remove_session(record: &SessionRecord) -> Write {
     Write::Delete { uid: record.uid.clone(), version: record.version }
 }
 
-/// A JSON Patch in the making.
-struct Ops(Vec<PatchOperation>);
+/// Whether the `test` of a JSON Patch can tell that a field is this text.
+///
+/// The API server compares texts as they are written in JSON, and writes some characters otherwise than whoever sends a
+/// patch: a text with one of these is never equal.
+#[must_use]
+pub fn can_be_tested(text: &str) -> bool {
+    !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}'])
+}
+
+/// A JSON Patch in the making, on a Lease of this version.
+struct Ops(Vec<PatchOperation>, Version);
 
 impl Ops {
     /// Begins a patch. A Lease of foreign make may lack the maps that the rest needs: they are made first, each with
     /// one entry that stays, if they are lacking still.
     fn of(record: &Record) -> Self {
-        let mut ops = Self(Vec::with_capacity(12));
+        let mut ops = Self(Vec::with_capacity(12), record.version);
         let meta = &record.lease.metadata;
         let kind = record.kind.name();
         for (field, map, key, value) in
@@ -447,7 +456,11 @@ impl Ops {
         }
     }
 
+    /// Where the value itself cannot be tested the condition is the Lease as seen, and that is more.
     fn test<const N: usize>(&mut self, path: [&str; N], value: Value) {
+        if !value.as_str().is_none_or(can_be_tested) {
+            return self.test(["metadata", "resourceVersion"], json!(self.1.to_string()));
+        }
         self.0.push(PatchOperation::Test(TestOperation { path: PointerBuf::from_tokens(path), value }));
     }
 

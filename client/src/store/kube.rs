@@ -11,7 +11,7 @@ use kube::client::ConfigExt;
 use kube::{Api, Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
-use super::{Failure, Sight, Store, others_than_sessions};
+use super::{Failure, Sight, Store, others_than_sessions, still_stands};
 use crate::protocol::{Version, Write};
 
 /// A watch is begun anew after this many seconds, so that one that has silently died is noticed.
@@ -72,7 +72,8 @@ impl Store for KubeStore {
                 Write::Delete { uid, version } => {
                     let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(version.to_string()) };
                     let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
-                    self.leases.delete(name, &params).await.map(|_| None)
+                    let answer = self.leases.delete(name, &params).await;
+                    answer.map(|answer| answer.left().filter(|lease| still_stands(name, lease)))
                 }
             };
             answer.map_err(|error| failure(&error))

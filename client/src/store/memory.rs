@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::{Failure, Sight, Store, others_than_sessions};
+use super::{Failure, Sight, Store, others_than_sessions, still_stands};
 use crate::memory::{ApiServer, Event};
 use crate::protocol::{Version, Write};
 
@@ -63,10 +63,8 @@ impl Store for MemoryStore {
     fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
         async move {
             let lease = self.server.write(&self.namespace, name, write).map_err(|status| Failure::of(&status))?;
-            // As with a real one, a removal that waits for finalizers is taken for done: what counts is asked of the
-            // Lease itself.
             let removal = matches!(write, Write::Delete { .. });
-            Ok(lease.filter(|_| !removal).map(Arc::unwrap_or_clone))
+            Ok(lease.filter(|lease| !removal || still_stands(name, lease)).map(Arc::unwrap_or_clone))
         }
         .boxed()
     }

@@ -102,10 +102,20 @@ impl Cluster {
     /// returns when the API server is ready. Takes its binaries from
     /// `KUBEBUILDER_ASSETS` if that is set.
     pub async fn start() -> Result<Self> {
+        Self::start_own(false).await
+    }
+
+    /// The same, and its API server writes down what service accounts ask of
+    /// it, see [`audit_log`](Self::audit_log).
+    pub async fn start_audited() -> Result<Self> {
+        Self::start_own(true).await
+    }
+
+    async fn start_own(audited: bool) -> Result<Self> {
         let token = format!("{:032x}", rand::random::<u128>());
         let local = {
             let token = token.clone();
-            spawn_blocking(move || Local::start(&token)).await??
+            spawn_blocking(move || Local::start(&token, audited)).await??
         };
         let kubeconfig_path = local.kubeconfig();
         let kubeconfig = kubeconfig_for(&local.url(), local.authority(), &token)?;
@@ -218,6 +228,13 @@ impl Cluster {
             Some(local) => local.lock().await.logs(),
             None => Vec::new(),
         }
+    }
+
+    /// Where the API server of an audited cluster writes a line of JSON (an
+    /// `Event` of `audit.k8s.io/v1`) for each request of a service account that
+    /// has come to its end.
+    pub async fn audit_log(&self) -> Result<PathBuf> {
+        self.local()?.lock().await.audit_log().context("this cluster was not started with start_audited")
     }
 
     /// Stops the API server in an orderly way; connections to it are refused

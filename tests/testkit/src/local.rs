@@ -35,6 +35,18 @@ root-ca-certificate-publisher-controller,\
 clusterrole-aggregation-controller,\
 validatingadmissionpolicy-status-controller";
 
+/// What the API server writes down: one line of JSON for each request of a service account that has come to its end.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- level: Metadata
+  userGroups: [\"system:serviceaccounts\"]
+- level: None
+";
+const AUDIT_LOG: &str = "audit.log";
+
 /// One process of the control plane; dropping it kills it.
 #[derive(Debug)]
 struct Server {
@@ -147,6 +159,8 @@ pub(crate) struct Local {
     assets: Assets,
     certs: Certs,
     port: Port,
+    /// The API server writes down what service accounts ask of it.
+    audited: bool,
     folder: TempDir,
     _watchdog: Watchdog,
 }
@@ -154,7 +168,7 @@ pub(crate) struct Local {
 impl Local {
     /// Starts etcd and the API server; whoever called waits until it is ready.
     /// Blocks, for minutes where the binaries are not built yet.
-    pub(crate) fn start(token: &str) -> Result<Self> {
+    pub(crate) fn start(token: &str, audited: bool) -> Result<Self> {
         let assets = Assets::find()?;
         let folder = temporary_folder()?;
         let watchdog = Watchdog::over(folder.path()).context("cannot start a watchdog")?;
@@ -163,6 +177,9 @@ impl Local {
             folder.path().join("tokens.csv"),
             format!("{token},leasehold-test-admin,leasehold-test-admin,\"system:masters\"\n"),
         )?;
+        if audited {
+            fs::write(folder.path().join("audit.yaml"), AUDIT_POLICY)?;
+        }
         let etcd = Server::start("etcd", etcd_command(&assets, folder.path()), folder.path())?;
         let mut local = Self {
             controllers: None,
@@ -172,6 +189,7 @@ impl Local {
             assets,
             certs,
             port: Port::reserve()?,
+            audited,
             folder,
             _watchdog: watchdog,
         };
@@ -199,6 +217,11 @@ impl Local {
             .map(|name| self.folder.path().join(format!("{name}.log")))
             .filter(|path| path.exists())
             .collect()
+    }
+
+    /// Where the API server writes down what service accounts ask of it.
+    pub(crate) fn audit_log(&self) -> Option<PathBuf> {
+        self.audited.then(|| self.folder.path().join(AUDIT_LOG))
     }
 
     /// Starts the API server, on the same port and data as before.
@@ -229,6 +252,9 @@ impl Local {
             // An orderly stop ends watches instead of waiting for them.
             .arg("--shutdown-watch-termination-grace-period=2s")
             .arg("--profiling=false");
+        if self.audited {
+            command.arg(in_folder("audit-policy-file", "audit.yaml")).arg(in_folder("audit-log-path", AUDIT_LOG));
+        }
         self.apiserver = Some(Server::start("kube-apiserver", command, folder)?);
         Ok(())
     }

@@ -18,6 +18,7 @@ mod conformance;
 mod election;
 mod exclusion;
 mod fencing;
+mod finalizers;
 mod fixed;
 mod foreign;
 mod loss;

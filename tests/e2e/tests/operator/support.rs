@@ -25,6 +25,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use crate::proxy::Proxy;
+
 /// Longer than anything here takes, on a busy machine too.
 pub(crate) const SOON: Duration = Duration::from_secs(45);
 /// How long a session of these tests lives.
@@ -83,6 +85,34 @@ impl Scene {
         Self::with(namespace, operator)
     }
 
+    /// The same, with more arguments.
+    pub(crate) async fn with_args(args: &[&str]) -> Result<Self> {
+        let namespace = Self::namespace(Cluster::shared().await?).await?;
+        let account = namespace.service_account("operator", shipped_rules()?).await?;
+        let args = [&["--namespace", namespace.name()], args].concat();
+        let operator = Operator::start(&account, &args).await?;
+        Self::with(namespace, operator)
+    }
+
+    /// The operator works in two namespaces, that of the scene and the first of these.
+    pub(crate) async fn in_two_of_three() -> Result<(Self, [Namespace; 2])> {
+        let cluster = Cluster::shared().await?;
+        let namespace = Self::namespace(cluster).await?;
+        let others = [cluster.namespace("operator").await?, cluster.namespace("operator").await?];
+        let account = namespace.cluster_account("operator", shipped_rules()?).await?;
+        let args = ["--namespace", namespace.name(), "--namespace", others[0].name()];
+        let operator = Operator::start(&account, &args).await?;
+        Ok((Self::with(namespace, operator)?, others))
+    }
+
+    /// The operator speaks to the API server through this.
+    pub(crate) async fn behind(proxy: &Proxy) -> Result<Self> {
+        let namespace = Self::namespace(Cluster::shared().await?).await?;
+        let account = namespace.service_account("operator", shipped_rules()?).await?;
+        let operator = Operator::start_at(&account, &["--namespace", namespace.name()], Some(proxy)).await?;
+        Self::with(namespace, operator)
+    }
+
     /// The operator works in all namespaces.
     pub(crate) async fn cluster_wide(cluster: &Cluster) -> Result<Self> {
         let namespace = Self::namespace(cluster).await?;
@@ -111,8 +141,13 @@ impl Scene {
 
     /// Another operator beside the first one.
     pub(crate) async fn another_operator(&self) -> Result<Operator> {
+        self.another_operator_with(&[]).await
+    }
+
+    /// The same, with more arguments.
+    pub(crate) async fn another_operator_with(&self, args: &[&str]) -> Result<Operator> {
         let account = self.namespace.service_account("another-operator", shipped_rules()?).await?;
-        Operator::start(&account, &["--namespace", self.namespace.name()]).await
+        Operator::start(&account, &[&["--namespace", self.namespace.name()], args].concat()).await
     }
 
     /// Creates a lock and waits until it is ready.
@@ -223,9 +258,17 @@ impl Scene {
 
 impl Operator {
     async fn start(account: &leasehold_testkit::Account, args: &[&str]) -> Result<Self> {
+        Self::start_at(account, args, None).await
+    }
+
+    async fn start_at(account: &leasehold_testkit::Account, args: &[&str], proxy: Option<&Proxy>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let kubeconfig = folder.path().join("kubeconfig");
         account.write_kubeconfig(&kubeconfig)?;
+        if let Some(proxy) = proxy {
+            let yaml = std::fs::read_to_string(&kubeconfig)?;
+            std::fs::write(&kubeconfig, proxy.in_place_of_server(&yaml))?;
+        }
         let log = folder.path().join("operator.log");
         let process = Program::new(bin("leasehold-operator")?)
             .args(["run", "--metrics-addr", "127.0.0.1:0", "--log", "info,leasehold_operator=debug"])
