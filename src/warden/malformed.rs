@@ -176,7 +176,7 @@ impl World {
         let before = self.read(name);
         let (write, deed) = match &task.what {
             What::Read => return before.map(Some).ok_or(Failure::Absent),
-            What::End(write) | What::Sweep(write) => (write, None),
+            What::End(write) | What::EndByEvidence(write) | What::Sweep(write) => (write, None),
             What::Do(deed) => (&deed.write, Some(deed)),
         };
         assert!(*name != self.live.id.lease_name(), "who lives was ended: {write:?}");
@@ -225,7 +225,7 @@ fn missing(before: &Record, after: Option<&Record>) -> Vec<HolderId> {
     let lives = |id: &&HolderId| id.session.as_str() == LIVE;
     let holders = before.holders().filter(|holder| {
         let asked = before.evicts_on_request && holder.request.is_some();
-        matches!(holder.liveness, Liveness::Session(_)) && !asked
+        matches!(holder.liveness, Liveness::Session(_)) && !asked && before.policy.max_hold.is_none()
     });
     let before = holders.filter_map(|holder| holder.id.as_ref()).chain(before.waiters.iter().map(|waiter| &waiter.id));
     let there: Vec<&HolderId> = after.into_iter().flat_map(Record::ids).collect();
