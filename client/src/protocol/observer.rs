@@ -31,7 +31,7 @@ enum Seen {
 }
 
 /// What can be said of an observed session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Not looked at yet.
     #[default]

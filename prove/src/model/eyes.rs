@@ -32,7 +32,7 @@ pub(super) struct Eye {
     /// There is a watch, and this is the version that it has shown last. What happens between two looks at a watch is
     /// shown as one event: only the last of them counts.
     pub(super) shown: Option<Version>,
-    told: Option<Option<End>>,
+    told: (Verdict, Option<End>),
     /// Somebody still wants to know.
     wanted: bool,
 }
@@ -81,13 +81,10 @@ impl Eyes {
                     Wanted::End(write) => Call::new(place, What::Write(write), real),
                 });
             }
-            let verdict = match eye.observer.verdict() {
-                Verdict::Unknown => None,
-                Verdict::Alive | Verdict::Ended => Some(eye.observer.end()),
-            };
-            if let (true, Some(end)) = (eye.told != verdict && eye.wanted, verdict) {
-                eye.told = verdict;
-                news.push((session.clone(), end));
+            let word = (eye.observer.verdict(), eye.observer.end());
+            if eye.wanted && eye.told != word && word.0 != Verdict::Unknown {
+                eye.told = word;
+                news.push((session.clone(), word.1));
             }
         }
         news

@@ -8,12 +8,13 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `plan` | what is to happen, drawn before the run |
-//! | `server`, `rules` | carries requests out, and judges each change of a lock |
+//! | `server`, `rules`, `deaths` | carries requests out, and judges each change of a lock |
 //! | `network` | what becomes of requests, answers and watches on their way |
 //! | `world`, `workload`, `operator` | processes, what they do, and what they believe |
 //! | `nemesis` | lets faults befall |
 //! | `ending` | after the last fault: everybody is served, and nothing is left over |
 
+mod deaths;
 mod dice;
 mod ending;
 mod guard;
@@ -142,9 +143,16 @@ fn simulate(plan: Plan, told: bool) -> Result<Outcome> {
         for who in 0..=world.plan.clients.len() {
             world.start(who, 0);
         }
-        nemesis::run(&world).await;
-        if !world.log.is_violated() {
-            ending::run(&world).await;
+        let whole = async {
+            nemesis::run(&world).await;
+            if !world.log.is_violated() {
+                ending::run(&world).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = whole => {}
+            () = nemesis::free_from_the_dead(&world) => {}
         }
         let counts = world.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let outcome = Outcome {

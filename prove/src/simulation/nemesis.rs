@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use leasehold::protocol::record::{HOLDER, JOIN, PERMITS, SESSION_PREFIX, SessionRecord, UPGRADE, WANT};
-use leasehold::protocol::{Record, Write, grant, write};
+use leasehold::protocol::record::{
+    ENDED_FOR, EVIDENCE, HOLDER, JOIN, PERMITS, SESSION_PREFIX, SessionRecord, UPGRADE, WANT,
+};
+use leasehold::protocol::{HolderId, Record, Write, grant, write};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -31,6 +33,24 @@ pub(super) async fn run(world: &Arc<World>) {
         }
     }
     sleep(world.plan.length.saturating_sub(world.log.time())).await;
+}
+
+/// Where only a person frees what the dead held, one does that, now and then.
+pub(super) async fn free_from_the_dead(world: &Arc<World>) {
+    loop {
+        sleep(Duration::from_secs(20)).await;
+        let members = world.members();
+        let is_gone = |id: &HolderId| {
+            let there = members.iter().any(|member| member.host == id.session.host());
+            !there || !world.server.is_alive(&id.session)
+        };
+        for lock in (0..world.plan.locks.len()).filter(|lock| world.plan.policies[*lock].never_reclaims()) {
+            let holder = lock_of(world, lock).and_then(|(record, _)| record.holder).filter(|holder| !holder.kept);
+            if holder.and_then(|holder| holder.id).is_some_and(|id| is_gone(&id)) {
+                break_lock(world, lock, true);
+            }
+        }
+    }
 }
 
 /// Everything is well from here on.
@@ -121,7 +141,13 @@ fn inflict(world: &Arc<World>, fault: &Fault, life: usize) -> bool {
             let write = match fault {
                 Fault::EndSession { .. } => {
                     world.session_broken(record.id.as_str());
-                    write::end_session(&record, "a person")
+                    let mut write = write::end_session(&record, "a person");
+                    // Or as one who knows that its process has ended.
+                    if let (Write::Replace(lease), true) = (&mut write, which % 2 == 0) {
+                        let annotations = lease.metadata.annotations.get_or_insert_default();
+                        annotations.insert(ENDED_FOR.to_owned(), EVIDENCE.to_owned());
+                    }
+                    write
                 }
                 _ => write::remove_session(&record),
             };

@@ -3,10 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use leasehold::protocol::policy::{EXPIRY, LOCK_DELAY, MAX_WAITERS, NEVER, RECLAIM};
 use leasehold::protocol::want::ALL;
 
 use super::dice::Dice;
 use super::network::{Cut, Weather};
+
+/// Whether the operator's warden does what is asked of all who evict.
+const WARDEN_OBEYS: bool = false;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -15,6 +19,8 @@ pub(super) struct Plan {
     /// The clients' processes.
     pub(super) clients: Vec<ClientPlan>,
     pub(super) locks: Vec<What>,
+    /// What is asked of everybody who uses them.
+    pub(super) policies: Vec<PolicyPlan>,
     pub(super) operator: bool,
     /// Nothing goes wrong.
     pub(super) calm: bool,
@@ -33,6 +39,14 @@ pub(super) enum What {
         standing: bool,
     },
     ReadWriteLock,
+}
+
+/// What a custom resource asks of everybody who uses it. Where it asks for anything, somebody has made the Lease beforehand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PolicyPlan {
+    pub(super) lock_delay: Option<u64>,
+    pub(super) reclaim: Option<&'static str>,
+    pub(super) max_waiters: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -233,7 +247,10 @@ impl Plan {
                 faults.push(Planned { at, fault });
             }
         }
-        Self { seed, clients, locks, operator: dice.chance(0.6), calm, length, faults }
+        let operator = dice.chance(0.6);
+        let mut dice = Dice::new(seed, 5);
+        let policies = locks.iter().map(|what| PolicyPlan::draw(*what, operator, &mut dice)).collect();
+        Self { seed, clients, locks, policies, operator, calm, length, faults }
     }
 
     /// The name of a lock.
@@ -265,6 +282,38 @@ impl What {
             Self::Semaphore { permits, .. } => permits,
             Self::ReadWriteLock => ALL,
         }
+    }
+}
+
+impl PolicyPlan {
+    fn draw(what: What, operator: bool, dice: &mut Dice) -> Self {
+        let made_on_the_spot = matches!(what, What::Semaphore { standing: false, .. });
+        if made_on_the_spot || !dice.chance(0.4) {
+            return Self::default();
+        }
+        // The warden evicts without looking at this.
+        let reclaims = !operator || WARDEN_OBEYS;
+        let never = what == What::Lock && dice.chance(0.15);
+        let reclaim = if never { Some(NEVER) } else { Some(EXPIRY).filter(|_| dice.chance(0.3)) };
+        Self {
+            lock_delay: Some(dice.from(&[1, 5, 20])).filter(|_| reclaims && dice.chance(0.7)),
+            reclaim: reclaim.filter(|_| reclaims),
+            max_waiters: Some(dice.from(&[0, 1, 2, 5])).filter(|_| dice.chance(0.4)),
+        }
+    }
+
+    /// As it stands on the Lease.
+    pub(super) fn annotations(&self) -> Vec<(String, String)> {
+        let delay = self.lock_delay.map(|delay| (LOCK_DELAY, delay.to_string()));
+        let reclaim = self.reclaim.map(|reclaim| (RECLAIM, reclaim.to_owned()));
+        let waiters = self.max_waiters.map(|waiters| (MAX_WAITERS, waiters.to_string()));
+        let all = delay.into_iter().chain(reclaim).chain(waiters);
+        all.map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// Nobody frees it but a person, where its holder has died.
+    pub(super) fn never_reclaims(&self) -> bool {
+        self.reclaim == Some(NEVER)
     }
 }
 

@@ -30,7 +30,7 @@ impl fmt::Display for Author {
 }
 
 impl Author {
-    fn is(&self, session: &SessionId) -> bool {
+    pub(super) fn is(&self, session: &SessionId) -> bool {
         matches!(self, Self::Process(host) if host == session.host())
     }
 }

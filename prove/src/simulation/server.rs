@@ -14,6 +14,7 @@ use leasehold::testing::{ApiServer, Watch};
 use leasehold::{Failure, MemoryStore, Sight, Store as _};
 use tokio::sync::watch;
 
+use super::deaths::Deaths;
 use super::log::Log;
 use super::rules::{self, Author, Change, Heads};
 
@@ -40,6 +41,8 @@ pub(super) struct Server {
     calm: bool,
     /// What is kept: where, by whom it was, since when, and for how long.
     kept: Mutex<BTreeMap<(String, String), (Duration, Duration)>>,
+    /// Since when the dead are dead.
+    deaths: Mutex<Deaths>,
     /// One write at a time is carried out and judged.
     judging: Mutex<Heads>,
 }
@@ -55,6 +58,7 @@ impl Server {
             removed: Mutex::default(),
             calm,
             kept: Mutex::default(),
+            deaths: Mutex::default(),
             judging: Mutex::default(),
         })
     }
@@ -82,6 +86,10 @@ impl Server {
             return Ok(after); // nothing has changed
         }
         self.writes.fetch_add(1, Ordering::Relaxed);
+        if !is_lock {
+            let record = after.clone().and_then(|lease| SessionRecord::parse(lease).ok());
+            self.deaths.lock().unwrap_or_else(PoisonError::into_inner).saw_session(name, record, self.log.time());
+        }
         if !is_lock && after.is_none() {
             self.removed.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         }
@@ -91,6 +99,11 @@ impl Server {
             let change = Change { before: parse(before), after: parse(after.clone()), author, alive: &alive };
             if let Err(broken) = change.judge() {
                 self.log.violation(format!("{broken}: {author} wrote to {name}"));
+            }
+            let deaths =
+                self.deaths.lock().unwrap_or_else(PoisonError::into_inner).judge(name, &change, self.log.time());
+            for early in deaths {
+                self.log.violation(early);
             }
             for left in self.judge_kept(name, &change) {
                 self.log.violation(left);

@@ -104,16 +104,27 @@ impl World {
         world
     }
 
-    /// Makes the Lease of a semaphore that is to stand there, as somebody by hand.
+    /// Makes the Lease of a semaphore that is to stand there, or of what asks something of all who use it, as somebody by
+    /// hand.
     pub(super) fn make_standing(&self, lock: usize) {
-        let What::Semaphore { permits, standing: true } = self.plan.locks[lock] else { return };
-        self.permits_changed(lock, permits);
+        let mut annotations: BTreeMap<_, _> = self.plan.policies[lock].annotations().into_iter().collect();
+        let kind = match self.plan.locks[lock] {
+            What::Semaphore { permits, standing: true } => {
+                self.permits_changed(lock, permits);
+                annotations.insert(PERMITS.to_owned(), permits.to_string());
+                Kind::Semaphore
+            }
+            _ if annotations.is_empty() => return,
+            What::Semaphore { .. } => Kind::Semaphore,
+            What::Lock => Kind::Lock,
+            What::ReadWriteLock => Kind::ReadWriteLock,
+        };
         let name = self.plan.name(lock);
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
-                labels: Some([(KIND.to_owned(), Kind::Semaphore.name().to_owned())].into()),
-                annotations: Some([(PERMITS.to_owned(), permits.to_string())].into()),
+                labels: Some([(KIND.to_owned(), kind.name().to_owned())].into()),
+                annotations: Some(annotations),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec::default()),

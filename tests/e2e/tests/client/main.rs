@@ -23,6 +23,7 @@ mod foreign;
 mod loss;
 mod names;
 mod outage;
+mod policy;
 mod queue;
 #[path = "../../../../client/tests/recorder/mod.rs"]
 mod recorder;

@@ -1,0 +1,90 @@
+//! Whether the dead are evicted no sooner than the resource allows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use leasehold::protocol::record::{Holder, SessionRecord};
+use leasehold::protocol::{Liveness, Reclaim, Record, Version};
+
+use super::rules::{Author, Change};
+
+/// No clock is faster than that.
+const FASTEST: f64 = 0.99;
+
+/// Since when the dead are dead, by the API server's own knowledge. Nobody else can have known earlier.
+#[derive(Debug, Default)]
+pub(super) struct Deaths {
+    /// When a session's Lease was ended or removed, by its name, and for what.
+    sessions: BTreeMap<String, (Duration, Option<SessionRecord>)>,
+    /// Since when a record that lives by itself stands there like this.
+    own: BTreeMap<(String, String), (State, Duration)>,
+}
+
+/// What a renewal changes.
+type State = (i32, Option<Version>, Option<Timestamp>);
+
+impl Deaths {
+    /// A session's Lease is like this now, or is not there any more.
+    pub(super) fn saw_session(&mut self, name: &str, record: Option<SessionRecord>, now: Duration) {
+        if record.as_ref().is_none_or(|record| record.ended) {
+            self.sessions.entry(name.to_owned()).or_insert((now, record));
+        }
+    }
+
+    /// Who was evicted too early by this change of a lock.
+    pub(super) fn judge(&mut self, name: &str, change: &Change<'_>, now: Duration) -> Vec<String> {
+        let stays = |holder: &Holder| {
+            let after = change.after.iter().flat_map(Record::holders);
+            after.into_iter().any(|after| after.identity == holder.identity)
+        };
+        let evicted = change.before.iter().flat_map(|record| record.holders().map(move |holder| (record, holder)));
+        let evicted = evicted.filter(|(_, holder)| !stays(holder) && !holder.kept).filter(|(_, holder)| {
+            let by_itself = holder.id.as_ref().is_some_and(|id| change.author.is(&id.session));
+            !by_itself && *change.author != Author::Person
+        });
+        let early = evicted.filter_map(|(record, holder)| {
+            let early = self.too_early(name, record, holder, now)?;
+            Some(format!("{} was evicted from {name} by {}: {early}", holder.identity, change.author))
+        });
+        let early = early.collect();
+        let mut before: BTreeMap<_, _> = self.own.extract_if(.., |(place, _), _| place == name).collect();
+        if let Some(record) = &change.after {
+            for holder in record.holders().filter(|holder| matches!(holder.liveness, Liveness::Own(_))) {
+                let place = (name.to_owned(), holder.identity.clone());
+                let transitions = if holder.granted.is_none() { record.transitions } else { 0 };
+                let state = (transitions, holder.granted, holder.renewed);
+                let since = before.remove(&place).filter(|(known, _)| *known == state).map(|(_, since)| since);
+                self.own.insert(place, (state, since.unwrap_or(now)));
+            }
+        }
+        early
+    }
+
+    /// Why this holder may not be evicted yet.
+    fn too_early(&self, name: &str, record: &Record, holder: &Holder, now: Duration) -> Option<String> {
+        let policy = &record.policy;
+        if policy.reclaim == Reclaim::Never {
+            return Some("nobody but a person may do that".to_owned());
+        }
+        let (since, wait) = match &holder.liveness {
+            Liveness::Session(session) => {
+                // Whether it has ended at all is another rule.
+                let (since, tombstone) = self.sessions.get(&session.lease_name())?;
+                let evidence = tombstone.as_ref().filter(|tombstone| tombstone.by_evidence);
+                let wait = match (policy.reclaim, evidence) {
+                    (Reclaim::Expiry, Some(tombstone)) => tombstone.duration + policy.lock_delay,
+                    (_, Some(_)) => Duration::ZERO,
+                    (_, None) => policy.lock_delay,
+                };
+                (*since, wait)
+            }
+            Liveness::Own(term) => {
+                let (_, since) = self.own.get(&(name.to_owned(), holder.identity.clone()))?;
+                (*since, *term + policy.lock_delay)
+            }
+        };
+        let passed = now.saturating_sub(since);
+        (passed < wait.mul_f64(FASTEST)).then(|| format!("it was dead for {passed:?}, and {wait:?} have to pass"))
+    }
+}
