@@ -175,8 +175,9 @@ mod tests {
             ),
         ] {
             let mut warden = Warden::new("test");
-            // Those whom it has seen nothing of are read first.
-            leases.into_iter().for_each(|lease| warden.saw(lease, now));
+            for lease in leases {
+                warden.saw(lease, now);
+            }
             assert_eq!(asked(&mut warden, now), wanted, "{what}");
         }
         let mut warden = Warden::new("test");
