@@ -515,7 +515,7 @@ async fn a_waiter_that_is_told_to_gives_up_at_once() {
                     "lock" => client.lock("a").build().unwrap().acquire().await.map(drop),
                     _ => client.semaphore("a").build().unwrap().acquire(1).await.map(drop),
                 };
-                (outcome, clock::moment())
+                outcome
             })
         };
         let first = waiter(2);
@@ -526,10 +526,8 @@ async fn a_waiter_that_is_told_to_gives_up_at_once() {
         let told = write::give_up(&before, &before.waiters[1], "x waits for y");
         store.write("a", &told).await.unwrap();
         assert_eq!(record(&store, "a").await.waiters[1].told_to_give_up.as_deref(), Some("x waits for y"));
-        let begun = tokio::time::Instant::now();
-        let (outcome, _) = tokio::time::timeout(seconds(60), second).await.unwrap().unwrap();
+        let outcome = tokio::time::timeout(seconds(2), second).await.expect("at once").unwrap();
         let error = outcome.unwrap_err();
-        assert!(begun.elapsed() < seconds(2), "{kind}: only after {:?}", begun.elapsed());
         assert!(matches!(&error, AcquireError::Deadlock { deadlock, .. } if deadlock.to_string() == "x waits for y"));
         assert!(!error.is_retryable());
         tokio::time::sleep(seconds(1)).await;
@@ -546,7 +544,6 @@ async fn a_waiter_that_is_told_to_gives_up_at_once() {
         // It is refused once the waiter has gone, and the other one waits on.
         assert!(store.write("a", &told).await.is_err());
         assert!(!first.is_finished());
-        holder.enter(|| drop(holder.clone()));
     }
 }
 

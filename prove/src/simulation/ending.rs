@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::guard::Handle;
 use super::nemesis;
 use super::network::Link;
-use super::plan::{ClientPlan, What};
+use super::plan::{ClientPlan, PolicyPlan, What};
 use super::rules::Author;
 use super::world::{Member, World};
 
@@ -67,7 +67,10 @@ async fn no_waiter_entry_outlives_its_waiter(world: &Arc<World>) {
     sleep(LATE).await;
     let operator = world.plan.operator;
     // With an operator only to that of which it knows nothing.
-    let last = (0..world.plan.locks.len()).filter(|lock| !operator || world.plan.locks[*lock] != What::Lock);
+    // What was kept on a Lease that stays, the next one who comes takes.
+    let stays = |lock: usize| world.plan.policies[lock] != PolicyPlan::default();
+    let last =
+        (0..world.plan.locks.len()).filter(|lock| !operator || world.plan.locks[*lock] != What::Lock || stays(*lock));
     the_last_one_is_served(world, last.collect()).await;
     sleep(if operator { SWEPT } else { Duration::from_secs(1) }).await;
     for (lease, text) in leftovers(world, operator) {

@@ -293,7 +293,7 @@ impl PolicyPlan {
         }
         // The warden evicts without looking at this.
         let reclaims = !operator || WARDEN_OBEYS;
-        let never = what == What::Lock && dice.chance(0.15);
+        let never = what == What::Lock && dice.chance(0.3);
         let reclaim = if never { Some(NEVER) } else { Some(EXPIRY).filter(|_| dice.chance(0.3)) };
         Self {
             lock_delay: Some(dice.from(&[1, 5, 20])).filter(|_| reclaims && dice.chance(0.7)),

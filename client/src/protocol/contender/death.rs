@@ -44,10 +44,10 @@ impl Contender {
         let by_the_wall = || {
             let (now, skew) = self.wall?;
             let lived = now.stamp.duration_since(holder.renewed?);
-            let lives = SignedDuration::try_from(seen.duration + skew).ok()?;
-            let left = lives.checked_sub(lived)?;
+            let term = SignedDuration::try_from(seen.duration + skew).ok()?;
+            let left = term.checked_sub(lived)?;
             // It may have been over for long.
-            let (left, over) = (Duration::try_from(left), Duration::try_from(lived.checked_sub(lives)?));
+            let (left, over) = (Duration::try_from(left), Duration::try_from(lived.checked_sub(term)?));
             Some(left.map_or_else(|_| now.moment - over.unwrap_or_default(), |left| now.moment + left))
         };
         Some(by_the_wall().map_or(by_watching, |by_the_wall| by_the_wall.min(by_watching)))
