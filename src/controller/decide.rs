@@ -179,6 +179,10 @@ pub(super) mod tests {
             ("somebody's Lease without owner", new(), Some(foreign()), vec!["add finalizer", "align"]),
             ("a Lease of an earlier resource of this name", kept(), Some(earlier), vec!["align"]),
             ("a Lease that belongs to a Deployment", kept(), Some(taken), vec!["block"]),
+        ] {
+            assert_eq!(names(cr, record), wanted, "{what}");
+        }
+        for (what, cr, record, wanted) in [
             ("deleted while free", deleted(), Some(owned(json!({}))), vec!["delete", "remove finalizer"]),
             (
                 "deleted while held",

@@ -88,11 +88,14 @@ fn place_of(step: &Step) -> Option<Place> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use k8s_openapi::api::coordination::v1::Lease;
-    use leasehold::protocol::Kind;
+    use leasehold::protocol::{Kind, Now};
     use serde_json::json;
 
+    use super::super::state::{Task, What};
     use super::*;
+    use crate::leases::Failure;
 
     fn lock(namespace: &str, version: u64, holder: &str, waiter: &str, holds: &str) -> Lease {
         let mut annotations = json!({ format!("join.leasehold.dev/{waiter}"): version.to_string() });
@@ -127,5 +130,68 @@ mod tests {
         assert!(warden.find_deadlocks(now).is_empty());
         warden.saw(lock("two", 9, "y_y.1", "x_x.2", "x_x.1"), now);
         assert_eq!(warden.find_deadlocks(now).len(), 1);
+    }
+
+    /// Who is asked to give up where, by the requests that the warden would send.
+    fn asked(warden: &mut Warden, now: Moment) -> Vec<(Place, String)> {
+        warden.find_deadlocks(now);
+        let now = Now { moment: now, stamp: Timestamp::UNIX_EPOCH };
+        let tasks: Vec<Task> = std::iter::from_fn(|| warden.poll(now)).collect();
+        let asked = tasks.iter().filter_map(|task| match &task.what {
+            What::Do(Deed { kind: DeedKind::GiveUp { waiter, circle }, .. }) => {
+                assert!(circle.contains(&waiter.to_string()), "{circle}");
+                Some((task.place.clone(), waiter.to_string()))
+            }
+            _ => None,
+        });
+        let asked = asked.collect();
+        // Each is answered as refused, so that it may be tried again.
+        for task in tasks {
+            warden.answer(&task, Err(Failure::Refused), now.moment);
+        }
+        asked
+    }
+
+    #[test]
+    fn the_youngest_of_those_whose_locks_want_it_is_to_give_up_until_it_was_told() {
+        let (one, two) = (Place::new("one", "a"), Place::new("two", "a"));
+        let breaks = |mut lease: Lease, also: &[(&str, &str)]| {
+            let annotations = lease.metadata.annotations.get_or_insert_default();
+            annotations.insert("leasehold.dev/on-deadlock".to_owned(), "break-youngest".to_owned());
+            annotations.extend(also.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+            lease
+        };
+        let first = |version| lock("one", version, "x_x.1", "y_y.2", "y_y.1");
+        let second = |version| lock("two", version, "y_y.1", "x_x.2", "x_x.1");
+        let now = Moment::default();
+        for (what, leases, wanted) in [
+            ("nobody wants it", [first(5), second(6)], vec![]),
+            ("both want it", [breaks(first(5), &[]), breaks(second(6), &[])], vec![(two.clone(), "x_x.2".to_owned())]),
+            ("the older one's wants it", [breaks(first(5), &[]), second(6)], vec![(one.clone(), "y_y.2".to_owned())]),
+            (
+                "it was told",
+                [breaks(first(5), &[]), breaks(second(6), &[("deadlock.leasehold.dev/x_x.2", "told")])],
+                vec![],
+            ),
+        ] {
+            let mut warden = Warden::new("test");
+            for lease in leases {
+                warden.saw(lease, now);
+            }
+            assert_eq!(asked(&mut warden, now), wanted, "{what}");
+        }
+        let mut warden = Warden::new("test");
+        warden.follow(&one, Kind::Lock);
+        warden.saw(breaks(first(5), &[]), now);
+        warden.saw(second(6), now);
+        assert_eq!(asked(&mut warden, now).len(), 1);
+        assert!(warden.troubles(&one).deadlock.is_some() && warden.troubles(&two).deadlock.is_some());
+        warden.take_changed();
+        // It has gone of its own accord.
+        warden.saw(lock("two", 8, "y_y.1", "w_w.2", ""), now);
+        warden.take_changed();
+        assert_eq!(asked(&mut warden, now), []);
+        assert_eq!(warden.troubles(&one).deadlock, None);
+        assert_eq!(warden.take_changed(), [(one, Kind::Lock)], "whoever tells of it is to know that it is over");
     }
 }

@@ -7,7 +7,7 @@ use leasehold::protocol::policy::{ALLOWED, Policy, Reclaim};
 use leasehold_operator::crd::{DistributedLock, State};
 use leasehold_testkit::eventually;
 
-use crate::support::{SOON, Scene, holder, lock_yaml};
+use crate::support::{ROOT, SOON, Scene, holder, lock_yaml};
 
 /// Status and message of a condition, empty where there is none.
 pub(crate) fn condition<'a>(conditions: &'a [Condition], type_: &str) -> (&'a str, &'a str) {
@@ -129,6 +129,25 @@ async fn what_contradicts_itself_is_refused_and_says_why() -> Result<()> {
         scene.apply(&lock_yaml("good", &format!("{{{spec}}}"))).await.context(spec)?;
         scene.namespace.kubectl(&["delete", "dlock", "good", "--timeout=30s"]).await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_examples_apply_and_become_ready() -> Result<()> {
+    let scene = Scene::new().await?;
+    for name in ["distributedlock", "semaphore", "readwritelock", "policy"] {
+        scene.apply(&std::fs::read_to_string(format!("{ROOT}/examples/{name}.yaml"))?).await.context(name)?;
+    }
+    let all = [
+        "dlock/migration",
+        "dlock/ledger",
+        "dlock/shared-file",
+        "sem/licences",
+        "sem/db-connections",
+        "rwlock/catalogue",
+    ];
+    let wait = ["wait", "--for=condition=Ready", "--timeout=45s"];
+    scene.namespace.kubectl(&[&wait[..], &all[..]].concat()).await?;
     Ok(())
 }
 
