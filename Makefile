@@ -105,6 +105,7 @@ crds: ## Write the resource definitions anew from the code
 
 .PHONY: bench
 bench: controlplane ## Measure, in an optimized build
+	$(CARGO) build --release --package leasehold-operator
 	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
 
 .PHONY: interop
