@@ -127,6 +127,7 @@ check-chart:
 
 .PHONY: bench
 bench: controlplane ## Measure, in an optimized build
+	$(CARGO) build --release --package leasehold-operator
 	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
 
 .PHONY: interop

@@ -4,6 +4,7 @@ mod counting;
 mod many;
 mod measure;
 mod operator;
+mod reclaim;
 mod report;
 mod scale;
 
@@ -50,6 +51,9 @@ struct Options {
     /// How many hold permits of one semaphore while as many wait.
     #[arg(long, default_value_t = 100)]
     fan_out: u32,
+    /// How often a lock is taken from a client whose Pod has terminated.
+    #[arg(long, default_value_t = 20)]
+    reclaims: u64,
     /// How many locks one client holds at once.
     #[arg(long, default_value_t = 10_000)]
     held: usize,
@@ -91,7 +95,10 @@ async fn clients(options: &Options, report: &mut Report) -> Result<()> {
     let mut bench =
         Bench { config: namespace.config(), namespace: namespace.name().to_owned(), report: std::mem::take(report) };
     bench.uncontended(options.rounds).await?;
-    bench.hand_off(options.rounds / 2).await?;
+    let put_to_event = bench.hand_off(options.rounds / 2).await?;
+    if options.reclaims > 0 {
+        bench.reclaim(&namespace, options.reclaims, put_to_event).await?;
+    }
     let time = Duration::from_secs(options.seconds);
     // Long enough for everybody to have many turns.
     let long = |contenders: usize| time * u32::try_from(contenders.div_ceil(32)).unwrap_or(u32::MAX);

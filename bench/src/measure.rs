@@ -97,8 +97,8 @@ impl Bench {
         Ok(())
     }
 
-    /// From a PUT to its watch event, and from a release to the return of the acquire that waited.
-    pub(crate) async fn hand_off(&mut self, rounds: usize) -> Result<()> {
+    /// From a PUT to its watch event, which is returned, and from a release to the return of the acquire that waited.
+    pub(crate) async fn hand_off(&mut self, rounds: usize) -> Result<f64> {
         let (store, watching) = (self.store()?, self.store()?);
         let mut lease = self.lease("watched").await?;
         let version = lease.metadata.resource_version.clone().context("a version")?.parse()?;
@@ -147,7 +147,7 @@ impl Bench {
         for client in clients {
             client.shutdown().await;
         }
-        Ok(())
+        Ok(floor)
     }
 
     /// Cycles of many contenders, each with a connection of its own, for so long.

@@ -210,8 +210,9 @@
 //! - **Fencing**: [`Hold::token`] grows with every holder, also if the Lease is deleted and made anew. By
 //!   [`Hold::fence`] and the policy of `config/fencing` the API server refuses what a former holder still writes.
 //! - **Fairness**: waiters are served in the order in which the API server took their joins.
-//! - **Nothing lingers**: a process that dies frees what it held after its session's duration; a dropped guard, or a
-//!   dropped `acquire` future, is given back in the background.
+//! - **Nothing lingers**: a process that dies frees what it held after its session's duration, or at once where an operator
+//!   sees that its Pod has terminated ([`ClientBuilder::pod`]); a dropped guard, or a dropped `acquire` future, is given
+//!   back in the background.
 //!
 //! Not guaranteed: that a holder which looks at neither `check()` nor `lost()` does no harm after a pause. What must be
 //! safe even then compares tokens where the harm would be done.

@@ -184,16 +184,15 @@ impl Node {
 
     fn phase(&self, terminal: bool) -> &'static str {
         // What the API server shows as over stays so.
-        if let Some(phase) = ["Failed", "Succeeded"].into_iter().find(|_| self.heard.over) {
-            return phase;
+        if self.heard.over {
+            return "Failed";
         }
         let stopped = self.containers.iter().all(|container| *container != Container::Running);
         let succeeded = self.containers.iter().all(|container| *container == Container::Exited(0));
         match (stopped, succeeded) {
-            (false, _) => "Running",
             (true, true) if terminal || self.policy != "Always" => "Succeeded",
             (true, false) if terminal || self.policy == "Never" => "Failed",
-            (true, _) => "Running",
+            _ => "Running",
         }
     }
 
