@@ -60,7 +60,8 @@ pub(crate) fn write(folder: &Path, stage: &Stage, architecture: &str, program: &
 
 /// Packs a layout into one file.
 pub(crate) fn archive(folder: &Path, file: &Path) -> Result<()> {
-    let mut archive = tar::Builder::new(File::create(file).with_context(|| format!("cannot write {}", file.display()))?);
+    let mut archive =
+        tar::Builder::new(File::create(file).with_context(|| format!("cannot write {}", file.display()))?);
     archive.mode(tar::HeaderMode::Deterministic);
     let mut blobs: Vec<_> =
         fs::read_dir(folder.join("blobs/sha256"))?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;

@@ -98,7 +98,12 @@ mod tests {
         Moment::from_start(Duration::from_secs(seconds))
     }
 
-    fn lock(version: u64, transitions: u32, holder: &str, annotations: &Value) -> k8s_openapi::api::coordination::v1::Lease {
+    fn lock(
+        version: u64,
+        transitions: u32,
+        holder: &str,
+        annotations: &Value,
+    ) -> k8s_openapi::api::coordination::v1::Lease {
         serde_json::from_value(json!({
             "metadata": { "namespace": "ns", "name": "a", "uid": "u", "resourceVersion": version.to_string(),
                 "labels": { "leasehold.dev/kind": "lock" }, "annotations": annotations },
@@ -126,7 +131,10 @@ mod tests {
         // Nobody waits for it any more.
         warden.saw(lock(12, 3, "someone", &json!({})), at(35));
         let longest = warden.longest(at(36));
-        assert_eq!((secs(longest.hold), longest.contended_hold, secs(longest.wait)), ((0, 6), ByLiveness::default(), (0, 0)));
+        assert_eq!(
+            (secs(longest.hold), longest.contended_hold, secs(longest.wait)),
+            ((0, 6), ByLiveness::default(), (0, 0))
+        );
         warden.saw(lock(13, 4, "", &json!({})), at(40));
         assert_eq!(warden.longest(at(99)), Longest::default());
     }

@@ -102,10 +102,20 @@ impl Cluster {
     /// returns when the API server is ready. Takes its binaries from
     /// `KUBEBUILDER_ASSETS` if that is set.
     pub async fn start() -> Result<Self> {
+        Self::start_with(false).await
+    }
+
+    /// The same, with an API server that writes down what service accounts ask
+    /// of it, see [`audit_events`](Self::audit_events).
+    pub async fn start_audited() -> Result<Self> {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(audited: bool) -> Result<Self> {
         let token = format!("{:032x}", rand::random::<u128>());
         let local = {
             let token = token.clone();
-            spawn_blocking(move || Local::start(&token)).await??
+            spawn_blocking(move || Local::start(&token, audited)).await??
         };
         let kubeconfig_path = local.kubeconfig();
         let kubeconfig = kubeconfig_for(&local.url(), local.authority(), &token)?;
@@ -218,6 +228,20 @@ impl Cluster {
             Some(local) => local.lock().await.logs(),
             None => Vec::new(),
         }
+    }
+
+    /// What service accounts have asked of the API server so far, each as an
+    /// `Event` of `audit.k8s.io`. A request is there soon after its answer.
+    ///
+    /// # Errors
+    ///
+    /// Where the cluster was not started by [`start_audited`](Self::start_audited).
+    pub async fn audit_events(&self) -> Result<Vec<serde_json::Value>> {
+        let path = self.local()?.lock().await.audit_log();
+        let text = fs::read_to_string(&path).context("nothing is written down: use Cluster::start_audited")?;
+        // The last line may be half written.
+        let (lines, _) = text.rsplit_once('\n').unwrap_or_default();
+        lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
     /// Stops the API server in an orderly way; connections to it are refused

@@ -35,6 +35,17 @@ root-ca-certificate-publisher-controller,\
 clusterrole-aggregation-controller,\
 validatingadmissionpolicy-status-controller";
 
+/// What the API server writes down of the requests of service accounts: who, what, and what came of it.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  userGroups: [system:serviceaccounts]
+- level: None
+";
+
 /// One process of the control plane; dropping it kills it.
 #[derive(Debug)]
 struct Server {
@@ -147,6 +158,7 @@ pub(crate) struct Local {
     assets: Assets,
     certs: Certs,
     port: Port,
+    audited: bool,
     folder: TempDir,
     _watchdog: Watchdog,
 }
@@ -154,7 +166,7 @@ pub(crate) struct Local {
 impl Local {
     /// Starts etcd and the API server; whoever called waits until it is ready.
     /// Blocks, for minutes where the binaries are not built yet.
-    pub(crate) fn start(token: &str) -> Result<Self> {
+    pub(crate) fn start(token: &str, audited: bool) -> Result<Self> {
         let assets = Assets::find()?;
         let folder = temporary_folder()?;
         let watchdog = Watchdog::over(folder.path()).context("cannot start a watchdog")?;
@@ -172,6 +184,7 @@ impl Local {
             assets,
             certs,
             port: Port::reserve()?,
+            audited,
             folder,
             _watchdog: watchdog,
         };
@@ -229,6 +242,11 @@ impl Local {
             // An orderly stop ends watches instead of waiting for them.
             .arg("--shutdown-watch-termination-grace-period=2s")
             .arg("--profiling=false");
+        if self.audited {
+            let policy = folder.join("audit-policy.yaml");
+            fs::write(&policy, AUDIT_POLICY)?;
+            command.arg(path("audit-policy-file", &policy)).arg(path("audit-log-path", &self.audit_log()));
+        }
         self.apiserver = Some(Server::start("kube-apiserver", command, folder)?);
         Ok(())
     }
@@ -284,6 +302,11 @@ impl Local {
         }
         self.etcd = Some(Server::start("etcd", etcd_command(&self.assets, folder), folder)?);
         Ok(())
+    }
+
+    /// Where the API server writes down what service accounts ask of it, if it does.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
     }
 
     /// The key that signs tokens of service accounts.

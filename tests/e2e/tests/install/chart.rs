@@ -109,7 +109,8 @@ async fn each_switch_of_the_chart_gives_what_its_kustomization_gives() -> Result
         compare(switch, template(cluster, &[all[0], switch]).await?, &without(default.clone(), kinds))?;
     }
     let mut no_roles = default.clone();
-    no_roles.retain(|key, _| !["user", "view", "edit"].iter().any(|end| *key == format!("ClusterRole /leasehold-{end}")));
+    no_roles
+        .retain(|key, _| !["user", "view", "edit"].iter().any(|end| *key == format!("ClusterRole /leasehold-{end}")));
     compare("userRoles", template(cluster, &[all[0], "userRoles.create=false"]).await?, &no_roles)?;
 
     let mut three = default.clone();

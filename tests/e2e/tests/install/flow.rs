@@ -56,7 +56,8 @@ async fn lock_traffic_has_a_place_of_its_own_and_takes_nobody_elses() -> Result<
     let elected = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/elected";
     let manager = "system:kube-controller-manager";
     assert_eq!(flow_of(&client, manager, &[], "PUT", elected).await?, "system-leader-election");
-    let addon = ("system:serviceaccount:kube-system:addon", ["system:serviceaccounts", "system:serviceaccounts:kube-system"]);
+    let addon =
+        ("system:serviceaccount:kube-system:addon", ["system:serviceaccounts", "system:serviceaccounts:kube-system"]);
     assert_eq!(flow_of(&client, addon.0, &addon.1, "PUT", elected).await?, "system-leader-election");
     assert_eq!(flow_of(&client, addon.0, &addon.1, "DELETE", elected).await?, "kube-system-service-accounts");
     // People are nobody's business here.

@@ -31,7 +31,10 @@ async fn an_upgrade_upgrades_definitions_and_an_uninstall_leaves_them() -> Resul
     cluster.kubectl(&["create", "namespace", "team-a"]).await?;
     let folder = tempfile::tempdir()?;
     let lock = folder.path().join("lock.yaml");
-    fs::write(&lock, "{apiVersion: leasehold.dev/v1alpha1, kind: DistributedLock, metadata: {name: a, namespace: team-a}}")?;
+    fs::write(
+        &lock,
+        "{apiVersion: leasehold.dev/v1alpha1, kind: DistributedLock, metadata: {name: a, namespace: team-a}}",
+    )?;
     cluster.kubectl(&["apply", "-f", &lock.to_string_lossy()]).await?;
 
     // The next version has one word more in a definition.
@@ -42,7 +45,8 @@ async fn an_upgrade_upgrades_definitions_and_an_uninstall_leaves_them() -> Resul
     ensure!(changed.contains("Changed."));
     fs::write(&definition, changed)?;
     let next = next.to_string_lossy();
-    let upgrade = ["upgrade", "leasehold", &next, args[0], args[1], "--set", "replicas=3", "--set", "namespaces={team-a}"];
+    let upgrade =
+        ["upgrade", "leasehold", &next, args[0], args[1], "--set", "replicas=3", "--set", "namespaces={team-a}"];
     helm(&cluster, &upgrade).await?;
     let there = cluster.kubectl(&["get", crd, "-o", "yaml"]).await?;
     ensure!(there.contains("Changed."), "{there}");

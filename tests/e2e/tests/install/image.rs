@@ -130,7 +130,8 @@ async fn the_images_program_works_where_there_is_nothing_else() -> Result<()> {
     let url = cluster.config().cluster_url;
     let port = url.port_u16().context("a port")?;
     let token = cluster.kubectl(&["create", "token", "leasehold-operator", "-n", SYSTEM]).await?;
-    let authority = cluster.kubectl(&["config", "view", "--raw", "-o", "jsonpath={.clusters[0].cluster.certificate-authority}"]);
+    let authority =
+        cluster.kubectl(&["config", "view", "--raw", "-o", "jsonpath={.clusters[0].cluster.certificate-authority}"]);
     let account = root.join(ACCOUNT);
     fs::create_dir_all(&account)?;
     fs::write(account.join("token"), token.trim())?;

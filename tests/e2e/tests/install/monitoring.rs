@@ -29,7 +29,8 @@ fn alerts(rules: &Value) -> Vec<&Value> {
 
 /// Every expression of the dashboard, with something in the place of Grafana's variables.
 fn shown() -> Result<Vec<String>> {
-    let dashboard: Value = serde_json::from_str(&fs::read_to_string(format!("{ROOT}/config/monitoring/dashboard.json"))?)?;
+    let dashboard: Value =
+        serde_json::from_str(&fs::read_to_string(format!("{ROOT}/config/monitoring/dashboard.json"))?)?;
     let panels = dashboard["panels"].as_array().context("panels")?;
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
     let expressions = targets.map(|target| Ok(target["expr"].as_str().context("an expression")?.to_owned()));
@@ -122,7 +123,8 @@ async fn the_rules_fire_when_they_should_and_not_before() -> Result<()> {
     let plain = folder.path().join("rules.yaml");
     fs::write(&plain, serde_yaml_ng::to_string(&rules["spec"])?)?;
     // An expression that no rule may be made of is refused here.
-    let panels = shown()?.into_iter().enumerate().map(|(n, expr)| json!({ "record": format!("panel_{n}"), "expr": expr }));
+    let panels =
+        shown()?.into_iter().enumerate().map(|(n, expr)| json!({ "record": format!("panel_{n}"), "expr": expr }));
     let panels = json!({ "groups": [{ "name": "dashboard", "rules": panels.collect::<Vec<_>>() }] });
     fs::write(folder.path().join("panels.yaml"), serde_yaml_ng::to_string(&panels)?)?;
     fs::copy(tests, folder.path().join("rules_test.yaml"))?;
@@ -173,10 +175,12 @@ async fn the_prometheus_operators_definitions_take_what_config_monitoring_has() 
     })
     .await?;
     // It selects the Service that is there, by a port that it has.
-    let monitor = cluster.kubectl(&["get", "servicemonitor", "leasehold-operator", "-n", "leasehold-system", "-o", "json"]);
+    let monitor =
+        cluster.kubectl(&["get", "servicemonitor", "leasehold-operator", "-n", "leasehold-system", "-o", "json"]);
     let monitor: Value = serde_json::from_str(&monitor.await?)?;
     let labels = monitor["spec"]["selector"]["matchLabels"].as_object().context("labels")?;
-    let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let selector: Vec<String> =
+        labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     let services = ["get", "services", "-n", "leasehold-system", "-o", "json", "-l", &selector.join(",")];
     let services: Value = serde_json::from_str(&cluster.kubectl(&services).await?)?;
     assert_eq!(services["items"].as_array().map(Vec::len), Some(1), "{services:#}");

@@ -7,6 +7,7 @@ mod kept;
 mod lifecycle;
 mod process;
 mod requests;
+mod rights;
 mod rwlocks;
 mod semaphores;
 mod support;
