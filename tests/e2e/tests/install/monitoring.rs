@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::apply::installed;
-use crate::support::{ROOT, SOON, run, tool};
+use crate::support::{ROOT, SOON, check_log, run, tool};
 
 /// Labels that Prometheus adds to what it scrapes.
 const TARGET: [&str; 3] = ["namespace", "pod", "job"];
@@ -90,6 +90,8 @@ async fn every_metric_of_dashboard_rules_and_documents_is_served() -> Result<()>
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n").await?;
     let mut served = String::new();
     tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut served)).await??;
+
+    check_log(&operator.output())?;
 
     let rules = rules()?;
     let mut expressions = shown()?;
