@@ -81,9 +81,10 @@ exec setpriv --reuid "$user" --regid "$group" --clear-groups --inh-caps +sys_chr
 /// A program in this root, and in a namespace of mounts of its own.
 fn within(root: &Path, user: &str) -> Program {
     let unshare = Program::new("unshare").args(["--mount", "--propagation", "private"]);
-    let (unshare, user) = match rustix::process::geteuid().is_root() {
-        true => (unshare, user),
-        false => (unshare.args(["--user", "--map-root-user"]), "own:own"),
+    let (unshare, user) = if rustix::process::geteuid().is_root() {
+        (unshare, user)
+    } else {
+        (unshare.args(["--user", "--map-root-user"]), "own:own")
     };
     let (user, group) = user.split_once(':').unwrap_or((user, user));
     unshare.args(["sh", "-c", ENTER, "sh"]).arg(root).args([user, group])

@@ -82,7 +82,7 @@ async fn every_metric_of_dashboard_rules_and_documents_is_served() -> Result<()>
         .start()?;
     let address = eventually(SOON, "the operator to serve", async || {
         let output = operator.output();
-        let logged: Option<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).next();
+        let logged: Option<Value> = output.lines().find_map(|line| serde_json::from_str(line).ok());
         let address = logged.as_ref().and_then(|line| line["fields"]["address"].as_str());
         address.map(str::to_owned).with_context(|| output.clone())
     });
