@@ -26,7 +26,7 @@ example: controlplane-tool controlplane ## Run one of examples/ in the cluster o
 	@eval "$$($(BINARIES)/controlplane up)" && $(BINARIES)/$(NAME)
 
 .PHONY: test
-test: test-image binaries controlplane ## Run all tests against a real control plane
+test: test-image binaries controlplane tools ## Run all tests against a real control plane
 	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
 	@$(MAKE) --no-print-directory package
 
@@ -146,6 +146,11 @@ cluster-down: controlplane-tool ## Stop it and remove all it stored
 .PHONY: controlplane
 controlplane: ## Build etcd, kube-apiserver and the like once (minutes)
 	@if [ -z "$$LEASEHOLD_TEST_KUBECONFIG$$KUBEBUILDER_ASSETS" ]; then tests/controlplane/build.sh >/dev/null; fi
+
+.PHONY: tools
+tools: ## Build helm and promtool once, for tests (minutes)
+	@tests/tools/build.sh helm >/dev/null
+	@tests/tools/build.sh promtool >/dev/null
 
 .PHONY: binaries
 binaries:

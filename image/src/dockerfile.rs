@@ -36,7 +36,7 @@ pub(crate) fn last_stage(text: &str) -> Result<Stage> {
             }
             "COPY" => {
                 ensure!(stage.program.is_empty(), "only the program can be copied: {line}");
-                stage.program = rest.split_whitespace().last().unwrap_or_default().to_owned();
+                rest.split_whitespace().last().unwrap_or_default().clone_into(&mut stage.program);
             }
             "USER" => rest.clone_into(&mut stage.user),
             "EXPOSE" => stage.ports.push(format!("{rest}/tcp")),
@@ -46,7 +46,7 @@ pub(crate) fn last_stage(text: &str) -> Result<Stage> {
     }
     ensure!(stage.program.starts_with('/'), "the program is to be copied to a place that begins with /");
     ensure!(stage.entrypoint.first() == Some(&stage.program), "the entry point is not the program that is copied");
-    ensure!(!stage.user.is_empty() && !stage.user.starts_with("0"), "it would run as root");
+    ensure!(!stage.user.is_empty() && !stage.user.starts_with('0'), "it would run as root");
     Ok(stage)
 }
 

@@ -214,7 +214,10 @@ impl Tools {
             (What::Read, Ok(_)) | (_, Err(Failure::Refused | Failure::Absent)) => {
                 tracing::debug!(place = %task.place, done = answer.is_ok(), "{}", tell(&task.what));
             }
-            (what, Ok(_)) => tracing::info!(place = %task.place, "{}", tell(what)),
+            (what, Ok(_)) => {
+                let (holders, to) = concerned(what);
+                tracing::info!(place = %task.place, holders, to, "{}", tell(what));
+            }
             (what, Err(error)) => {
                 tracing::warn!(place = %task.place, %error, "could not: {}", tell(what));
             }
@@ -247,6 +250,21 @@ impl Tools {
 
 fn place_of(lease: &Lease) -> Option<Place> {
     Some(Place::new(lease.metadata.namespace.as_ref()?, lease.metadata.name.as_ref()?))
+}
+
+/// Who was evicted, and who was let in, as fields of the log.
+fn concerned(what: &What) -> (Option<String>, Option<String>) {
+    use super::decide::DeedKind;
+    let What::Do(deed) = what else { return (None, None) };
+    let told = |ids: &[HolderId]| (!ids.is_empty()).then(|| names(ids));
+    match &deed.kind {
+        DeedKind::Evict { holders, to } => {
+            let evicted: Vec<&str> = holders.iter().map(|one| &*one.identity).collect();
+            (Some(evicted.join(", ")), told(to))
+        }
+        DeedKind::Grant { to } => (None, told(to)),
+        DeedKind::PassOver | DeedKind::Remove | DeedKind::GiveUp { .. } => (None, None),
+    }
 }
 
 fn tell(what: &What) -> String {

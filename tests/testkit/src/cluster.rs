@@ -237,6 +237,19 @@ impl Cluster {
         self.local()?.lock().await.audit_log().context("this cluster was not started with start_audited")
     }
 
+    /// What service accounts have asked of the API server so far, each as an
+    /// `Event` of `audit.k8s.io`. A request is there soon after its answer.
+    ///
+    /// # Errors
+    ///
+    /// Where the cluster was not started by [`start_audited`](Self::start_audited).
+    pub async fn audit_events(&self) -> Result<Vec<serde_json::Value>> {
+        let text = fs::read_to_string(self.audit_log().await?)?;
+        // The last line may be half written.
+        let (lines, _) = text.rsplit_once('\n').unwrap_or_default();
+        lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
     /// Stops the API server in an orderly way; connections to it are refused
     /// until [`start_apiserver`](Self::start_apiserver).
     ///

@@ -35,7 +35,7 @@ fn plain(mut objects: Objects) -> Result<Objects> {
 fn remove(object: &mut Value, map: &str, keys: &[&str]) {
     let metadata = object["metadata"].as_object_mut().expect("objects have metadata");
     if let Some(all) = metadata.get_mut(map).and_then(Value::as_object_mut) {
-        keys.iter().for_each(|key| drop(all.remove(*key)));
+        all.retain(|key, _| !keys.contains(&key.as_str()));
         if all.is_empty() {
             metadata.remove(map);
         }

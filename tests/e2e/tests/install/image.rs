@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
-use crate::support::{ROOT, SOON, SYSTEM, run};
+use crate::support::{ROOT, SOON, SYSTEM, check_log, run};
 
 /// Where the kubelet puts what a pod needs to reach the API server.
 const ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
@@ -81,9 +81,10 @@ exec setpriv --reuid "$user" --regid "$group" --clear-groups --inh-caps +sys_chr
 /// A program in this root, and in a namespace of mounts of its own.
 fn within(root: &Path, user: &str) -> Program {
     let unshare = Program::new("unshare").args(["--mount", "--propagation", "private"]);
-    let (unshare, user) = match rustix::process::geteuid().is_root() {
-        true => (unshare, user),
-        false => (unshare.args(["--user", "--map-root-user"]), "own:own"),
+    let (unshare, user) = if rustix::process::geteuid().is_root() {
+        (unshare, user)
+    } else {
+        (unshare.args(["--user", "--map-root-user"]), "own:own")
     };
     let (user, group) = user.split_once(':').unwrap_or((user, user));
     unshare.args(["sh", "-c", ENTER, "sh"]).arg(root).args([user, group])
@@ -170,6 +171,21 @@ async fn the_images_program_works_where_there_is_nothing_else() -> Result<()> {
         Ok(())
     });
     reconciled.await?;
+    // One who died, for a line that tells of more than a start.
+    let dead = "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: left, labels: {leasehold.dev/kind: lock}, \
+                annotations: {leasehold.dev/ephemeral: \"true\"}}, spec: {holderIdentity: gone, leaseDurationSeconds: 1}}";
+    fs::write(&lock, dead)?;
+    cluster.kubectl(&["apply", "-f", &lock.to_string_lossy()]).await?;
+    eventually(SOON, "an eviction to be logged", async || {
+        let output = operator.output();
+        let logged = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let evicted = logged.map(|line| line["fields"].clone()).find(|fields| fields["holders"] == "gone");
+        let place = evicted.with_context(|| output.clone())?["place"].clone();
+        ensure!(place == "default/left", "{place}");
+        Ok(())
+    })
+    .await?;
+    check_log(&operator.output())?;
     if let Ok((_, asked)) = server {
         ensure!(asked.load(Ordering::Relaxed) > 0, "it was reached without DNS");
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::apply::installed;
-use crate::support::{ROOT, SOON, run, tool};
+use crate::support::{ROOT, SOON, check_log, run, tool};
 
 /// Labels that Prometheus adds to what it scrapes.
 const TARGET: [&str; 3] = ["namespace", "pod", "job"];
@@ -82,7 +82,7 @@ async fn every_metric_of_dashboard_rules_and_documents_is_served() -> Result<()>
         .start()?;
     let address = eventually(SOON, "the operator to serve", async || {
         let output = operator.output();
-        let logged: Option<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).next();
+        let logged: Option<Value> = output.lines().find_map(|line| serde_json::from_str(line).ok());
         let address = logged.as_ref().and_then(|line| line["fields"]["address"].as_str());
         address.map(str::to_owned).with_context(|| output.clone())
     });
@@ -90,6 +90,8 @@ async fn every_metric_of_dashboard_rules_and_documents_is_served() -> Result<()>
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n").await?;
     let mut served = String::new();
     tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut served)).await??;
+
+    check_log(&operator.output())?;
 
     let rules = rules()?;
     let mut expressions = shown()?;

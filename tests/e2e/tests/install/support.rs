@@ -80,3 +80,24 @@ pub(crate) async fn template(cluster: &Cluster, values: &[&str]) -> Result<Objec
     }
     objects(&helm(cluster, &args).await?)
 }
+
+/// Every line that the operator logs is an object, and every field of its own is in the documents.
+pub(crate) fn check_log(output: &str) -> Result<()> {
+    let told = std::fs::read_to_string(format!("{ROOT}/docs/operations.md"))?;
+    let fields =
+        told.split("### Logs").nth(1).and_then(|rest| rest.split("###").next()).context("a chapter on logs")?;
+    let mut seen = 0;
+    for line in output.lines().filter(|line| !line.is_empty()) {
+        let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!(["timestamp", "level", "target"].iter().all(|key| line[key].is_string()), "{line}");
+        if !line["target"].as_str().is_some_and(|target| target.starts_with("leasehold_operator")) {
+            continue;
+        }
+        for field in line["fields"].as_object().context("fields")?.keys() {
+            seen += 1;
+            ensure!(fields.contains(&format!("`{field}`")), "{field} is not in docs/operations.md: {line}");
+        }
+    }
+    ensure!(seen > 0, "nothing was logged");
+    Ok(())
+}

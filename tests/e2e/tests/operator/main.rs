@@ -14,6 +14,7 @@ mod policy;
 mod process;
 mod proxy;
 mod requests;
+mod rights;
 mod rwlocks;
 mod semaphores;
 mod strict;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -121,7 +121,7 @@ impl Scene {
         Self::with(namespace, operator)
     }
 
-    async fn namespace(cluster: &Cluster) -> Result<Namespace> {
+    pub(crate) async fn namespace(cluster: &Cluster) -> Result<Namespace> {
         // Tests that start at the same time get into each other's way here.
         eventually(SOON, "the CRDs to be applied", async || {
             cluster.kubectl(&["apply", "-k", &format!("{ROOT}/crds")]).await
@@ -133,7 +133,7 @@ impl Scene {
         cluster.namespace("operator").await
     }
 
-    fn with(namespace: Namespace, operator: Operator) -> Result<Self> {
+    pub(crate) fn with(namespace: Namespace, operator: Operator) -> Result<Self> {
         let store = KubeStore::new(namespace.config(), namespace.name())?;
         let dump = DumpOnFailure::new(&namespace).log_file(&operator.log);
         Ok(Self { namespace, operator, store, _dump: dump })
@@ -262,13 +262,20 @@ impl Operator {
     }
 
     async fn start_at(account: &leasehold_testkit::Account, args: &[&str], proxy: Option<&Proxy>) -> Result<Self> {
+        let kubeconfig = tempfile::NamedTempFile::new()?;
+        account.write_kubeconfig(kubeconfig.path())?;
+        if let Some(proxy) = proxy {
+            let yaml = std::fs::read_to_string(kubeconfig.path())?;
+            std::fs::write(kubeconfig.path(), proxy.in_place_of_server(&yaml))?;
+        }
+        Self::start_by(kubeconfig.path(), args).await
+    }
+
+    /// It logs in by a kubeconfig, which is copied.
+    pub(crate) async fn start_by(from: &Path, args: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let kubeconfig = folder.path().join("kubeconfig");
-        account.write_kubeconfig(&kubeconfig)?;
-        if let Some(proxy) = proxy {
-            let yaml = std::fs::read_to_string(&kubeconfig)?;
-            std::fs::write(&kubeconfig, proxy.in_place_of_server(&yaml))?;
-        }
+        std::fs::copy(from, &kubeconfig)?;
         let log = folder.path().join("operator.log");
         let process = Program::new(bin("leasehold-operator")?)
             .args(["run", "--metrics-addr", "127.0.0.1:0", "--log", "info,leasehold_operator=debug"])
