@@ -279,6 +279,15 @@ macro_rules! into_handle {
                 let $hold = self;
                 $into.into_handle(time).await
             }
+
+            /// [`into_handle`](Self::into_handle) without async.
+            ///
+            /// # Errors
+            /// As there.
+            #[cfg(feature = "blocking")]
+            pub fn blocking_into_handle(self, time: Duration) -> Result<Handle, HandleError> {
+                crate::blocking::wait(self.into_handle(time))
+            }
         }
     };
 }
@@ -314,6 +323,25 @@ impl MultiGuard {
             }
         }
         Ok(handles)
+    }
+}
+
+#[cfg(feature = "blocking")]
+impl Client {
+    /// [`renew_handle`](Self::renew_handle) without async.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_renew_handle(&self, handle: &Handle, time: Duration) -> Result<Handle, HandleError> {
+        crate::blocking::wait(self.renew_handle(handle, time))
+    }
+
+    /// [`release_handle`](Self::release_handle) without async.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_release_handle(&self, handle: &Handle) -> Result<(), HandleError> {
+        crate::blocking::wait(self.release_handle(handle))
     }
 }
 
