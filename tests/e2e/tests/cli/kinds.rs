@@ -191,7 +191,7 @@ async fn the_pod_has_a_label_while_it_holds() -> Result<()> {
         eventually(SOON, "a label", async || label(key).await?.context("none")).await?;
         drop(holder.stdin());
         end(&mut holder).await?.is(0, &[]);
-        // It has gone before the lock did.
+        // It does not stay.
         assert_eq!(label(key).await?, None);
     }
     let nameless = scene.script(&["job", "--label-pod"], "exit 0")?.env_remove("POD_NAME");
