@@ -45,7 +45,7 @@ pub(crate) async fn elect(cluster: &ClusterArgs, args: &ElectArgs) -> Result<u8,
 fn election(client: &Client, args: &ElectArgs) -> Result<Election, leasehold::OptionsError> {
     let mut election = client.election(&args.name).lease_duration(args.lease_duration);
     if let Some(key) = &args.label_pod {
-        let label = key.as_ref().map_or_else(PodLabel::new, |key| PodLabel::new().key(key));
+        let label = if key.is_empty() { PodLabel::new() } else { PodLabel::new().key(key) };
         election = election.label_pod(label);
     }
     election.build()
@@ -79,10 +79,7 @@ impl Candidate<'_> {
     async fn stand(&self, signals: &mut Signals) -> Result<u8, Failure> {
         let program = self.args.program();
         loop {
-            let leadership = match self.campaign(signals).await? {
-                Some(leadership) => leadership,
-                None => return Ok(0),
-            };
+            let Some(leadership) = self.campaign(signals).await? else { return Ok(0) };
             if !self.args.voice.quiet {
                 say(format_args!("leads {} with token {}", self.args.name, leadership.token()));
             }
@@ -93,8 +90,8 @@ impl Candidate<'_> {
                 held.let_go(None).await;
                 return Err(failure);
             }
-            let lost = match &program {
-                Some(program) => match self.work(&held, signals, program).await {
+            let lost = if let Some(program) = &program {
+                match self.work(&held, signals, program).await {
                     Ok((Ended::ByItself(code), _)) => return self.step_down(held, code).await,
                     Ok((Ended::Stopped(failure), told_to_end)) if told_to_end => return Err(failure),
                     Ok((Ended::Stopped(failure), _)) => failure,
@@ -102,16 +99,15 @@ impl Candidate<'_> {
                         held.let_go(None).await;
                         return Err(failure);
                     }
-                },
-                None => {
-                    let lost = held.lost();
-                    tokio::select! {
-                        _ = signals.next() => return self.step_down(held, 0).await,
-                        () = lost.cancelled() => {}
-                    }
-                    let why = held.check().map_or_else(|lost| lost.to_string(), |()| "it is lost".to_owned());
-                    Failure::new(exit::LOST, why)
                 }
+            } else {
+                let lost = held.lost();
+                tokio::select! {
+                    _ = signals.next() => return self.step_down(held, 0).await,
+                    () = lost.cancelled() => {}
+                }
+                let why = held.check().map_or_else(|lost| lost.to_string(), |()| "it is lost".to_owned());
+                Failure::new(exit::LOST, why)
             };
             // What is left of it is given up in the background.
             drop(held);
@@ -130,10 +126,10 @@ impl Candidate<'_> {
         };
         let campaign = tokio::select! {
             biased;
-            signal = signals.next() => return match self.args.command.is_empty() {
-                true => Ok(None),
-                false => Err(Failure::signal(signal.as_raw())),
-            },
+            signal = signals.next() => {
+                let nothing_to_run = self.args.command.is_empty();
+                return if nothing_to_run { Ok(None) } else { Err(Failure::signal(signal.as_raw())) };
+            }
             campaign = self.election.campaign_with_progress(None, tell) => campaign,
             never = waiting::report(&self.leases, seen, self.args.voice) => match never {},
         };

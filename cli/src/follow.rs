@@ -10,7 +10,7 @@ use leasehold::protocol::name::lease_name;
 use tokio::time::{sleep, timeout};
 
 use crate::exit::{self, Failure, chain};
-use crate::read::Leases;
+use crate::read::{Leases, view_of};
 use crate::view::LockView;
 
 /// A watch is begun anew after so many seconds.
@@ -58,7 +58,7 @@ impl<'a> Follower<'a> {
             match timeout(SILENCE, events.next()).await {
                 Ok(Some(Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)))) if self.is_newer => {
                     self.pause = Duration::ZERO;
-                    return self.leases.view(self.name, lease);
+                    return view_of(self.name, lease);
                 }
                 Ok(Some(Ok(WatchEvent::Bookmark(_)))) => {}
                 // Something has happened: what it is like now is read.
@@ -68,7 +68,12 @@ impl<'a> Follower<'a> {
                 Ok(Some(Err(kube::Error::Api(status)))) if matches!(status.code, 401 | 403) => {
                     return Err(crate::read::refused(&kube::Error::Api(status), "watch"));
                 }
-                Ok(Some(Ok(WatchEvent::Error(_)) | Err(_)) | None) | Err(_) => {
+                // The API server ends a watch after a while.
+                Ok(None) => {
+                    (self.events, self.pause) = (None, Duration::from_millis(100));
+                    self.rest().await;
+                }
+                Ok(Some(Ok(WatchEvent::Error(_)) | Err(_))) | Err(_) => {
                     self.events = None;
                     self.rest().await;
                 }

@@ -1,5 +1,6 @@
 //! `acquire`, `renew` and `release`: holds of a fixed term, for scripts that cannot wrap their work.
 
+use std::fmt::Write as _;
 use std::slice;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::backend::{self, Backend, Order};
 use crate::config;
 use crate::exit::{self, Failure, chain, say};
 use crate::held::Held;
-use crate::output::{json, print};
+use crate::output::{json, print_on};
 use crate::read::Leases;
 use crate::run::{Wait, acquire as wait_for};
 use crate::signals::Signals;
@@ -51,6 +52,7 @@ pub(crate) async fn acquire(cluster: &ClusterArgs, args: &AcquireArgs) -> Result
         lease_duration: SESSION,
         grace: Duration::ZERO,
     };
+    let again = config.clone();
     let backend = Backend::new(config, &order)?;
     let wait = Wait {
         leases: &leases,
@@ -84,7 +86,12 @@ pub(crate) async fn acquire(cluster: &ClusterArgs, args: &AcquireArgs) -> Result
     backend.leave(false).await;
     let (handles, token) = outcome?;
     for handle in &handles {
-        tell(handle, token, args.term, args.output, args.voice)?;
+        if !matches!(tell(handle, token, args.term, args.output, args.voice), Ok(true)) {
+            // Nobody could ever release it.
+            let released = backend::asking(again.clone(), None)?.release_handle(handle).await;
+            released.map_err(|error| failed(&error))?;
+            return Err(Failure::new(exit::INTERNAL, "nobody reads the handle; it was released"));
+        }
     }
     Ok(0)
 }
@@ -117,13 +124,14 @@ async fn named(cluster: &ClusterArgs, text: &str) -> Result<(Config, Handle), Fa
     Ok((config::load(&cluster).await?, handle))
 }
 
+/// Whether anybody reads it.
 fn tell(
     handle: &Handle,
     token: Option<u64>,
     term: Duration,
     output: Option<HandleFormat>,
     voice: VoiceArgs,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     // It was made on this machine just now, so its clock tells, wherever there is one that does.
     let left = handle.remaining().unwrap_or(term).as_secs();
     let until = handle.remaining().filter(|_| cfg!(target_os = "linux")).map(|left| moment() + left);
@@ -137,13 +145,13 @@ fn tell(
         token,
     };
     match output {
-        Some(HandleFormat::Json) => print(&json(&told)?),
-        Some(HandleFormat::Env) => print(&environment(&told)),
+        Some(HandleFormat::Json) => print_on(&json(&told)?),
+        Some(HandleFormat::Env) => print_on(&environment(&told)),
         None => {
             if !voice.quiet {
                 say(format_args!("it is over in {left}s, unless it is renewed"));
             }
-            print(&format!("{}\n", told.handle))
+            print_on(&format!("{}\n", told.handle))
         }
     }
 }
@@ -155,10 +163,10 @@ fn environment(told: &Told) -> String {
         told.handle, told.expires_in_seconds, told.holder
     );
     if let Some(until) = told.expires_at_boot_time_seconds {
-        text += &format!("LEASEHOLD_EXPIRES_AT_BOOT_TIME={until}\n");
+        let _ = writeln!(text, "LEASEHOLD_EXPIRES_AT_BOOT_TIME={until}");
     }
     if let Some(token) = told.token {
-        text += &format!("LEASEHOLD_TOKEN={token}\n");
+        let _ = writeln!(text, "LEASEHOLD_TOKEN={token}");
     }
     text
 }

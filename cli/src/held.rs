@@ -76,9 +76,9 @@ impl Held {
         Ok(())
     }
 
-    /// Labels the Pod for each.
-    pub(crate) fn label_pod(&self, key: Option<&str>) -> Result<Vec<LabelledPod>, Failure> {
-        let label = key.map_or_else(PodLabel::new, |key| PodLabel::new().key(key));
+    /// Labels the Pod for each. An empty key is none.
+    pub(crate) fn label_pod(&self, key: &str) -> Result<Vec<LabelledPod>, Failure> {
+        let label = if key.is_empty() { PodLabel::new() } else { PodLabel::new().key(key) };
         let labels = self.all().iter().map(|hold| hold.label_pod(label.clone()));
         labels.collect::<Result<_, _>>().map_err(|error| Failure::usage(chain(&error)))
     }

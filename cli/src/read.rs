@@ -60,17 +60,9 @@ impl Leases {
         match within_limit(self.namespaced().get_opt(&lease_name), "get").await? {
             Some(lease) => {
                 let version = lease.metadata.resource_version.clone();
-                Ok((self.view(name, lease)?, version))
+                Ok((view_of(name, lease)?, version))
             }
             None => Ok((LockView::absent(name, &lease_name, &self.namespace), None)),
-        }
-    }
-
-    pub(crate) fn view(&self, name: &str, lease: Lease) -> Result<LockView, Failure> {
-        let record = Record::parse(lease).map_err(|error| Failure::internal(&error))?;
-        match record.is_of_another(name) {
-            Some(why) => Err(Failure::usage(why)),
-            None => Ok(LockView { name: name.to_owned(), ..LockView::of(record) }),
         }
     }
 
@@ -90,13 +82,22 @@ impl Leases {
         loop {
             let page: ObjectList<Lease> = within_limit(leases.list(&params), "list").await?;
             for lease in page.items {
-                locks.push(LockView::of(Record::parse(lease).map_err(|error| Failure::internal(&error))?));
+                locks.push(LockView::of(&Record::parse(lease).map_err(|error| Failure::internal(&error))?));
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => return Ok((locks, page.metadata.resource_version.unwrap_or_default())),
             }
         }
+    }
+}
+
+/// What stands under this name.
+pub(crate) fn view_of(name: &str, lease: Lease) -> Result<LockView, Failure> {
+    let record = Record::parse(lease).map_err(|error| Failure::internal(&error))?;
+    match record.is_of_another(name) {
+        Some(why) => Err(Failure::usage(why)),
+        None => Ok(LockView { name: name.to_owned(), ..LockView::of(&record) }),
     }
 }
 
@@ -190,7 +191,7 @@ async fn follow(
                 },
             };
             pause = Duration::ZERO;
-            let item = Record::parse(lease).ok().map(LockView::of);
+            let item = Record::parse(lease).ok().as_ref().map(LockView::of);
             read_on = screen.show(item.map(|item| if removed { gone(item) } else { item }))?;
             if !read_on {
                 return Ok(());

@@ -168,5 +168,5 @@ async fn prepare(held: &Held, args: &RunArgs) -> Result<Vec<leasehold::election:
     if let Some(text) = &args.payload {
         held.publish(text).await?;
     }
-    args.label_pod.as_ref().map_or(Ok(Vec::new()), |key| held.label_pod(key.as_deref()))
+    args.label_pod.as_deref().map_or(Ok(Vec::new()), |key| held.label_pod(key))
 }

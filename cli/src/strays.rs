@@ -5,9 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use leasehold::clock::moment;
+use leasehold::protocol::Moment;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
 use tokio::signal::unix::{self, SignalKind};
+use tokio::time::timeout;
+
+/// How long what this program has started itself is left to whoever waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reaps orphans, but for the command itself, of whose end its [`Child`](crate::child::Child) is to hear.
 ///
@@ -26,8 +33,13 @@ impl Reaper {
         let mut changes = unix::signal(SignalKind::child())?;
         let reaping = reaper.clone();
         tokio::spawn(async move {
-            while changes.recv().await.is_some() {
-                reaping.reap();
+            let mut left = None;
+            loop {
+                left = reaping.reap(left);
+                match left {
+                    Some(_) => drop(timeout(PATIENCE, changes.recv()).await),
+                    None => drop(changes.recv().await),
+                }
             }
         });
         Ok(reaper)
@@ -44,15 +56,26 @@ impl Reaper {
         self.command.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reap(&self) {
+    /// Reaps all but what others are to wait for, and returns one of those, with the time since which it is left to them.
+    ///
+    /// What this program has started itself (a plugin that fetches credentials) stays in its group, and is waited for where
+    /// it was started, at once. What is still there after a while is an orphan as well.
+    fn reap(&self, left: Option<(Pid, Moment)>) -> Option<(Pid, Moment)> {
         let command = self.pause();
         while let Some(ended) = next_ended() {
-            // What this program has started itself stays in its group, and is waited for where it was started.
+            if *command == Some(ended) {
+                return left;
+            }
+            let since = left.filter(|(pid, _)| *pid == ended).map_or(moment(), |(_, since)| since);
             let ours = group_of(ended.as_raw_nonzero().get()) == group_of(0);
-            if ours || *command == Some(ended) || !matches!(waitpid(Some(ended), WaitOptions::NOHANG), Ok(Some(_))) {
-                return;
+            if ours && moment().since(since) < PATIENCE {
+                return Some((ended, since));
+            }
+            if !matches!(waitpid(Some(ended), WaitOptions::NOHANG), Ok(Some(_))) {
+                return None;
             }
         }
+        None
     }
 }
 

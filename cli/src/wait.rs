@@ -21,15 +21,13 @@ pub(crate) async fn wait(leases: &Leases, args: &WaitArgs) -> Result<(), Failure
         }
     };
     let Some(limit) = args.timeout else { return waiting.await };
-    match timeout(limit, waiting).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let held_by = last.map_or("no answer came".to_owned(), |lock| lock.held_by(leasehold::clock::now().stamp));
-            let (name, place, awaited) = (&args.name, leases.place(), &args.awaited);
-            let message = format!("{name} {place} was not {awaited} within {limit:?}: {held_by}");
-            Err(Failure::new(exit::NOT_ACQUIRED, message))
-        }
+    if let Ok(outcome) = timeout(limit, waiting).await {
+        return outcome;
     }
+    let held_by = last.map_or("no answer came".to_owned(), |lock| lock.held_by(leasehold::clock::now().stamp));
+    let (name, place, awaited) = (&args.name, leases.place(), &args.awaited);
+    let message = format!("{name} {place} was not {awaited} within {limit:?}: {held_by}");
+    Err(Failure::new(exit::NOT_ACQUIRED, message))
 }
 
 impl Awaited {

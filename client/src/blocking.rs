@@ -27,7 +27,7 @@ use crate::task::Waiting;
 /// Blocks this thread until the work is done.
 ///
 /// A thread of a runtime must not drive another one, and what it wakes would wait for it: then another thread drives.
-fn wait<T: Send>(work: impl Future<Output = T> + Send) -> T {
+pub(crate) fn wait<T: Send>(work: impl Future<Output = T> + Send) -> T {
     if Handle::try_current().is_err() {
         return background().block_on(work);
     }

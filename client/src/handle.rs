@@ -6,18 +6,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 
-use crate::access::Access;
 use crate::client::Client;
 use crate::clock;
-use crate::error::{ApiError, Lost, OptionsError, ReadError, ReleaseError};
-use crate::hold::Hold;
-use crate::lock::LockGuard;
-use crate::multi::MultiGuard;
+use crate::error::{ApiError, Lost, OptionsError};
 use crate::protocol::write::kept;
 use crate::protocol::{HolderId, Malformed, Moment, Record, deadline};
-use crate::rwlock::{ReadGuard, WriteGuard};
-use crate::semaphore::Permits;
 use crate::store::{Failure, within};
+
+mod guards;
 
 /// With this every handle begins.
 const FORM: &str = "v1";
@@ -31,14 +27,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The name of a hold that stands on its Lease for a fixed term, whatever becomes of the process that took it.
 ///
-/// [`LockGuard::into_handle`] and its like make one. It is a text without spaces or characters that a shell knows, so that
+/// [`LockGuard::into_handle`](crate::LockGuard::into_handle) and its like make one. It is a text without spaces or characters that a shell knows, so that
 /// scripts can carry it ([`Display`](fmt::Display), [`FromStr`]); who has it renews the hold
 /// ([`Client::renew_handle`]) or ends it ([`Client::release_handle`]), from any process and machine. It is no secret: it says
 /// which hold is meant, and the API server says who may write the Lease.
 ///
 /// The term counts from the time at which the request for it was *sent*, and [`remaining`](Self::remaining) ends before
 /// anybody else can have it. Nothing tells of a loss before (somebody breaks it): look by `status()`, or renew. So it is for
-/// work whose length is known, and that compares [tokens](Hold::token) where it matters.
+/// work whose length is known, and that compares [tokens](crate::Hold::token) where it matters.
 ///
 /// # When to use something else
 /// A guard, wherever one process does the work: it is renewed by itself, and tells when it is lost.
@@ -229,91 +225,22 @@ fn checked(time: Duration) -> Result<Duration, OptionsError> {
     Ok(Duration::from_secs(time.as_secs() + u64::from(time.subsec_nanos() > 0)))
 }
 
-impl Hold {
-    /// Leaves it on the Lease for so long from now on, under a handle.
-    pub(crate) async fn into_handle(self, time: Duration) -> Result<Handle, HandleError> {
-        let time = checked(time)?;
-        let access: Access = self.access().clone();
-        let namespace = access.client.namespace().to_owned();
-        let record = access.read().await.map_err(|error| match error {
-            ReadError::Api { source, .. } => {
-                HandleError::Api { lease: access.lease.to_string(), namespace: namespace.clone(), source }
-            }
-            ReadError::Malformed(malformed) => unreadable(&access.lease, &namespace, &malformed),
-        })?;
-        self.check()?;
-        let handle = record.as_ref().and_then(|record| {
-            let holder = record.holding(self.id())?;
-            Some(Handle {
-                namespace: namespace.clone(),
-                lease: access.lease.to_string(),
-                uid: record.uid.clone(),
-                transitions: holder.granted.is_none().then_some(record.transitions),
-                id: self.id().clone(),
-                until: None,
-            })
-        });
-        let handle = handle.ok_or_else(|| self.loss(crate::error::LossReason::Broken))?;
-        let sent = clock::moment();
-        self.keep(time).await.map_err(|error| match error {
-            ReleaseError::Lost(lost) => HandleError::Lost(lost),
-            ReleaseError::Unsettled { .. } => HandleError::Unsettled { lease: access.lease.to_string(), namespace },
-        })?;
-        Ok(handle.sent(sent, time))
-    }
-}
-
-macro_rules! into_handle {
-    ($guard:ident, $hold:ident => $into:expr) => {
-        impl $guard {
-            /// Leaves it on the Lease for so long from now on, whatever becomes of this process, under a [`Handle`] by which
-            /// it can be renewed and released: 1 s to 10 years, rounded up to whole seconds. It costs a read and a write.
-            ///
-            /// # Cancel safety
-            /// Cancelled, it is released, or stays for that time.
-            ///
-            /// # Errors
-            /// [`HandleError::Lost`] where it was not held any more; [`HandleError::Api`] where the Lease could not be read:
-            /// it is released then. [`HandleError::Unsettled`]: it may stand there for that time.
-            pub async fn into_handle(self, time: Duration) -> Result<Handle, HandleError> {
-                let $hold = self;
-                $into.into_handle(time).await
-            }
-        }
-    };
-}
-
-into_handle!(LockGuard, guard => guard.0);
-into_handle!(Permits, permits => permits.hold);
-into_handle!(ReadGuard, guard => guard.0);
-into_handle!(WriteGuard, guard => guard.0);
-
-impl MultiGuard {
-    /// Leaves all of it on the Leases for so long from now on, each under a [`Handle`], by namespace and name. Where one
-    /// cannot be, those before it are released.
-    ///
-    /// # Cancel safety
-    /// Cancelled, some are released, and some stay for that time.
+#[cfg(feature = "blocking")]
+impl Client {
+    /// [`renew_handle`](Self::renew_handle) without async.
     ///
     /// # Errors
-    /// As [`LockGuard::into_handle`].
-    pub async fn into_handles(self, time: Duration) -> Result<Vec<Handle>, HandleError> {
-        let client = self.holds().first().map(|hold| hold.access().client.clone());
-        let mut handles = Vec::with_capacity(self.holds().len());
-        for hold in self.holds {
-            match hold.into_handle(time).await {
-                Ok(handle) => handles.push(handle),
-                Err(error) => {
-                    for handle in &handles {
-                        if let Some(client) = &client {
-                            let _ = client.release_handle(handle).await;
-                        }
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Ok(handles)
+    /// As there.
+    pub fn blocking_renew_handle(&self, handle: &Handle, time: Duration) -> Result<Handle, HandleError> {
+        crate::blocking::wait(self.renew_handle(handle, time))
+    }
+
+    /// [`release_handle`](Self::release_handle) without async.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_release_handle(&self, handle: &Handle) -> Result<(), HandleError> {
+        crate::blocking::wait(self.release_handle(handle))
     }
 }
 

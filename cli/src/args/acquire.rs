@@ -173,9 +173,9 @@ pub(crate) struct RunArgs {
     /// Show people this text beside the hold, in `status` and in the custom resource: up to 1024 bytes
     #[arg(long, value_name = "TEXT")]
     pub(crate) payload: Option<String>,
-    /// Label the Pod this runs in ($POD_NAME) while it is held [default key: held.leasehold.dev/NAME]
-    #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true)]
-    pub(crate) label_pod: Option<Option<String>>,
+    /// Label the Pod this runs in (`$POD_NAME`) while it is held [default key: held.leasehold.dev/NAME]
+    #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) label_pod: Option<String>,
     /// CMD is a text for `sh -c`; what follows it are $1, $2 …
     #[arg(long)]
     pub(crate) shell: bool,

@@ -64,9 +64,9 @@ pub(crate) struct ElectArgs {
     /// Show people this text beside the leader, and whoever asks GET /: where it can be reached, for example
     #[arg(long, value_name = "TEXT")]
     pub(crate) payload: Option<String>,
-    /// Label the Pod this runs in ($POD_NAME) while it leads [default key: leader.leasehold.dev/NAME]
-    #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true)]
-    pub(crate) label_pod: Option<Option<String>>,
+    /// Label the Pod this runs in (`$POD_NAME`) while it leads [default key: leader.leasehold.dev/NAME]
+    #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) label_pod: Option<String>,
     /// CMD is a text for `sh -c`; what follows it are $1, $2 …
     #[arg(long)]
     pub(crate) shell: bool,

@@ -206,8 +206,8 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         let run = parse("x --semaphore --permits 2 --size 5 --keep 1h --label-pod -- y").unwrap();
-        assert_eq!((run.want.permits, run.want.size, run.label_pod), (Some(2), Some(5), Some(None)));
-        assert_eq!(parse("x --label-pod=a/b -- y").unwrap().label_pod, Some(Some("a/b".to_owned())));
+        assert_eq!((run.want.permits, run.want.size, run.label_pod), (Some(2), Some(5), Some(String::new())));
+        assert_eq!(parse("x --label-pod=a/b -- y").unwrap().label_pod, Some("a/b".to_owned()));
     }
 
     #[test]

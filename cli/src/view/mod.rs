@@ -108,7 +108,7 @@ pub(crate) struct WaiterView {
 
 impl LockView {
     /// What the Lease says.
-    pub(crate) fn of(record: Record) -> Self {
+    pub(crate) fn of(record: &Record) -> Self {
         let meta = &record.lease.metadata;
         let lease_name = record.lease_name().to_owned();
         let share = |mode| (record.kind != Kind::Lock).then(|| Want { mode, ..Want::default() }.to_string());
@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn view(lease: serde_json::Value) -> LockView {
-        LockView::of(Record::parse(serde_json::from_value(lease).unwrap()).unwrap())
+        LockView::of(&Record::parse(serde_json::from_value(lease).unwrap()).unwrap())
     }
 
     fn locks() -> Vec<LockView> {

@@ -123,6 +123,23 @@ async fn without_the_right_to_remove_a_lease_it_is_freed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_handle_that_nobody_reads_is_released() -> Result<()> {
+    let scene = Scene::new().await?;
+    let program = leasehold_testkit::bin("kubectl-leasehold")?.display().to_string();
+    let unread = format!("{{ {program} acquire job --for 1h; echo code=$? >&2; }} | true");
+    let unread = leasehold_testkit::Program::new("/bin/sh").args(["-c", &unread]).env("KUBECONFIG", scene.kubeconfig());
+    let mut unread = unread.start()?;
+    eventually(SOON, "a release", async || {
+        ensure!(unread.output().contains("code=70"), "{}", unread.output());
+        Ok(())
+    })
+    .await?;
+    end(&mut unread).await?.is(0, &["nobody reads the handle"]);
+    assert!(scene.lease("job").await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
 async fn wait_tells_when_it_is_so() -> Result<()> {
     let scene = Scene::new().await?;
     scene.outcome(&["wait", "job", "--for", "free"]).await?.is(0, &[]);

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use kube::api::DeleteParams;
 use leasehold_testkit::{Cluster, eventually};
 use serde_json::Value;
 
@@ -89,7 +90,7 @@ async fn several_are_held_all_or_none() -> Result<()> {
     waiter.wait_for_line(SOON, |line| line == "c,b,a").await?;
     scene.outcome(&["run", "a", "--no-wait", "--", "true"]).await?.is(75, &[]);
     // Where one of them is lost, all is over.
-    scene.namespace.api::<k8s_openapi::api::coordination::v1::Lease>().delete("b", &Default::default()).await?;
+    scene.namespace.api::<k8s_openapi::api::coordination::v1::Lease>().delete("b", &DeleteParams::default()).await?;
     end(&mut waiter).await?.is(76, &["lock \"b\" is lost"]);
     scene.outcome(&["run", "a", "b", "c", "--wait", "20s", "--", "true"]).await?.is(0, &[]);
     Ok(())
@@ -190,7 +191,7 @@ async fn the_pod_has_a_label_while_it_holds() -> Result<()> {
         eventually(SOON, "a label", async || label(key).await?.context("none")).await?;
         drop(holder.stdin());
         end(&mut holder).await?.is(0, &[]);
-        // It has gone before the lock did.
+        // It does not stay.
         assert_eq!(label(key).await?, None);
     }
     let nameless = scene.script(&["job", "--label-pod"], "exit 0")?.env_remove("POD_NAME");

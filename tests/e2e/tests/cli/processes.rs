@@ -1,6 +1,7 @@
 //! What becomes of processes: orphans, those that leave the command's group, zombies, and what a terminal takes with it.
 
 use std::fs;
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -55,13 +56,13 @@ async fn what_leaves_the_group_ends_too_when_the_lock_is_lost() -> Result<()> {
 async fn orphans_are_reaped_while_the_command_runs() -> Result<()> {
     let scene = Scene::new().await?;
     // Each orphan tells who has become its parent, and ends.
-    let script = r#"
+    let script = r"
         for n in 1 2 3 4 5; do
             (/bin/sh -c 'sleep 0.2; read -r stat < /proc/$$/stat; set -- ${stat##*) }; echo parent=$2' &)
         done
         echo started
         exec cat
-    "#;
+    ";
     let mut process = scene.script(&["job"], script)?.piped_stdin().start()?;
     process.wait_for_line(SOON, |line| line == "started").await?;
     for _ in 0..5 {
@@ -92,13 +93,13 @@ async fn as_the_first_process_of_a_container_it_leaves_no_zombies() -> Result<()
         return Ok(());
     }
     let scene = Scene::new().await?;
-    let script = r#"
+    let script = r"
         for n in 1 2 3; do (/bin/sh -c 'sleep 0.1; echo gone' &); done
         read -r stat < /proc/self/stat; set -- ${stat##*) }; echo parent=$2
         read word
         for stat in /proc/[0-9]*/stat; do read -r line < $stat; set -- ${line##*) }; echo state=$1; done
         exit 5
-    "#;
+    ";
     let program = Program::new("unshare").args(unshare).arg(bin("kubectl-leasehold")?).args(["run", "job", "--"]);
     let program = program.args(["/bin/sh", "-c", script]).env("KUBECONFIG", scene.kubeconfig()).piped_stdin();
     let mut process = program.start()?;
@@ -140,13 +141,12 @@ async fn what_is_left_behind_goes_on_when_the_command_ends_by_itself() -> Result
 #[tokio::test]
 async fn a_command_may_ignore_a_signal_and_a_closed_stdin_is_no_reason_to_end() -> Result<()> {
     let scene = Scene::new().await?;
-    let stubborn = r#"trap 'echo told' TERM; echo ready; while :; do read word && exit 4; done"#;
+    let stubborn = r"trap 'echo told' TERM; echo ready; while :; do read word && exit 4; done";
     let mut process = scene.script(&["job"], stubborn)?.piped_stdin().start()?;
     process.wait_for_line(SOON, |line| line == "ready").await?;
     process.signal(Signal::TERM)?;
     // It goes on, and so does its lock.
     scene.outcome(&["run", "job", "--no-wait", "--", "true"]).await?.is(75, &[]);
-    use std::io::Write as _;
     process.stdin().context("it is piped")?.write_all(b"end\n")?;
     end(&mut process).await?.is(4, &["told"]);
     let program = bin("kubectl-leasehold")?.display().to_string();
