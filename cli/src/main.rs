@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod backend;
+mod breaking;
 mod child;
 mod config;
 #[cfg(test)]
@@ -56,6 +57,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Run(args) => return run::run(&cli.cluster, &args).await,
         Command::Ask(args) => return ask::ask(config::load(&cli.cluster).await?, &args).await,
+        Command::Break(args) => return breaking::run(config::load(&cli.cluster).await?, &args).await,
         Command::List(args) => {
             let config = config::load(&cli.cluster).await?;
             read::list(&Leases::new(config)?, &args).await?;

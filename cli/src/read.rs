@@ -73,7 +73,7 @@ impl Leases {
     }
 }
 
-async fn within_limit<T>(request: impl Future<Output = kube::Result<T>>, verb: &str) -> Result<T, Failure> {
+pub(crate) async fn within_limit<T>(request: impl Future<Output = kube::Result<T>>, verb: &str) -> Result<T, Failure> {
     match tokio::time::timeout(LIMIT, request).await {
         Ok(answer) => answer.map_err(|error| refused(&error, verb)),
         Err(_) => Err(Failure::new(exit::UNREACHABLE, format!("no answer from the API server within {LIMIT:?}"))),

@@ -1,5 +1,6 @@
 //! `kubectl leasehold` as a program, against a real API server.
 
+mod breaking;
 mod loss;
 mod read;
 mod run;
