@@ -99,6 +99,18 @@ pub(super) fn locks(me: &str) -> Vec<Attack> {
             "the fencing token follows",
         ),
         attack(
+            "hand on without a label, for a moment",
+            ours(&[&other]),
+            change(vec![
+                spec("holderIdentity", other.as_str()),
+                spec("leaseTransitions", 4),
+                unlabel(&holder(me)),
+                unannotate(&join(&other)),
+                spec("leaseDurationSeconds", 1),
+            ]),
+            "the fencing token follows",
+        ),
+        attack(
             "blur the label of a holder",
             held(),
             change(vec![unlabel(&holder(VICTIM))]),

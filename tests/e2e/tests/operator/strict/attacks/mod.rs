@@ -66,6 +66,12 @@ fn spec(field: &str, value: impl Into<Value>) -> Value {
     json!({ "op": "add", "path": format!("/spec/{field}"), "value": value.into() })
 }
 
+/// An owner with whom it would go.
+fn owned() -> Value {
+    let owner = json!({ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u" });
+    json!({ "op": "add", "path": "/metadata/ownerReferences", "value": [owner] })
+}
+
 fn join(id: &str) -> String {
     format!("join.leasehold.dev/{id}")
 }

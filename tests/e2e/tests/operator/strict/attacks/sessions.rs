@@ -3,7 +3,7 @@
 use leasehold::protocol::SessionId;
 use serde_json::{Value, json};
 
-use super::{Attack, Form, VICTIM, annotate, lease, spec, unlabel, with};
+use super::{Attack, Form, VICTIM, annotate, lease, owned, spec, unlabel, with};
 
 pub(super) fn sessions(me: &str) -> Vec<(SessionId, Attack)> {
     const NAME: &str = "in the name of";
@@ -66,5 +66,6 @@ pub(super) fn sessions(me: &str) -> Vec<(SessionId, Attack)> {
             Form::Create(lease("lock", &[("leasehold.dev/ephemeral", "true")], &json!({ "holderIdentity": me }))),
             "strict mode:",
         ),
+        attack(me, "give one's session another owner", session(me), change(vec![owned()]), "owners and finalizers"),
     ]
 }

@@ -1,8 +1,10 @@
 //! On semaphores and read-write locks.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Attack, Form, OTHER, VICTIM, annotate, dated, holder, join, label, lease, spec, unannotate, want};
+use super::{
+    Attack, Form, OTHER, VICTIM, annotate, dated, holder, join, label, lease, owned, spec, unannotate, want, with,
+};
 
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn shared(me: &str) -> Vec<Attack> {
@@ -29,6 +31,8 @@ pub(super) fn shared(me: &str) -> Vec<Attack> {
     let rwlock = |held: &str| of("rwlock", &[(holder(&victim), "1"), (want(&victim), held)]);
     let bump = || spec("leaseTransitions", 4);
     let enters = |wants: &str| vec![bump(), dated("annotations", &holder(&mine)), annotate(&want(&mine), wants)];
+    let mut made = semaphore(&[(holder(&mine), "")]);
+    made["spec"]["leaseTransitions"] = json!(0);
     vec![
         attack("take more than there is", one_of_two(), enters(&format!("2 {SINCE}")), "more than there are permits"),
         attack("take what nobody can count", one_of_two(), enters("some"), "nothing that can be wanted"),
@@ -147,5 +151,92 @@ pub(super) fn shared(me: &str) -> Vec<Attack> {
             vec![dated("annotations", &format!("upgrade.leasehold.dev/{victim}"))],
             NAME,
         ),
+        attack(
+            "queue before those who wait",
+            queued(),
+            vec![annotate(&join(&format!("{me}.2")), "1")],
+            "a waiter's ticket",
+        ),
+        attack(
+            "choose among the ways to hold",
+            one_of_two(),
+            vec![spec("leaseDurationSeconds", 1)],
+            "not for what is shared",
+        ),
+        attack(
+            "call another a deadlock's victim",
+            queued(),
+            vec![annotate(&format!("deadlock.leasehold.dev/{VICTIM}.2"), "x")],
+            "operator's to write",
+        ),
+        attack(
+            "ask one who holds nothing",
+            one_of_two(),
+            vec![annotate(&format!("request.leasehold.dev/{other}"), "1 me now")],
+            "only a holder can be asked",
+        ),
+        attack(
+            "have who does not let go evicted",
+            with(one_of_two(), "leasehold.dev/evict-on-request", "true"),
+            vec![annotate(&format!("request.leasehold.dev/{victim}"), "1 me now")],
+            "asking takes the permission to break",
+        ),
+        attack(
+            "queue though one is not listed",
+            with(one_of_two(), "leasehold.dev/allowed-subjects", "group:x"),
+            vec![dated("annotations", &join(&mine))],
+            "is not among those",
+        ),
+        attack(
+            "enter though one is not listed",
+            with(one_of_two(), "leasehold.dev/allowed-subjects", "user:x"),
+            enters("1"),
+            "is not among those",
+        ),
+        attack("own it", one_of_two(), vec![owned()], "owners and finalizers"),
+        attack(
+            "break it",
+            one_of_two(),
+            vec![
+                unannotate(&holder(&victim)),
+                unannotate(&want(&victim)),
+                annotate("leasehold.dev/broken-by", "x"),
+                annotate("leasehold.dev/broken-holder", &victim),
+                annotate("leasehold.dev/broken-at", "2030-01-01T00:00:00Z"),
+                annotate("leasehold.dev/break-reason", "x"),
+            ],
+            "may not break this",
+        ),
+        attack(
+            "let nobody in",
+            semaphore(&[(holder(&mine), "1")]),
+            vec![dated("annotations", &format!("upgrade.leasehold.dev/{mine}"))],
+            "can become the writer",
+        ),
+        attack(
+            "speak for whom one lets in",
+            semaphore(&[(join(&other), "2")]),
+            vec![
+                bump(),
+                dated("annotations", &holder(&other)),
+                unannotate(&join(&other)),
+                annotate(&want(&other), &format!("1 {SINCE}")),
+                annotate(&format!("payload.leasehold.dev/{other}"), "x"),
+            ],
+            NAME,
+        ),
+        Attack { name: "delete it", before: one_of_two(), form: Form::Delete, message: "the Lease is deleted by" },
+        Attack {
+            name: "delete it under another who holds it",
+            before: with(one_of_two(), "leasehold.dev/ephemeral", "true"),
+            form: Form::Delete,
+            message: "the Lease is deleted by",
+        },
+        Attack {
+            name: "create one that stays",
+            before: Value::Null,
+            form: Form::Create(made),
+            message: "leasehold.dev/ephemeral",
+        },
     ]
 }
