@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::crd::HolderStatus;
 use crate::metrics::Metrics;
-use crate::warden::{Incident, Why};
+use crate::warden::{Break, Incident, Why};
 
 /// How many Events may wait to be published. More are dropped, and counted as errors.
 const WAITING: usize = 1000;
@@ -95,7 +95,11 @@ fn event(cr: &impl Resource<DynamicType = ()>, announcement: Announcement) -> Ev
         }
         Announcement::Incident(Incident::Broken { holder, how }) => {
             let session = session_of(&holder);
-            (Warning, "Broken", "Break", session, format!("{holder} lost {name} while it was alive: {}", how.tell()))
+            let note = match &how {
+                Break::Told(_) => format!("{holder} lost {name}: {}", how.tell()),
+                how => format!("{holder} lost {name} while it was alive: {}", how.tell()),
+            };
+            (Warning, "Broken", "Break", session, note)
         }
         Announcement::Incident(Incident::Deadlock(deadlock)) => {
             (Warning, "Deadlock", "Wait", None, format!("these wait for each other: {deadlock}"))

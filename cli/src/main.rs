@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod backend;
+mod breaking;
 mod child;
 mod complete;
 mod config;
@@ -77,6 +78,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             wait::wait(&Leases::new(config)?, &args).await?;
         }
         Command::Ask(args) => return ask::ask(config::load(&cli.cluster).await?, &args).await,
+        Command::Break(args) => return breaking::run(config::load(&cli.cluster).await?, &args).await,
         Command::List(args) => {
             let config = config::load(&cli.cluster).await?;
             read::list(&Leases::new(config)?, &args).await?;

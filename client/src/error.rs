@@ -342,6 +342,38 @@ impl RequestReleaseError {
     }
 }
 
+/// Why a hold was not broken ([`Client::break_holds`](crate::Client::break_holds)).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BreakError {
+    /// The name or the reason will not do.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// It could not be looked at.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The API server did not do it.
+    #[error("{name:?} was not broken: {source}")]
+    Api {
+        /// What was to be broken.
+        name: String,
+        /// What the API server had against it.
+        source: ApiError,
+    },
+}
+
+impl BreakError {
+    /// Whether the same call may succeed later with nothing changed by the caller.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Options(_) => false,
+            Self::Read(error) => error.is_retryable(),
+            Self::Api { source, .. } => source.is_retryable(),
+        }
+    }
+}
+
 /// Why a lock could not be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -235,6 +235,7 @@
 mod access;
 #[cfg(feature = "blocking")]
 mod blocking;
+mod breaking;
 mod client;
 pub mod clock;
 mod deadlocks;
@@ -271,8 +272,8 @@ pub use client::Client;
 pub use deadlocks::OnDeadlock;
 pub use election::{Election, ElectionBuilder, Leadership};
 pub use error::{
-    AcquireError, ApiError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError, ReadError,
-    ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
+    AcquireError, ApiError, BreakError, BuildError, ExtendError, LossReason, Lost, OptionsError, PublishError,
+    ReadError, ReleaseError, RequestReleaseError, TryAcquireError, UpgradeError, WithLockError,
 };
 pub use fence::{FENCE, FENCED};
 pub use handle::{BadHandle, Handle, HandleError};

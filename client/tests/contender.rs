@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use leasehold::protocol::contender::{Answer, Contender, Loss, Next, Notice, Refusal, Wish};
+use leasehold::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal, Wish};
+use leasehold::protocol::observer::End;
 use leasehold::protocol::write::{self, Term};
 use leasehold::protocol::{HolderId, Kind, Mode, Moment, Now, Record, Version, Write};
 use leasehold::{Failure, MemoryStore, Store};
@@ -44,6 +45,11 @@ fn own() -> Value {
 
 fn contender() -> Contender {
     Contender::new("a".to_owned(), D, Duration::ZERO, 7)
+}
+
+/// The end of a session that has fallen silent.
+fn silent() -> End {
+    End { since: at(0).moment, by_evidence: false, duration: D }
 }
 
 fn wish() -> Wish {
@@ -283,5 +289,67 @@ fn whoever_sees_whole_seconds_only_sees_every_renewal() {
         let renewal = patch.as_array().unwrap().iter().find(|op| op["path"] == "/spec/renewTime").unwrap();
         let renewed: Timestamp = renewal["value"].as_str().unwrap().parse().unwrap();
         assert!(renewed >= now && renewed.as_second() > last.as_second(), "{last} is followed by {renewed}");
+    }
+}
+
+/// What an admission policy answers to who may not evict.
+fn forbidden() -> Answer {
+    Answer::Denied(Denial::Forbidden, "it is the operator's".to_owned())
+}
+
+#[test]
+fn whoever_may_not_evict_the_dead_waits_behind_them_and_tries_again_a_minute_later() {
+    let mut me = contender();
+    me.start(id("me_x.1"), wish(), at(0).moment);
+    reads(&mut me, 0, Answer::Is(record(5, "dead_x.1", json!({}))));
+    let joined = || record(6, "dead_x.1", json!({ "join.leasehold.dev/me_x.1": "5" }));
+    assert!(matches!(me.poll(at(0)), Next::Write(Write::Patch(_))), "it joins");
+    me.answer(Answer::Is(joined()), at(0).moment);
+    let ended = id("dead_x.1").session;
+    me.verdict(ended, Some(silent()));
+    assert!(matches!(me.poll(at(1)), Next::Write(Write::Patch(_))), "it evicts");
+    me.answer(forbidden(), at(1).moment);
+    reads(&mut me, 1, Answer::Is(joined()));
+    for seconds in (1..61).step_by(5) {
+        match me.poll(at(seconds)) {
+            Next::Wait(_) => {}
+            Next::Read => me.answer(Answer::Is(joined()), at(seconds).moment),
+            next => panic!("at {seconds} s it should wait: {next:?}"),
+        }
+    }
+    assert!(me.next_notice().is_none(), "it has not been refused");
+    assert!(matches!(me.poll(at(62)), Next::Write(Write::Patch(_))), "it tries again");
+    // Whoever may has done it.
+    me.answer(forbidden(), at(62).moment);
+    reads(&mut me, 62, Answer::Is(record(7, "me_x.1", json!({}))));
+    me.poll(at(62));
+    assert!(matches!(me.next_notice(), Some(Notice::Acquired { .. })));
+}
+
+#[test]
+fn a_try_that_may_not_evict_the_dead_is_told_that_they_hold_it_and_a_newcomer_joins() {
+    for queue in [false, true] {
+        let mut me = contender();
+        me.start(id("me_x.1"), Wish { queue, ..wish() }, at(0).moment);
+        let held = || Answer::Is(record(5, "dead_x.1", json!({})));
+        // Somebody of this process has seen its session's end.
+        me.verdict(id("dead_x.1").session, Some(silent()));
+        reads(&mut me, 0, held());
+        me.verdict(id("dead_x.1").session, Some(silent()));
+        assert!(matches!(me.poll(at(0)), Next::Write(Write::Replace(_))), "it takes it over");
+        me.answer(forbidden(), at(0).moment);
+        reads(&mut me, 0, held());
+        match (queue, me.poll(at(0)), me.next_notice()) {
+            (false, _, Some(Notice::Refused { why: Refusal::Held { holder }, .. })) => assert_eq!(holder, "dead_x.1"),
+            (true, Next::Write(Write::Patch(_)), None) => {}
+            other => panic!("{other:?}"),
+        }
+        // What is forbidden for another reason is told as before.
+        let mut other = contender();
+        other.start(id("me_x.1"), Wish { queue, ..wish() }, at(0).moment);
+        reads(&mut other, 0, Answer::Is(record(5, "", json!({}))));
+        assert!(matches!(other.poll(at(0)), Next::Write(Write::Replace(_))));
+        other.answer(forbidden(), at(0).moment);
+        assert!(matches!(other.next_notice(), Some(Notice::Refused { why: Refusal::Denied(..), .. })));
     }
 }

@@ -1,10 +1,13 @@
 //! Whether a hold was broken: taken away by other means than the protocol's.
 
+use leasehold::protocol::record::Broken;
 use leasehold::protocol::{Holder, Kind, Liveness, Record, write};
 
 /// How a hold was broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Break {
+    /// Somebody broke it who says so: who, when, why.
+    Told(Broken),
     /// The Lease was deleted.
     LeaseDeleted,
     /// The holder was removed or changed without a new tenancy.
@@ -15,13 +18,21 @@ pub enum Break {
 
 impl Break {
     /// For people.
-    pub fn tell(self) -> &'static str {
+    pub fn tell(&self) -> String {
         match self {
-            Self::LeaseDeleted => "its Lease was deleted",
-            Self::HolderChanged => "the holder was removed from its Lease by hand",
-            Self::TakenOver => "somebody took the Lease without regard to its holder",
+            Self::Told(Broken { by, at, reason, .. }) => format!("{by} broke it at {at} ({reason:?})"),
+            Self::LeaseDeleted => "its Lease was deleted".to_owned(),
+            Self::HolderChanged => "the holder was removed from its Lease by hand".to_owned(),
+            Self::TakenOver => "somebody took the Lease without regard to its holder".to_owned(),
         }
     }
+}
+
+/// Whether the step from one sight of a Lease to the next one was a break of this hold by somebody who says so.
+pub(super) fn told(before: &Record, holder: &Holder, after: &Record) -> Option<Break> {
+    let said = Broken::of(&after.lease).filter(|said| Some(said) != Broken::of(&before.lease).as_ref())?;
+    let there = after.holders().any(|now| now.identity == holder.identity);
+    (said.holder == holder.identity && !there).then_some(Break::Told(said))
 }
 
 /// Whether the step from one sight of a Lease to the next one broke this hold. The holder was alive until then.
@@ -55,6 +66,37 @@ mod tests {
 
     use super::super::decide::tests::record;
     use super::*;
+
+    #[test]
+    fn a_break_that_says_who_did_it_is_told_once_and_of_the_hold_that_it_names() {
+        let of = |identity: &str, transitions: i32, broken: &str| {
+            let spec = json!({ "holderIdentity": identity, "leaseTransitions": transitions });
+            let mut lease = (*record(true, &spec, &[], 9).lease).clone();
+            let said = Broken {
+                by: "jane".to_owned(),
+                at: "2026-01-01T00:00:00Z".to_owned(),
+                reason: "it hangs".to_owned(),
+                holder: broken.to_owned(),
+            };
+            let annotations = said.annotations().into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+            lease.metadata.annotations.get_or_insert_default().extend(annotations.filter(|_| !broken.is_empty()));
+            Record::parse(lease).unwrap()
+        };
+        for (what, before, after, wanted) in [
+            ("broken", of("pod_x.1", 4, ""), of("", 5, "pod_x.1"), true),
+            ("broken, and passed on", of("pod_x.1", 4, ""), of("pod_y.1", 5, "pod_x.1"), true),
+            ("broken again", of("pod_x.1", 4, "pod_z.1"), of("", 5, "pod_x.1"), true),
+            ("another was", of("pod_x.1", 4, ""), of("", 6, "pod_z.1"), false),
+            ("released after another's break", of("pod_x.1", 4, "pod_z.1"), of("", 5, "pod_z.1"), false),
+            ("said, and still held", of("pod_x.1", 4, ""), of("pod_x.1", 4, "pod_x.1"), false),
+        ] {
+            let how = before.holders().find_map(|holder| told(&before, holder, &after));
+            assert_eq!(how.is_some(), wanted, "{what}");
+        }
+        let (before, after) = (of("pod_x.1", 4, ""), of("", 5, "pod_x.1"));
+        let how = before.holders().find_map(|holder| told(&before, holder, &after)).unwrap();
+        assert_eq!(how.tell(), "jane broke it at 2026-01-01T00:00:00Z (\"it hangs\")");
+    }
 
     #[test]
     fn a_break_is_told_from_a_release() {

@@ -7,7 +7,7 @@ use leasehold::protocol::observer::{End, Verdict};
 use leasehold::protocol::{Holder, Liveness, Moment, Now, Record, SessionId, Version};
 
 use super::Place;
-use super::breaks::broken;
+use super::breaks::{broken, told};
 use super::decide::{Sight, decide};
 use super::lock::Lock;
 use super::state::{Incident, Warden, What};
@@ -58,7 +58,9 @@ impl Warden {
 
     fn note_break(&mut self, place: &Place, before: &Record, after: Option<&Record>, now: Moment) {
         let broken = |holder: &Holder| {
-            let how = broken(before, holder, after).filter(|_| self.is_alive(place, holder, now))?;
+            let said = after.and_then(|after| told(before, holder, after));
+            // Of one who had died anyway only what somebody says is told.
+            let how = said.or_else(|| broken(before, holder, after).filter(|_| self.is_alive(place, holder, now)))?;
             Some(Incident::Broken { holder: holder.identity.clone(), how })
         };
         let broken: Vec<Incident> = before.holders().filter_map(broken).collect();

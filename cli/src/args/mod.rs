@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
+use crate::breaking::{self, BreakArgs};
 use crate::generate::Generate;
 
 mod acquire;
@@ -82,6 +83,8 @@ pub(crate) enum Command {
     Name(NameArgs),
     #[command(about = "Ask whoever holds something to let go", long_about = look::ASK_ABOUT, after_help = look::ASK_EXAMPLES)]
     Ask(AskArgs),
+    #[command(about = "Break what others hold", long_about = breaking::ABOUT, after_help = breaking::EXAMPLES)]
+    Break(BreakArgs),
     #[command(name = "__complete", hide = true)]
     Complete {
         #[arg(last = true)]
@@ -149,7 +152,7 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_help());
-        for name in ["run", "elect", "acquire", "renew", "release", "wait", "list", "status", "name", "ask"] {
+        for name in ["run", "elect", "acquire", "renew", "release", "wait", "list", "status", "name", "ask", "break"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

@@ -13,8 +13,10 @@ use super::policy::Policy;
 use super::want::{ALL, Kind, Mode, Want};
 use super::{HolderId, ReleaseRequest, SessionId, Ticket, Version};
 
+mod broken;
 mod session;
 
+pub use broken::{BREAK_REASON, BROKEN_AT, BROKEN_BY, BROKEN_HOLDER, Broken};
 pub use session::{Pod, SessionRecord};
 
 /// Names of sessions' Leases begin with this, and names of locks may not.

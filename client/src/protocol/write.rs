@@ -3,6 +3,7 @@
 //! A PUT or DELETE has the whole object as its condition (uid and resourceVersion). A JSON Patch has only what its
 //! `test`s name, so that waiters may join beside it. A refused PUT answers 409, a failed `test` 422.
 
+pub mod breaking;
 pub mod kept;
 mod session;
 pub mod shared;

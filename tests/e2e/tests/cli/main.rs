@@ -1,5 +1,6 @@
 //! `kubectl leasehold` as a program, against a real API server.
 
+mod breaking;
 mod elect;
 mod examples;
 mod handles;

@@ -24,7 +24,7 @@ const REPEAT: &str = "echo rea''dy; exec cat";
 const PROMPT: &str = "what now? ";
 
 /// A terminal with a program in it that leads its session.
-struct Terminal {
+pub(crate) struct Terminal {
     keyboard: File,
     screen: Arc<Mutex<String>>,
     child: Child,
@@ -51,7 +51,7 @@ fn start(mut command: Command) -> Result<(File, Child)> {
 }
 
 impl Terminal {
-    fn start(command: Command) -> Result<Self> {
+    pub(crate) fn start(command: Command) -> Result<Self> {
         let (keyboard, child) = start(command)?;
         let mut output = keyboard.try_clone()?;
         let screen = Arc::new(Mutex::new(String::new()));
@@ -82,12 +82,12 @@ impl Terminal {
         Self::start(command)
     }
 
-    fn press(&mut self, keys: &str) -> Result<()> {
+    pub(crate) fn press(&mut self, keys: &str) -> Result<()> {
         Ok(self.keyboard.write_all(keys.as_bytes())?)
     }
 
     /// Waits until a text has been written that many times in all.
-    async fn shows(&self, text: &str, times: usize) -> Result<()> {
+    pub(crate) async fn shows(&self, text: &str, times: usize) -> Result<()> {
         eventually(SOON, "a text on the terminal", async || {
             let screen = self.screen.lock().expect("no reader panics").clone();
             ensure!(screen.matches(text).count() >= times, "{times} times {text:?} in {screen}");
@@ -102,7 +102,7 @@ impl Terminal {
         self.shows(word, 2).await
     }
 
-    async fn exit_code(&mut self) -> Result<Option<i32>> {
+    pub(crate) async fn exit_code(&mut self) -> Result<Option<i32>> {
         let status =
             eventually(SOON, "the end of the program", async || self.child.try_wait()?.context("it runs")).await?;
         Ok(status.code())

@@ -1,6 +1,7 @@
 //! Namespaces where `config/strict` counts: everybody writes in his own name, by a real token.
 
 mod attacks;
+mod breaking;
 mod traffic;
 
 use std::sync::{Arc, Mutex, PoisonError};
