@@ -178,7 +178,7 @@ async fn what_several_hold_lives_by_what_was_said_at_the_join_though_the_bounds_
                 guard.remaining()
             });
             pause(seconds(3)).await;
-            annotate(&seen, "s", MAX_DURATION, "60").await;
+            annotate(&seen, "s", MAX_DURATION, "20").await;
             held.release().await.unwrap();
             // Others count ten seconds from its last renewal, and so it must not believe in more.
             let left = waiting.await.unwrap();
