@@ -511,11 +511,10 @@ async fn a_waiter_that_is_told_to_gives_up_at_once() {
         let waiter = |seed: u64| {
             let client = client(&store);
             process(seed).spawn(async move {
-                let outcome = match kind {
+                match kind {
                     "lock" => client.lock("a").build().unwrap().acquire().await.map(drop),
                     _ => client.semaphore("a").build().unwrap().acquire(1).await.map(drop),
-                };
-                outcome
+                }
             })
         };
         let first = waiter(2);

@@ -10,7 +10,7 @@ use super::dice::Dice;
 use super::network::{Cut, Weather};
 
 /// Whether the operator's warden does what is asked of all who evict.
-const WARDEN_OBEYS: bool = false;
+const WARDEN_OBEYS: bool = true;
 
 /// One run.
 #[derive(Clone, Debug)]
