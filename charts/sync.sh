@@ -11,7 +11,7 @@ fresh=$files.new
 trap 'rm -rf "$fresh"' EXIT
 rm -rf "$fresh"
 
-for folder in crds config/rbac config/manager config/flowcontrol config/monitoring config/fencing; do
+for folder in crds config/rbac config/manager config/flowcontrol config/monitoring config/fencing config/strict; do
 	to=$fresh/${folder#config/}
 	mkdir -p "$to"
 	for file in "$root/$folder"/*.yaml "$root/$folder"/*.json; do

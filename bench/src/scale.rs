@@ -180,8 +180,8 @@ impl Stage<'_> {
     async fn lags(&mut self) -> Result<()> {
         let samples = SAMPLES.min(self.locks / 4);
         let quiet = self.lag(0..samples).await?;
-        self.add("status_lag_ms_", millis_at(&quiet, 0.5), "ms", quiet.len());
-        self.add("status_lag_p95_ms_", millis_at(&quiet, 0.95), "ms", quiet.len());
+        self.add("status_lag_ms", millis_at(&quiet, 0.5), "ms", quiet.len());
+        self.add("status_lag_p95_ms", millis_at(&quiet, 0.95), "ms", quiet.len());
         let others: Vec<_> = self.held.drain(2 * samples..).collect();
         let changes = Arc::new(AtomicU64::new(0));
         let begun = clock::moment();

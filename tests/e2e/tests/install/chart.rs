@@ -82,7 +82,7 @@ fn with(mut objects: Objects, more: Objects) -> Objects {
 async fn each_switch_of_the_chart_gives_what_its_kustomization_gives() -> Result<()> {
     let cluster = Cluster::shared().await?;
     let default = kustomize(cluster, "config/default").await?;
-    ensure!(default.len() == 18, "{:?}", default.keys());
+    ensure!(default.len() == 19, "{:?}", default.keys());
     let all = ["namespace.create=true"];
     compare("as it is", template(cluster, &[]).await?, &without(default.clone(), &["Namespace"]))?;
     compare("with its namespace", template(cluster, &all).await?, &default)?;
@@ -95,7 +95,7 @@ async fn each_switch_of_the_chart_gives_what_its_kustomization_gives() -> Result
     }
     ensure!(!two.keys().any(|key| key.starts_with("ClusterRoleBinding ")), "{:?}", two.keys());
 
-    for (folder, switch) in [("monitoring", "monitoring"), ("fencing", "fencing")] {
+    for (folder, switch) in [("monitoring", "monitoring"), ("fencing", "fencing"), ("strict", "strict")] {
         let more = kustomize(cluster, format!("config/{folder}")).await?;
         let switch = format!("{switch}.enabled=true");
         compare(folder, template(cluster, &[all[0], &switch]).await?, &with(default.clone(), more))?;
@@ -109,8 +109,9 @@ async fn each_switch_of_the_chart_gives_what_its_kustomization_gives() -> Result
         compare(switch, template(cluster, &[all[0], switch]).await?, &without(default.clone(), kinds))?;
     }
     let mut no_roles = default.clone();
-    no_roles
-        .retain(|key, _| !["user", "view", "edit"].iter().any(|end| *key == format!("ClusterRole /leasehold-{end}")));
+    no_roles.retain(|key, _| {
+        !["user", "view", "edit", "breaker"].iter().any(|end| *key == format!("ClusterRole /leasehold-{end}"))
+    });
     compare("userRoles", template(cluster, &[all[0], "userRoles.create=false"]).await?, &no_roles)?;
 
     let mut three = default.clone();
