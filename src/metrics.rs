@@ -130,13 +130,16 @@ impl Metrics {
         for to in ["waiter", "nobody"] {
             let _ = self.evictions.get_or_create(&Heir { to });
         }
+        for reason in ["silence", "evidence"] {
+            let _ = self.sessions_ended.get_or_create(&ByReason { reason });
+        }
         for request in ["read", "write"] {
             for reason in REASONS {
                 let _ = self.lease_requests_failed.get_or_create(&FailedRequest { request, reason });
             }
         }
         let plurals = [DistributedLock::plural(&()), Semaphore::plural(&()), ReadWriteLock::plural(&())];
-        for resource in plurals.into_iter().map(Cow::into_owned).chain(["leases".to_owned()]) {
+        for resource in plurals.into_iter().map(Cow::into_owned).chain(["leases", "pods"].map(str::to_owned)) {
             let _ = self.watch_errors.get_or_create(&Watched { resource });
         }
     }
