@@ -51,8 +51,8 @@ pub(crate) struct ElectArgs {
     /// What to do when the leadership was lost
     #[arg(long, value_enum, value_name = "WHAT", default_value = "restart")]
     pub(crate) on_loss: AfterLoss,
-    /// Answer HTTP requests here, such as 127.0.0.1:4040 or [::]:4040
-    #[arg(long, value_name = "ADDR")]
+    // Rustdoc would take the address for a link.
+    #[arg(long, value_name = "ADDR", help = "Answer HTTP requests here, such as 127.0.0.1:4040 or [::]:4040")]
     pub(crate) serve: Option<SocketAddr>,
     /// How long others leave a leader in peace after its last renewal: 1s to 60s
     #[arg(long, value_name = "DUR", value_parser = lease_duration, default_value = "15s")]
