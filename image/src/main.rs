@@ -25,7 +25,7 @@ struct Arguments {
     /// The Dockerfile whose last stage tells the rest.
     #[arg(long, value_name = "FILE", default_value = "Dockerfile")]
     dockerfile: PathBuf,
-    /// Where to write: <FOLDER>/oci and <FOLDER>/leasehold-operator.oci.tar. What is there is replaced.
+    /// Where to write the folder oci and the archive leasehold-operator.oci.tar. What is there is replaced.
     #[arg(long, value_name = "FOLDER", default_value = "target/image")]
     out: PathBuf,
     /// What the image is called in the layout.
