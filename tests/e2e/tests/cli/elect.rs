@@ -95,6 +95,22 @@ async fn a_loss_restarts_the_command_or_ends_it() -> Result<()> {
 }
 
 #[tokio::test]
+async fn told_to_end_while_its_command_is_stopped_after_a_loss_it_does_not_stand_again() -> Result<()> {
+    let scene = Scene::new().await?;
+    let options = ["elect", "boss", "--on-loss", "restart", "--lease-duration", "40s", "--grace", "20s"];
+    let script = r#"trap 'echo asked; trap "echo told; exit 0" TERM' TERM; echo ready; while :; do sleep 0.05; done"#;
+    let mut process = scene.cli(options)?.args(["--", "/bin/sh", "-c", script]).start()?;
+    process.wait_for_line(SOON, |line| line == "ready").await?;
+    scene.namespace.api::<Lease>().delete("boss", &DeleteParams::default()).await?;
+    process.wait_for_line(SOON, |line| line == "asked").await?;
+    process.signal(Signal::TERM)?;
+    let ended = end(&mut process).await?;
+    ended.is(76, &["told"]);
+    assert!(!ended.output.contains("standing for election again"), "{}", ended.output);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_container_beside_it_is_told_who_leads() -> Result<()> {
     let scene = Scene::new().await?;
     let (mut one, of_one) = sidecar(&scene, "one", &["--payload", "http://one:80/"]).await?;
