@@ -139,6 +139,9 @@ async fn what_the_chart_adds_to_the_pods_stands_where_it_belongs() -> Result<()>
         "tolerations[0].operator=Exists",
         "podAnnotations.note=this",
         "podLabels.team=a",
+        "networkPolicy.apiServerPorts={16443}",
+        "monitoring.enabled=true",
+        "monitoring.labels.release=prometheus",
     ];
     let mut made = template(cluster, &values).await?;
     let template = &mut deployment(&mut made)["template"];
@@ -155,6 +158,16 @@ async fn what_the_chart_adds_to_the_pods_stands_where_it_belongs() -> Result<()>
     assert_eq!(template["metadata"]["annotations"]["note"], "this");
     let labels: &Map<String, Value> = template["metadata"]["labels"].as_object().unwrap();
     assert_eq!((labels.len(), &labels["team"]), (2, &"a".into()));
+    let egress = &made["NetworkPolicy leasehold-system/leasehold-operator"]["spec"]["egress"];
+    let ports: Vec<_> = egress[0]["ports"].as_array().unwrap().iter().map(|one| &one["port"]).collect();
+    assert_eq!(ports, [443, 6443, 16443]);
+    for kind in ["ServiceMonitor", "PrometheusRule"] {
+        let labels = &made[&format!("{kind} leasehold-system/leasehold-operator")]["metadata"]["labels"];
+        assert_eq!(
+            (&labels["release"], &labels["app.kubernetes.io/name"]),
+            (&"prometheus".into(), &"leasehold-operator".into())
+        );
+    }
     Ok(())
 }
 
@@ -168,6 +181,7 @@ async fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("replicas=-1", "replicas"),
         ("namespaces={Team_A}", "namespaces"),
         ("monitoring.enable=true", "monitoring"),
+        ("networkPolicy.apiServerPorts={70000}", "apiServerPorts"),
         ("image.digest=latest", "digest"),
     ] {
         let refused = template(cluster, &[value]).await.expect_err(value).to_string();
