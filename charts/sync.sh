@@ -16,7 +16,8 @@ for folder in crds config/rbac config/manager config/flowcontrol config/monitori
 	mkdir -p "$to"
 	for file in "$root/$folder"/*.yaml "$root/$folder"/*.json; do
 		case $file in
-		*/kustomization.yaml | *'/*.'*) ;;
+		# The namespace of a release cannot be one of its objects.
+		*/kustomization.yaml | */manager/namespace.yaml | *'/*.'*) ;;
 		*) cp "$file" "$to/" ;;
 		esac
 	done

@@ -126,7 +126,7 @@ impl Candidate<'_> {
         };
         let campaign = tokio::select! {
             biased;
-            signal = signals.next() => {
+            signal = signals.next_ending() => {
                 let nothing_to_run = self.args.command.is_empty();
                 return if nothing_to_run { Ok(None) } else { Err(Failure::signal(signal.as_raw())) };
             }

@@ -44,6 +44,20 @@ impl Signals {
         Ok(())
     }
 
+    /// The next signal that ends a process. Those of job control, which come in here too once a command has run, do
+    /// what they do to any process.
+    pub(crate) async fn next_ending(&mut self) -> Signal {
+        loop {
+            match self.next().await {
+                Signal::CONT => {}
+                Signal::TSTP => {
+                    let _ = stop_self();
+                }
+                signal => return signal,
+            }
+        }
+    }
+
     /// The next signal. Nothing is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> Signal {
         poll_fn(|context| {

@@ -166,11 +166,13 @@ impl Running<'_> {
     fn forward(&mut self, signal: Signal) {
         match signal {
             Signal::CONT => self.resume(),
-            signal => {
-                self.told_to_end |= !matches!(signal, Signal::TSTP | Signal::USR1 | Signal::USR2);
-                self.child.signal(signal);
-            }
+            signal => self.hand_on(signal),
         }
+    }
+
+    fn hand_on(&mut self, signal: Signal) {
+        self.told_to_end |= !matches!(signal, Signal::TSTP | Signal::CONT | Signal::USR1 | Signal::USR2);
+        self.child.signal(signal);
     }
 
     /// A signal of job control stopped the command: either it needs the terminal, or whoever sits there wants the
@@ -226,7 +228,7 @@ impl Running<'_> {
                     _ = self.child.gone() => return,
                     // Ctrl-Z does not gain it any time.
                     signal = self.signals.next() => if signal != Signal::TSTP {
-                        self.child.signal(signal);
+                        self.hand_on(signal);
                     },
                 }
             }

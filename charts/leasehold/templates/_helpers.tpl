@@ -8,16 +8,18 @@ app.kubernetes.io/version: {{ .Chart.AppVersion }}
 
 {{/*
 Every object in the files of a folder of files/, which are those of config/, as they are but for labels and namespace.
-Expects a list: what `.` is in a template, and a pattern of paths.
+Expects a list: what `.` is in a template, a pattern of paths, and more labels if there are any.
 */}}
 {{- define "leasehold.objects" -}}
 {{- $top := index . 0 -}}
 {{- $own := include "leasehold.labels" $top | fromYaml -}}
+{{- $more := dict -}}
+{{- if gt (len .) 2 }}{{ $more = index . 2 }}{{ end -}}
 {{- range $path, $_ := $top.Files.Glob (index . 1) }}
 {{- range $document := regexSplit "(?m)^---\\s*$" ($top.Files.Get $path) -1 }}
 {{- $object := fromYaml $document }}
 {{- if $object.kind }}
-{{- $labels := merge (dict) ($object.metadata.labels | default dict) $own }}
+{{- $labels := merge (dict) ($object.metadata.labels | default dict) $own $more }}
 {{- $_ := set $object.metadata "labels" $labels }}
 {{- if $object.metadata.namespace }}
 {{- $_ := set $object.metadata "namespace" $top.Release.Namespace }}

@@ -95,6 +95,51 @@ async fn a_loss_restarts_the_command_or_ends_it() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_candidate_that_has_led_before_can_be_stopped_and_continued() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut one = replica(&scene, "one", &["--on-loss", "restart"], "echo works; exec sleep 1000")?.start()?;
+    one.wait_for_line(SOON, |line| line == "works").await?;
+    let mut two = replica(&scene, "two", &[], UNTIL_EOF)?.piped_stdin().start()?;
+    scene.wait_joins("boss", 1).await?;
+    scene.outcome(&["break", "boss", "--reason", "it hangs", "--yes"]).await?.is(0, &["broke what"]);
+    two.wait_for_line(SOON, |line| line == "ready").await?;
+    scene.wait_joins("boss", 1).await?;
+    for _ in 0..2 {
+        one.signal(Signal::CONT)?;
+        one.signal(Signal::TSTP)?;
+        eventually(SOON, "a stopped candidate", async || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", one.id()))?;
+            ensure!(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')), "{stat}");
+            Ok(())
+        })
+        .await?;
+        one.signal(Signal::CONT)?;
+    }
+    drop(two.stdin());
+    end(&mut two).await?.is(0, &[]);
+    one.wait_for_line(SOON, |line| line == "works").await?;
+    one.signal(Signal::TERM)?;
+    end(&mut one).await?.is(143, &["standing for election again"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn told_to_end_while_its_command_is_stopped_after_a_loss_it_does_not_stand_again() -> Result<()> {
+    let scene = Scene::new().await?;
+    let options = ["elect", "boss", "--on-loss", "restart", "--lease-duration", "40s", "--grace", "20s"];
+    let script = r#"trap 'echo asked; trap "echo told; exit 0" TERM' TERM; echo ready; while :; do sleep 0.05; done"#;
+    let mut process = scene.cli(options)?.args(["--", "/bin/sh", "-c", script]).start()?;
+    process.wait_for_line(SOON, |line| line == "ready").await?;
+    scene.namespace.api::<Lease>().delete("boss", &DeleteParams::default()).await?;
+    process.wait_for_line(SOON, |line| line == "asked").await?;
+    process.signal(Signal::TERM)?;
+    let ended = end(&mut process).await?;
+    ended.is(76, &["told"]);
+    assert!(!ended.output.contains("standing for election again"), "{}", ended.output);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_container_beside_it_is_told_who_leads() -> Result<()> {
     let scene = Scene::new().await?;
     let (mut one, of_one) = sidecar(&scene, "one", &["--payload", "http://one:80/"]).await?;

@@ -152,6 +152,7 @@ async fn wait_tells_when_it_is_so() -> Result<()> {
     let other = ["wait", "job", "--for", "holder=other", "--timeout", "200ms"];
     scene.outcome(&other).await?.is(75, &["was not held by other", "held by worker"]);
     let mut free = scene.cli(["wait", "job", "--for", "free"])?.start()?;
+    scene.outcome(&["wait", "job", "--for", "free", "--timeout", "200ms"]).await?.is(75, &["held by worker"]);
     assert!(free.try_wait()?.is_none());
     drop(holder.stdin());
     end(&mut holder).await?.is(0, &[]);

@@ -81,7 +81,7 @@ async fn several_are_held_all_or_none() -> Result<()> {
         assert!(scene.lease(free).await?.is_none(), "{free}");
     }
     let script = "printf %s \"$LEASEHOLD_NAME\" | tr '\\n' , ; echo; \
-                  test \"$(printf %s \"$LEASEHOLD_TOKEN\" | wc -l)\" = 2; exec cat";
+                  test \"$(printf %s \"$LEASEHOLD_TOKEN\" | wc -l)\" = 2 && exec cat";
     let mut waiter = scene.script(&["c", "b", "a"], script)?.piped_stdin().start()?;
     scene.wait_joins("b", 1).await?;
     drop(holder.stdin());

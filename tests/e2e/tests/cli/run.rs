@@ -4,9 +4,19 @@ use std::fs;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
-use leasehold_testkit::{Cluster, Signal, eventually};
+use leasehold_testkit::{Cluster, Process, Signal, eventually};
 
-use crate::support::{RUN, SOON, Scene, end, line_after, outcome};
+use crate::support::{RUN, SOON, Scene, UNTIL_EOF, end, line_after, outcome};
+
+/// From now on nobody answers at the address of the API server.
+fn cut_off(scene: &Scene) -> Result<()> {
+    // Nothing listens on the port of a listener that was closed.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let kubeconfig = fs::read_to_string(scene.kubeconfig())?;
+    let server = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("server: ")).context("a server")?;
+    fs::write(scene.kubeconfig(), kubeconfig.replace(server, &format!("https://127.0.0.1:{port}")))?;
+    Ok(())
+}
 
 #[tokio::test]
 async fn the_exit_code_is_the_commands() -> Result<()> {
@@ -34,6 +44,8 @@ async fn a_lock_that_was_used_leaves_nothing_behind() -> Result<()> {
 #[tokio::test]
 async fn wrong_usage_is_64_and_sends_nothing() -> Result<()> {
     let scene = Scene::new().await?;
+    // Whatever was sent would be answered with 69.
+    cut_off(&scene)?;
     let long = "x".repeat(1025);
     for (args, text) in [
         (&["frob"][..], "frob"),
@@ -159,19 +171,35 @@ async fn a_lock_that_is_held_is_75_or_what_was_asked_for() -> Result<()> {
 async fn a_long_wait_is_told_once_into_a_log() -> Result<()> {
     let scene = Scene::new().await?;
     let mut holder = scene.holder("job", &[]).await?;
+    let second = scene.script(&["job"], UNTIL_EOF)?.env("POD_NAME", "second").piped_stdin();
+    let mut second = second.start()?;
+    scene.wait_joins("job", 1).await?;
     let mut waiter = scene.script(&["job"], "echo mine")?.start()?;
-    eventually(SOON, "a word about the wait", async || {
-        let output = waiter.output();
-        ensure!(output.contains("waiting for lock job, held by worker since 20"), "{output}");
-        ensure!(output.contains(", 0 ahead"), "{output}");
-        Ok(())
-    })
-    .await?;
+    scene.wait_joins("job", 2).await?;
+    let mut loud = scene.script(&["job", "-v"], "echo mine too")?.start()?;
+    let tells = async |process: &Process, text: &str| {
+        eventually(SOON, "a word about the wait", async || {
+            let output = process.output();
+            ensure!(output.contains(text), "no {text:?} in {output}");
+            Ok(())
+        })
+        .await
+    };
+    for (process, ahead) in [(&waiter, ", 1 ahead"), (&loud, ", 2 ahead")] {
+        tells(process, "waiting for lock job, held by worker since 20").await?;
+        tells(process, ahead).await?;
+    }
+    // One that has begun later tells of a change, by -v. So the other would have told of it too.
     drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
+    tells(&loud, "waiting for lock job, held by second since 20").await?;
+    tells(&loud, ", 1 ahead").await?;
+    drop(second.stdin());
+    end(&mut second).await?.is(0, &[]);
     let ended = end(&mut waiter).await?;
     ended.is(0, &["mine"]);
     assert_eq!(ended.output.matches("waiting for").count(), 1);
-    end(&mut holder).await?.is(0, &[]);
+    end(&mut loud).await?.is(0, &["mine too"]);
     Ok(())
 }
 
@@ -245,11 +273,7 @@ async fn the_rule_that_is_told_is_enough() -> Result<()> {
 #[tokio::test]
 async fn an_api_server_that_is_not_there_is_69() -> Result<()> {
     let scene = Scene::new().await?;
-    // Nothing listens on the port of a listener that was closed.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let kubeconfig = fs::read_to_string(scene.kubeconfig())?;
-    let server = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("server: ")).context("a server")?;
-    fs::write(scene.kubeconfig(), kubeconfig.replace(server, &format!("https://127.0.0.1:{port}")))?;
+    cut_off(&scene)?;
     for args in
         [&["list"][..], &["status", "job"], &["run", "job", "--", "true"], &["run", "--no-wait", "job", "--", "true"]]
     {

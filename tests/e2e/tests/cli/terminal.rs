@@ -12,7 +12,7 @@ use leasehold_testkit::{bin, eventually};
 use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::support::{SOON, Scene, wait_dead};
+use crate::support::{SOON, Scene, UNTIL_EOF, end, wait_dead};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -124,6 +124,28 @@ async fn the_command_has_the_terminal() -> Result<()> {
     terminal.is_repeated("hello").await?;
     terminal.press(CTRL_C)?;
     assert_eq!(terminal.exit_code().await?, Some(130));
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_waits_at_a_terminal_is_told_whenever_something_changes() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut holder = scene.holder("job", &[]).await?;
+    let second = scene.script(&["job"], UNTIL_EOF)?.env("POD_NAME", "second").piped_stdin();
+    let mut second = second.start()?;
+    scene.wait_joins("job", 1).await?;
+    let mut terminal = Terminal::run(&scene, "echo mi''ne")?;
+    terminal.shows("waiting for lock job, held by worker since 20", 1).await?;
+    terminal.shows(", 1 ahead", 1).await?;
+    drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
+    second.wait_for_line(SOON, |line| line == "ready").await?;
+    terminal.shows("waiting for lock job, held by second since 20", 1).await?;
+    terminal.shows(", 0 ahead", 1).await?;
+    drop(second.stdin());
+    end(&mut second).await?.is(0, &[]);
+    terminal.shows("mine", 1).await?;
+    assert_eq!(terminal.exit_code().await?, Some(0));
     Ok(())
 }
 
