@@ -1,5 +1,5 @@
-use std::io;
 use std::sync::{Mutex, MutexGuard};
+use std::{fmt, io};
 
 use axum::Router;
 use axum::routing::post;
@@ -19,8 +19,14 @@ use crate::warden::Place;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is logged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.bytes()))
+    }
+}
 
 impl Log {
     fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
