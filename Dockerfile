@@ -6,7 +6,7 @@ COPY . .
 # Linked statically, so that it needs nothing. It names its target so that build scripts and macros are not.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
- && cargo build --release --locked --package leasehold-operator --bin leasehold-operator --target "$target" \
+ && cargo build --release --locked --package leasehold-operator --features otlp --bin leasehold-operator --target "$target" \
  && cp "target/$target/release/leasehold-operator" /leasehold-operator
 
 FROM scratch

@@ -28,6 +28,7 @@ example: controlplane-tool controlplane ## Run one of examples/ in the cluster o
 .PHONY: test
 test: test-image binaries controlplane tools ## Run all tests against a real control plane
 	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
+	$(CARGO) test --package leasehold-operator --features otlp --lib otlp
 	@$(MAKE) --no-print-directory package
 
 .PHONY: package
@@ -45,7 +46,7 @@ check-format:
 check-lints:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-# The client with every set of its features. What only tests need is not seen there.
+# The client with every set of its features. What only tests need is not seen there. The operator has one feature.
 .PHONY: check-features
 check-features:
 	@if command -v cargo-hack >/dev/null; then \
@@ -54,6 +55,7 @@ check-features:
 		echo "cargo-hack is not installed: features are checked together only" >&2; \
 		echo "(cargo install cargo-hack --locked)" >&2; \
 	fi
+	$(CARGO) clippy --quiet --package leasehold-operator --features otlp --all-targets -- -D warnings
 
 .PHONY: check-docs
 check-docs:
@@ -108,7 +110,7 @@ crds: ## Write the resource definitions anew from the code
 .PHONY: image
 image: ## Write the operator's image to target/image as an OCI layout, without Docker
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target $(HOST) \
-		--package leasehold-operator --bin leasehold-operator
+		--package leasehold-operator --features otlp --bin leasehold-operator
 	$(CARGO) run --quiet --package leasehold-image -- --program $(TARGET)/$(HOST)/release/leasehold-operator
 
 # The same of what the tests build anyway: quick, and not optimized. The program is built again as it was.

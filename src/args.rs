@@ -71,6 +71,21 @@ pub struct RunArgs {
     /// What this process is called in Events and on tombstones; the pod's name is usual.
     #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "leasehold-operator")]
     pub name: String,
+    /// The collector that traces are exported to by OTLP over HTTP, as in `http://collector:4318`. Without it none are.
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+}
+
+impl RunArgs {
+    /// Where traces are exported to, if anywhere.
+    #[must_use]
+    pub fn traces_to(&self) -> Option<&str> {
+        #[cfg(feature = "otlp")]
+        return self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty());
+        #[cfg(not(feature = "otlp"))]
+        None
+    }
 }
 
 /// How to log.

@@ -10,6 +10,7 @@
 //! | `hearing` | whether a watch hears anything of the API server |
 //! | `leases` | the connection for Leases, which nothing else uses |
 //! | `announce`, `metrics`, `serve` | Events, metrics, probes |
+//! | `spans`, `otlp` | what is told of each request and reconcile, and its export; the latter with the feature `otlp` |
 //!
 //! The operator is never on the path of an acquire or a release: without it every lock works, only slower to recover
 //! from clients that die.
@@ -22,10 +23,13 @@ mod hearing;
 mod lead;
 mod leases;
 mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod pods;
 mod run;
 mod scope;
 mod serve;
+mod spans;
 pub mod warden;
 
-pub use run::run;
+pub use run::{FLUSH, run};

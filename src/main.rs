@@ -6,7 +6,11 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use leasehold_operator::args::{Cli, Command, LogFormat, RunArgs};
-use tracing_subscriber::EnvFilter;
+#[cfg(feature = "otlp")]
+use leasehold_operator::otlp::Traces;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -32,17 +36,27 @@ fn print_crds(name: Option<&str>) -> Result<()> {
 }
 
 fn run(args: RunArgs) -> Result<()> {
-    start_log(&args)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(leasehold_operator::run(args))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let log = log(&args)?;
+    #[cfg(feature = "otlp")]
+    let traces = args.traces_to().map(|to| Traces::start(to, &args.name, runtime.handle())).transpose()?;
+    #[cfg(feature = "otlp")]
+    let log: Vec<_> = std::iter::once(log).chain(traces.iter().map(|traces| traces.layer().boxed())).collect();
+    tracing_subscriber::registry().with(log).init();
+    let ended = runtime.block_on(leasehold_operator::run(args));
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = traces {
+        traces.flush(leasehold_operator::FLUSH);
+    }
+    ended
 }
 
-fn start_log(args: &RunArgs) -> Result<()> {
+fn log(args: &RunArgs) -> Result<Box<dyn Layer<Registry> + Send + Sync>> {
     let filter = EnvFilter::try_new(&args.log)
         .with_context(|| format!("{:?} is no log filter: write for instance info or info,kube=debug", args.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match args.log_format {
-        LogFormat::Human => log.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    Ok(match args.log_format {
+        LogFormat::Human => log.with_ansi(io::stderr().is_terminal()).with_filter(filter).boxed(),
+        LogFormat::Json => log.json().with_filter(filter).boxed(),
+    })
 }

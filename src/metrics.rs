@@ -222,14 +222,7 @@ impl Metrics {
     }
 
     pub(crate) fn lease_request_failed(&self, request: &'static str, failure: &Failure) {
-        let reason = match failure {
-            Failure::Absent => "absent",
-            Failure::Refused => "refused",
-            Failure::Throttled(_) => "throttled",
-            Failure::Forbidden(_) => "forbidden",
-            Failure::Invalid(_) => "invalid",
-            Failure::Unclear(_) => "unclear",
-        };
+        let reason = reason(failure);
         self.lease_requests_failed.get_or_create(&FailedRequest { request, reason }).inc();
     }
 
@@ -281,6 +274,18 @@ impl Metrics {
 
 fn many(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// A failure in one word.
+pub(crate) fn reason(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Absent => "absent",
+        Failure::Refused => "refused",
+        Failure::Throttled(_) => "throttled",
+        Failure::Forbidden(_) => "forbidden",
+        Failure::Invalid(_) => "invalid",
+        Failure::Unclear(_) => "unclear",
+    }
 }
 
 fn outcome(ok: bool) -> Outcome {

@@ -33,6 +33,8 @@ use crate::warden::{self, Place, Post, Warden};
 
 /// How long everything may take to finish at the end.
 const FINISH: Duration = Duration::from_secs(8);
+/// How much of it is left for what is to be told of it, where traces are exported.
+pub const FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs the operator until SIGTERM or SIGINT.
 ///
@@ -61,8 +63,9 @@ pub async fn run(args: RunArgs) -> Result<()> {
     };
     stop.cancel();
     let finish = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(FINISH, finish).await.is_err() {
-        tracing::warn!("not everything finished within {} s", FINISH.as_secs());
+    let limit = if args.traces_to().is_some() { FINISH.saturating_sub(FLUSH) } else { FINISH };
+    if tokio::time::timeout(limit, finish).await.is_err() {
+        tracing::warn!("not everything finished within {} s", limit.as_secs());
     }
     ended
 }

@@ -42,6 +42,7 @@ use crate::hearing::{self, ROUND};
 use crate::leases::{Failure, Leases};
 use crate::metrics::Metrics;
 use crate::scope::Scope;
+use crate::spans;
 use crate::warden::{Place, Post};
 
 /// How many locks are worked on at once.
@@ -184,7 +185,13 @@ impl<R: LeaseBacked> Context<R> {
 
 async fn reconcile<R: LeaseBacked>(cr: Arc<R>, context: Arc<Context<R>>) -> Result<Action, Error> {
     let begin = clock::now().moment;
-    let result = steps(cr, &context).await;
+    let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
+    let outcome = |result: &Result<_, _>| match result {
+        Ok(_) => "ok",
+        Err(Error::Changed) => "changed",
+        Err(_) => "error",
+    };
+    let result = spans::reconcile(&place, R::KIND, steps(cr, &context), outcome).await;
     let changed = matches!(result, Err(Error::Changed));
     context.metrics.reconciled(result.is_ok() || changed, clock::now().moment.since(begin));
     let pause = result?;

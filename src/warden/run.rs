@@ -24,6 +24,7 @@ use crate::lead::Office;
 use crate::leases::{Failure, Leases};
 use crate::metrics::Metrics;
 use crate::scope::Scope;
+use crate::spans;
 
 /// How many requests are on their way at once.
 const AT_ONCE: usize = 32;
@@ -149,11 +150,16 @@ pub(crate) async fn run(tools: Tools, mut watches: Watches, ears: Vec<Ear>, stop
 }
 
 async fn send(leases: Arc<Leases>, task: Task) -> (Task, Result<Option<Lease>, Failure>) {
-    let answer = match &task.what {
-        What::Read => leases.read(&task.place).await.and_then(|lease| lease.map(Some).ok_or(Failure::Absent)),
-        What::End(write) | What::EndByEvidence(write) | What::Sweep(write) => leases.write(&task.place, write).await,
-        What::Do(deed) => leases.write(&task.place, &deed.write).await,
+    let answer = async {
+        match &task.what {
+            What::Read => leases.read(&task.place).await.and_then(|lease| lease.map(Some).ok_or(Failure::Absent)),
+            What::End(write) | What::EndByEvidence(write) | What::Sweep(write) => {
+                leases.write(&task.place, write).await
+            }
+            What::Do(deed) => leases.write(&task.place, &deed.write).await,
+        }
     };
+    let answer = spans::request(&task.place, named(&task.what), answer).await;
     (task, answer)
 }
 
@@ -264,6 +270,24 @@ fn concerned(what: &What) -> (Option<String>, Option<String>) {
         }
         DeedKind::Grant { to } => (None, told(to)),
         DeedKind::PassOver | DeedKind::Remove | DeedKind::GiveUp { .. } => (None, None),
+    }
+}
+
+/// What is sent, in one word.
+fn named(what: &What) -> &'static str {
+    use super::decide::DeedKind;
+    match what {
+        What::Read => "read",
+        What::End(_) => "end_session",
+        What::EndByEvidence(_) => "end_session_by_evidence",
+        What::Sweep(_) => "sweep_session",
+        What::Do(deed) => match &deed.kind {
+            DeedKind::Evict { .. } => "evict",
+            DeedKind::Grant { .. } => "grant",
+            DeedKind::PassOver => "pass_over",
+            DeedKind::Remove => "remove",
+            DeedKind::GiveUp { .. } => "tell_to_give_up",
+        },
     }
 }
 
