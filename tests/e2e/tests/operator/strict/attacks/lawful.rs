@@ -10,6 +10,7 @@ use super::{
 };
 use crate::strict::bind;
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn lawful(me: &str) -> Vec<Attack> {
     const SINCE: &str = "since=2030-01-01T00:00:00Z";
     let (victim, other, mine) = (format!("{VICTIM}.1"), format!("{OTHER}.1"), format!("{me}.1"));

@@ -148,7 +148,6 @@ pub(super) fn locks(me: &str) -> Vec<Attack> {
     all
 }
 
-#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn shared(me: &str) -> Vec<Attack> {
     const MORE: &str = "what is held becomes less";
     const SINCE: &str = "since=2030-01-01T00:00:00Z";
