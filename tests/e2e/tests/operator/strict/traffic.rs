@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use leasehold::protocol::write::give_up;
 use leasehold::provider::Provider;
 use leasehold::testing::conformance::{self, Promises};
-use leasehold::{Client, TryAcquireError};
+use leasehold::{AcquireError, Client, KubeStore, Store as _, TryAcquireError};
 use leasehold_testkit::{Account, eventually};
 
 use super::{Forbidden, client_of, rules, strict_scene};
@@ -114,6 +115,33 @@ async fn what_is_shared_is_shared_upgraded_and_given_back() -> Result<()> {
     for client in [one, two, three] {
         client.shutdown().await;
     }
+    ensure!(forbidden.all().is_empty(), "{:#?}", forbidden.all());
+    Ok(())
+}
+
+/// As the operator tells it: its label is on the Lease, and goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_to_give_up_leaves_and_who_is_not_told_is_handed_it() -> Result<()> {
+    let scene = strict_scene().await?;
+    let forbidden = Forbidden::default();
+    let [one, two, three] = pods(&scene, &forbidden).await?;
+    scene.lock("orders").await?;
+    let operator = KubeStore::new(scene.namespace.config(), scene.namespace.name())?;
+    let held = one.lock("orders").build()?.acquire().await?;
+    let (second, third) = (two.lock("orders").build()?, three.lock("orders").build()?);
+    let second = tokio::spawn(async move { second.acquire().await });
+    scene.record("orders", |record| record.waiters.len() == 1).await?;
+    let third = tokio::spawn(async move { third.acquire().await });
+    let record = scene.record("orders", |record| record.waiters.len() == 2).await?;
+    operator.write("orders", &give_up(&record, &record.waiters[1], "a circle")).await?;
+    let gave_up = tokio::time::timeout(SOON, third).await.context("it stays")??;
+    ensure!(matches!(gave_up, Err(AcquireError::Deadlock { .. })), "{gave_up:?}");
+    let told = |lease: &k8s_openapi::api::coordination::v1::Lease| {
+        lease.metadata.labels.iter().flatten().filter(|(key, _)| key.starts_with("holder.leasehold.dev/")).count()
+    };
+    scene.record("orders", |record| record.waiters.len() == 1 && told(&record.lease) == 1).await?;
+    held.release().await?;
+    tokio::time::timeout(SOON, second).await.context("it waits for ever")???.release().await?;
     ensure!(forbidden.all().is_empty(), "{:#?}", forbidden.all());
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! Writes that are not for the writer to make. Each is refused by the policies, and passes without them.
 
 mod full;
+mod lawful;
 mod locks;
 mod sessions;
 mod shared;
+mod stuck;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -127,7 +129,7 @@ struct Side {
     admin: Api<Lease>,
     attacker: Api<Lease>,
     me: String,
-    _account: Account,
+    account: Account,
 }
 
 impl Side {
@@ -137,7 +139,7 @@ impl Side {
         let uid = meta.uid.as_deref().context("a uid")?;
         let me = SessionId::of_pod("mallory", uid, "k3j9x2m1").to_string();
         let attacker = Api::namespaced(account.client()?, namespace.name());
-        Ok(Self { admin: namespace.api(), attacker, me, _account: account })
+        Ok(Self { admin: namespace.api(), attacker, me, account })
     }
 
     /// Makes the Lease as it was before, and writes to it as the attacker.
@@ -162,7 +164,8 @@ impl Side {
 
     /// All attacks, each with the name of its Lease.
     fn attacks(&self) -> Vec<(String, Attack)> {
-        let locks = locks::locks(&self.me).into_iter().chain(shared::shared(&self.me)).enumerate();
+        let locks = locks::locks(&self.me).into_iter().chain(stuck::locks(&self.me));
+        let locks = locks.chain(shared::shared(&self.me)).chain(stuck::shared(&self.me)).enumerate();
         let locks = locks.map(|(n, attack)| (format!("lease-{n}"), attack));
         let sessions = sessions::sessions(&self.me).into_iter().enumerate().map(|(n, (session, attack))| {
             // Each its own: the random part is anybody's to choose.
@@ -205,7 +208,7 @@ async fn what_is_not_for_the_writer_is_refused_by_the_policies_and_passes_withou
         }
     }
     ensure!(failures.is_empty(), "of {count}:\n{}", failures.join("\n"));
-    if count < 80 {
+    if count < 140 {
         bail!("there are only {count} attacks");
     }
     Ok(())
