@@ -162,6 +162,11 @@ impl Warden {
                 self.touch(place, now);
             }
         }
+        if !acts {
+            // It looks for them no more: by the time it acts again they may be over.
+            self.deadlocks.clear();
+            self.giving_up.clear();
+        }
         self.acts = acts;
     }
 
