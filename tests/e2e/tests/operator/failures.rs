@@ -235,8 +235,8 @@ async fn a_resource_that_is_edited_deleted_and_made_again_under_its_holder_leave
             ensure!(untouched(&record), "{time}: {:#?}", record.lease);
             let annotations = record.lease.metadata.annotations.as_ref();
             let owner = annotations.and_then(|annotations| annotations.get("leasehold.dev/owner"));
-            let owned = owner == Some(&format!("DistributedLock/build/{mine}"));
-            ensure!(owned && !record.ephemeral, "{owner:?}, {}", record.ephemeral);
+            let is_its_own = owner == Some(&format!("DistributedLock/build/{mine}"));
+            ensure!(is_its_own && !record.ephemeral, "{owner:?}, {}", record.ephemeral);
             ensure!(record.default_duration.is_none());
             Ok(())
         })
