@@ -17,20 +17,36 @@ use crate::warden::Place;
 
 /// No request takes longer than this.
 const LIMIT: Duration = Duration::from_secs(10);
+/// In a longer pause between two answers the API server may have been away without anybody asking.
+const GAP: Duration = Duration::from_mins(2);
 
 /// Reads and writes Leases in any namespace.
 #[derive(Debug)]
 pub(crate) struct Leases {
     store: KubeStore,
     metrics: Arc<Metrics>,
-    /// When the API server last answered.
-    answered: Mutex<Option<Moment>>,
+    answers: Mutex<Option<Answers>>,
+}
+
+/// The API server has answered all requests from then on, and nobody knows of a longer pause between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answers {
+    pub(crate) since: Moment,
+    pub(crate) last: Moment,
+}
+
+impl Answers {
+    /// One more answer, at `now`.
+    fn noted(before: Option<Self>, now: Moment) -> Self {
+        let goes_on = before.filter(|before| now.since(before.last) <= GAP);
+        Self { since: goes_on.map_or(now, |before| before.since), last: now }
+    }
 }
 
 impl Leases {
     pub(crate) fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, kube::Error> {
         let namespace = config.default_namespace.clone();
-        Ok(Self { store: KubeStore::new(config, &namespace)?, metrics, answered: Mutex::default() })
+        Ok(Self { store: KubeStore::new(config, &namespace)?, metrics, answers: Mutex::default() })
     }
 
     /// Reads a Lease, consistently. `None`: there is none.
@@ -49,9 +65,9 @@ impl Leases {
         self.limited("write", store.write(&place.name, write)).await
     }
 
-    /// When the API server last answered, whatever it said.
-    pub(crate) fn answered(&self) -> Option<Moment> {
-        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Since when the API server has been answering, whatever it said. `None`: it does not.
+    pub(crate) fn answers(&self) -> Option<Answers> {
+        *self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn limited<T>(
@@ -62,12 +78,31 @@ impl Leases {
         let answer = tokio::time::timeout(LIMIT, answer)
             .await
             .unwrap_or_else(|_| Err(Failure::Unclear(format!("no answer within {} s", LIMIT.as_secs()))));
-        if !matches!(answer, Err(Failure::Unclear(_))) {
-            *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now().moment);
-        }
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        *answers = match answer {
+            Err(Failure::Unclear(_)) => None,
+            _ => Some(Answers::noted(*answers, clock::now().moment)),
+        };
+        drop(answers);
         if let Err(failure) = &answer {
             self.metrics.lease_request_failed(request, failure);
         }
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_not_asked_for_long_may_have_been_away() {
+        let at = |seconds| Moment::from_start(Duration::from_secs(seconds));
+        let mut answers = None;
+        let mut note = |now| {
+            answers = Some(Answers::noted(answers, at(now)));
+            answers.map(|answers| answers.since)
+        };
+        assert_eq!([10, 130, 250, 371, 372].map(&mut note), [10, 10, 10, 371, 371].map(|since| Some(at(since))));
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hearing::DEAF;
 use crate::lead::{Office, Ready};
-use crate::leases::Leases;
+use crate::leases::{Answers, Leases};
 use crate::metrics::Metrics;
 use crate::warden::Post;
 
@@ -23,6 +23,9 @@ use crate::warden::Post;
 const STUCK: Duration = Duration::from_secs(15);
 /// A watch that hears nothing is begun anew. After this long, though the API server answers, that has not helped.
 const GIVEN_UP: Duration = Duration::from_mins(5);
+/// For so long the API server has been answering by then: after an outage a watch needs up to [`DEAF`] to notice that it is
+/// deaf, then a pause, and then a list.
+const ANSWERS: Duration = Duration::from_mins(2);
 
 /// What there is to tell.
 #[derive(Clone, Debug)]
@@ -58,7 +61,7 @@ async fn healthz(State(told): State<Told>) -> (StatusCode, String) {
         let told = format!("the watch of Leases has been stuck for {} s\n", silent.as_secs());
         return (StatusCode::SERVICE_UNAVAILABLE, told);
     }
-    if is_given_up(now, pulse.heard, told.leases.answered()) {
+    if is_given_up(now, pulse.heard, told.leases.answers()) {
         let told = format!("a watch of Leases has heard nothing for {} s\n", now.since(pulse.heard).as_secs());
         return (StatusCode::SERVICE_UNAVAILABLE, told);
     }
@@ -77,10 +80,14 @@ async fn readyz(State(told): State<Told>) -> (StatusCode, &'static str) {
     what.map_or((StatusCode::OK, "ok\n"), |what| (StatusCode::SERVICE_UNAVAILABLE, what))
 }
 
-/// Whether a watch has heard nothing for very long, though the API server has answered other requests since, and lately.
-fn is_given_up(now: Moment, heard: Moment, answered: Option<Moment>) -> bool {
-    let answers = |answered: Moment| answered > heard && now.since(answered) < GIVEN_UP;
-    now.since(heard) >= GIVEN_UP && answered.is_some_and(answers)
+/// Whether a watch has heard nothing for very long, though the API server has been answering other requests for longer than
+/// a watch needs to begin anew, and lately.
+fn is_given_up(now: Moment, heard: Moment, answers: Option<Answers>) -> bool {
+    let long_enough = |answers: Answers| {
+        let since = answers.since.max(heard);
+        answers.last > heard && now.since(answers.last) < GIVEN_UP && answers.last.since(since) >= ANSWERS
+    };
+    now.since(heard) >= GIVEN_UP && answers.is_some_and(long_enough)
 }
 
 #[cfg(test)]
@@ -90,15 +97,19 @@ mod tests {
     #[test]
     fn a_watch_is_given_up_only_where_the_api_server_answers_and_is_not_heard() {
         let at = |minutes| Moment::from_start(Duration::from_mins(minutes));
-        for (now, answered, wanted) in [
-            (11, Some(11), false),
-            (15, Some(15), true),
-            (15, Some(11), true),
-            (15, Some(10), false),
+        for (now, answers, wanted) in [
+            (13, Some((1, 13)), false),
+            (15, Some((1, 15)), true),
+            (15, Some((13, 15)), true),
+            (15, Some((1, 12)), true),
+            (15, Some((1, 10)), false),
+            // It answers again after an outage, and the watch has had no time to begin anew.
+            (15, Some((14, 15)), false),
             (15, None, false),
-            (20, Some(11), false),
+            (20, Some((1, 15)), false),
         ] {
-            assert_eq!(is_given_up(at(now), at(10), answered.map(at)), wanted, "{now} {answered:?}");
+            let told = answers.map(|(since, last)| Answers { since: at(since), last: at(last) });
+            assert_eq!(is_given_up(at(now), at(10), told), wanted, "{now} {answers:?}");
         }
     }
 }

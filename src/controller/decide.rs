@@ -37,6 +37,8 @@ pub(super) enum Blocked {
     OwnedByOther(String),
     /// The Lease is in use as something else.
     UsedAs(Kind),
+    /// The Lease cannot be read, told for people: it is of a later format.
+    Unreadable(String),
 }
 
 /// What is to be done, in this order.
@@ -48,6 +50,10 @@ fn keep<R: LeaseBacked>(seen: &Observed<R>) -> Vec<Action> {
     let mut actions = Vec::new();
     if !has_finalizer(seen) {
         actions.push(Action::AddFinalizer);
+    }
+    if let Some(why) = &seen.unreadable {
+        actions.push(Action::Block(Blocked::Unreadable(why.clone())));
+        return actions;
     }
     match &seen.record {
         None => actions.push(Action::Create(write::create(&*seen.cr))),
@@ -68,6 +74,7 @@ fn let_go<R: LeaseBacked>(seen: &Observed<R>) -> Vec<Action> {
     if !has_finalizer(seen) {
         return Vec::new();
     }
+    // What cannot be read is left to those who can.
     let mine = seen.record.as_ref().filter(|record| owner(&record.lease, &*seen.cr) == Owner::This);
     let mut actions = match mine {
         None => Vec::new(),
@@ -95,7 +102,7 @@ pub(super) mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::{Value, json};
 
-    use super::super::owner::owner_reference;
+    use super::super::owner::{OWNER, note};
     use super::*;
     use crate::crd::{DistributedLock, DistributedLockSpec, Semaphore, SemaphoreSpec};
 
@@ -158,12 +165,11 @@ pub(super) mod tests {
             lock.spec.policy.deletion_policy = DeletionPolicy::Wait;
             lock
         };
-        let mine = json!([owner_reference(&lock(None))]);
+        let mine = json!({ OWNER: note(&lock(None)), "leasehold.dev/format": "1" });
         let label = json!({ "leasehold.dev/kind": "lock" });
-        let owned =
-            |spec: Value| record(json!({ "metadata": { "ownerReferences": mine, "labels": label }, "spec": spec }));
-        let waited = record(json!({ "metadata": { "ownerReferences": mine, "labels": label,
-            "annotations": { "join.leasehold.dev/pod_x.1": "4" } }, "spec": {} }));
+        let owned = |spec: Value| record(json!({ "metadata": { "annotations": mine, "labels": label }, "spec": spec }));
+        let waited = record(json!({ "metadata": { "labels": label,
+            "annotations": { "join.leasehold.dev/pod_x.1": "4", OWNER: note(&lock(None)) } }, "spec": {} }));
         let foreign = || record(json!({ "spec": { "holderIdentity": "somebody" } }));
         let taken = record(json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "Deployment",
             "name": "web", "uid": "u", "controller": true }] }, "spec": {} }));
@@ -204,6 +210,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_lease_of_a_later_format_is_left_alone_and_keeps_nobody_from_going() {
+        let mut cr = lock(None);
+        cr.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+        let unreadable = |cr| Observed { unreadable: Some("later".to_owned()), ..Observed::new(Arc::new(cr), None) };
+        let actions = decide(&unreadable(cr.clone()));
+        assert!(matches!(&actions[..], [Action::Block(Blocked::Unreadable(_))]), "{actions:?}");
+        cr.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+        cr.spec.policy.deletion_policy = DeletionPolicy::Wait;
+        let actions = decide(&unreadable(cr));
+        assert!(matches!(&actions[..], [Action::RemoveFinalizer]), "{actions:?}");
+    }
+
+    #[test]
     fn a_lease_of_another_kind_is_taken_only_when_nobody_uses_it() {
         let semaphore = || {
             let mut semaphore = Semaphore::new("build", SemaphoreSpec { permits: 3, ..SemaphoreSpec::default() });
@@ -228,9 +247,11 @@ pub(super) mod tests {
         let mut deleted = semaphore();
         deleted.metadata.uid = Some("uid".to_owned());
         deleted.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
-        let owned = |annotations: Value| {
-            record(json!({ "metadata": { "labels": { "leasehold.dev/kind": "semaphore" }, "annotations": annotations,
-                "ownerReferences": [owner_reference(&deleted)] } }))
+        let owned = |mut annotations: Value| {
+            annotations[OWNER] = json!(note(&deleted));
+            record(
+                json!({ "metadata": { "labels": { "leasehold.dev/kind": "semaphore" }, "annotations": annotations } }),
+            )
         };
         let (free, waited) = (owned(json!({})), owned(waited));
         assert_eq!(names(deleted.clone(), Some(free)), ["delete", "remove finalizer"]);

@@ -212,7 +212,7 @@ async fn steps<R: LeaseBacked>(cr: Arc<R>, context: &Context<R>) -> Result<Optio
     if !actions.is_empty() {
         tracing::debug!(%place, count = actions.len(), "there is something to do");
     }
-    // What was seen of the resource may be old: no Lease is given to an owner that is going, since it would go with it.
+    // What was seen of the resource may be old: no Lease is given to an owner that has gone, since nobody would remove it.
     let gives = |action: &decide::Action| matches!(action, decide::Action::Create(_) | decide::Action::Align(_));
     if actions.iter().any(gives) && !stays(&*seen.cr, context).await? {
         return Ok(None);

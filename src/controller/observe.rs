@@ -17,12 +17,14 @@ pub(super) struct Observed<R> {
     pub(super) cr: Arc<R>,
     pub(super) place: Place,
     pub(super) record: Option<Arc<Record>>,
+    /// There is a Lease, and it cannot be read, for this reason.
+    pub(super) unreadable: Option<String>,
 }
 
 impl<R: LeaseBacked> Observed<R> {
     pub(super) fn new(cr: Arc<R>, record: Option<Arc<Record>>) -> Self {
         let place = Place::new(&cr.namespace().unwrap_or_default(), &cr.name_any());
-        Self { cr, place, record }
+        Self { cr, place, record, unreadable: None }
     }
 }
 
@@ -35,16 +37,19 @@ pub(super) async fn observe<R: LeaseBacked>(cr: Arc<R>, context: &Context<R>) ->
         (warden.version(place), warden.record(place))
     });
     // What is being deleted is looked at once more: a Lease that is ours by now, though the watch has not shown it yet,
-    // would go with its owner.
+    // would be left behind.
     if record.is_some() && seen.cr.meta().deletion_timestamp.is_none() {
         seen.record = record;
         return Ok(seen);
     }
     let lease = context.leases.read(place).await?;
-    seen.record = match lease.clone().map(Record::parse).transpose() {
-        Ok(record) => record.map(Arc::new),
-        Err(malformed) => return Err(Failure::Invalid(malformed.to_string())),
-    };
+    match lease.clone().map(Record::parse).transpose() {
+        Ok(record) => seen.record = record.map(Arc::new),
+        Err(malformed) => {
+            seen.unreadable = Some(malformed.to_string());
+            return Ok(seen);
+        }
+    }
     // What is not labelled so is not for the warden yet: its watch would not tell of changes.
     let labelled = lease.as_ref().is_none_or(is_known);
     if labelled {

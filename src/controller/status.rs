@@ -154,6 +154,7 @@ fn obstacle(blocked: &Blocked, noun: &str) -> (&'static str, String) {
             let used_as = kind.name();
             ("LeaseOfOtherKind", format!("the Lease of this name is in use as a {used_as}: {way_out}"))
         }
+        Blocked::Unreadable(why) => ("LeaseUnreadable", cut(why)),
     }
 }
 

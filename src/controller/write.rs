@@ -3,7 +3,7 @@
 
 use json_patch::{Patch, jsonptr::PointerBuf};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use leasehold::protocol::policy::{
     ALLOWED, BREAK_YOUNGEST, EXPIRY, LOCK_DELAY, MAX_DURATION, MAX_HOLD, MAX_WAITERS, MIN_DURATION, NEVER, ON_DEADLOCK,
     RECLAIM,
@@ -13,20 +13,20 @@ use leasehold::protocol::write::can_be_tested;
 use leasehold::protocol::{Kind, Record, Write};
 use serde_json::{Value, json};
 
-use super::owner::{Owner, owner, owner_reference};
+use super::owner::{OWNER, note, without_ours};
 use super::resource::LeaseBacked;
 use crate::crd::{Deadlocks, Reclaim, ReleaseRequests, Subject};
 
 /// The Lease of a resource that nobody holds. Condition: there is none.
 pub(super) fn create<R: LeaseBacked>(cr: &R) -> Write {
     let mut annotations = vec![(FORMAT.to_owned(), FORMAT_1.to_owned())];
+    annotations.push((OWNER.to_owned(), note(cr)));
     annotations.extend(wanted(cr).into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
     Write::Create(Box::new(Lease {
         metadata: ObjectMeta {
             name: cr.meta().name.clone(),
             labels: Some([(KIND.to_owned(), R::KIND.name().to_owned())].into()),
             annotations: Some(annotations.into_iter().collect()),
-            owner_references: Some(vec![owner_reference(cr)]),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
@@ -44,14 +44,13 @@ pub(super) fn create<R: LeaseBacked>(cr: &R) -> Write {
 /// queue. Where they become less, nothing is taken away, and no command that still counts on more can succeed: whatever
 /// lets somebody in tests the number of permits.
 ///
-/// Condition: the same Lease with the same owners, and what is changed as it was seen. A Lease that was of another kind:
+/// Condition: the same Lease, and what is changed as it was seen. A Lease that was of another kind:
 /// as seen, that is used by nobody. `None`: it is so already.
 pub(super) fn align<R: LeaseBacked>(record: &Record, cr: &R) -> Option<Write> {
     let mut ops = Ops::on(record);
-    if owner(&record.lease, cr) == Owner::Nobody {
-        let mut owners = others(&record.lease, cr);
-        owners.push(owner_reference(cr));
-        ops.set_owners(&owners);
+    ops.remove_references(cr);
+    if ops.annotation(OWNER) != Some(&*note(cr)) {
+        ops.set("annotations", OWNER, &note(cr));
     }
     if ops.label(KIND) != Some(R::KIND.name()) {
         ops.set("labels", KIND, R::KIND.name());
@@ -74,13 +73,16 @@ pub(super) fn align<R: LeaseBacked>(record: &Record, cr: &R) -> Option<Write> {
 
 /// Hands the Lease over to those who use it: nobody owns it any more, and the last release removes it.
 ///
-/// Condition: the same Lease with the same owners.
+/// Condition: the same Lease, and what is changed as it was seen.
 pub(super) fn hand_over(record: &Record, cr: &impl LeaseBacked) -> Option<Write> {
+    // A semaphore keeps its permits: without them it would be none. And what a dead holder had, for which others were to
+    // wait, is not given away since somebody deletes the resource.
+    const KEPT: [&str; 3] = [PERMITS, RECLAIM, LOCK_DELAY];
     let mut ops = Ops::on(record);
-    ops.set_owners(&others(&record.lease, cr));
+    ops.remove_references(cr);
     ops.set("annotations", EPHEMERAL, "true");
-    // A semaphore keeps its permits: without them it would be none.
-    for (key, _) in wanted(cr).into_iter().filter(|(key, _)| *key != PERMITS) {
+    let policy = wanted(cr).into_iter().map(|(key, _)| key).filter(|key| !KEPT.contains(key));
+    for key in policy.chain([OWNER]) {
         if let Some(value) = ops.annotation(key).map(str::to_owned) {
             ops.remove_annotation(key, &value);
         }
@@ -129,13 +131,6 @@ fn nobody(kind: Kind) -> &'static str {
     }
 }
 
-/// The owners that stay: all but this resource and those that had its name before.
-fn others(lease: &Lease, cr: &impl LeaseBacked) -> Vec<OwnerReference> {
-    let mine = owner_reference(cr);
-    let owners = lease.metadata.owner_references.iter().flatten();
-    owners.filter(|owner| (&owner.kind, &owner.name) != (&mine.kind, &mine.name)).cloned().collect()
-}
-
 /// A JSON Patch on a Lease, with the Lease's uid as its condition.
 struct Ops<'a> {
     lease: &'a Lease,
@@ -159,15 +154,16 @@ impl<'a> Ops<'a> {
         self.lease.metadata.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
-    fn set_owners(&mut self, owners: &[OwnerReference]) {
+    /// Removes what earlier versions wrote among the owners.
+    fn remove_references(&mut self, cr: &impl LeaseBacked) {
+        let Some(stay) = without_ours(self.lease, cr) else { return };
         let path = "/metadata/ownerReferences";
-        let seen = &self.lease.metadata.owner_references;
-        self.tests.push(json!({ "op": "test", "path": path, "value": seen }));
-        match (owners.is_empty(), seen) {
-            (false, _) => self.changes.push(json!({ "op": "add", "path": path, "value": owners })),
-            (true, Some(_)) => self.changes.push(json!({ "op": "remove", "path": path })),
-            (true, None) => {}
-        }
+        self.tests.push(json!({ "op": "test", "path": path, "value": self.lease.metadata.owner_references }));
+        self.changes.push(if stay.is_empty() {
+            json!({ "op": "remove", "path": path })
+        } else {
+            json!({ "op": "replace", "path": path, "value": stay })
+        });
     }
 
     /// Sets a label or an annotation that is as it was seen. A Lease of foreign make may lack the map.
@@ -241,6 +237,7 @@ fn pointer<const N: usize>(path: [&str; N]) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::decide::tests::{lock, record};
+    use super::super::owner::{Owner, is_owned, owner};
     use super::*;
     use crate::crd::{Semaphore, SemaphoreSpec};
 
@@ -291,8 +288,59 @@ mod tests {
         json["spec"]["holderIdentity"] = json!("pod_x.2");
         let held = record(json);
         let after = Record::parse(patched(&held.lease, &hand_over(&held, &lock(Some(20))).unwrap()).unwrap()).unwrap();
-        assert!(after.ephemeral && after.default_duration.is_none() && after.lease.metadata.owner_references.is_none());
+        assert!(after.ephemeral && after.default_duration.is_none() && !is_owned(&after));
         assert_eq!((&after.holder, &after.waiters), (&held.holder, &held.waiters));
+    }
+
+    #[test]
+    fn a_lease_that_is_handed_over_keeps_what_protects_from_a_dead_holder() {
+        let mut cr = lock(Some(20));
+        cr.spec.policy.reclaim = Reclaim::Never;
+        cr.spec.policy.lock_delay_seconds = 15;
+        cr.spec.policy.max_waiters = Some(3);
+        let Write::Create(lease) = create(&cr) else { panic!() };
+        let mut json = serde_json::to_value(&lease).unwrap();
+        json["spec"]["holderIdentity"] = json!("pod_x.2");
+        let held = record(json);
+        let after = Record::parse(patched(&held.lease, &hand_over(&held, &cr).unwrap()).unwrap()).unwrap();
+        assert_eq!((after.policy.reclaim, after.policy.lock_delay.as_secs()), (held.policy.reclaim, 15));
+        assert_eq!((held.policy.max_waiters, after.policy.max_waiters), (Some(3), None));
+    }
+
+    /// The collector of garbage would delete what names its owner there.
+    #[test]
+    fn what_earlier_versions_wrote_among_the_owners_is_replaced() {
+        let Write::Create(made) = create(&lock(None)) else { panic!() };
+        assert_eq!(made.metadata.owner_references, None);
+        assert_eq!(made.metadata.annotations.as_ref().unwrap()[OWNER], "DistributedLock/build/lock-uid");
+        let reference = |kind: &str, uid: &str| json!({ "apiVersion": "leasehold.dev/v1alpha1", "kind": kind, "name": "build", "uid": uid, "controller": true });
+        let beside = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "build", "uid": "c" });
+        for (what, owners, stay) in [
+            ("ours", json!([reference("DistributedLock", "lock-uid")]), None),
+            ("an earlier one's", json!([reference("DistributedLock", "old")]), None),
+            ("ours beside another", json!([beside, reference("DistributedLock", "lock-uid")]), Some(json!([beside]))),
+        ] {
+            let mut json = serde_json::to_value(&made).unwrap();
+            json["metadata"]["ownerReferences"] = owners;
+            json["metadata"]["annotations"].as_object_mut().unwrap().remove(OWNER);
+            let old = record(json);
+            assert!(is_owned(&old), "{what}");
+            let after =
+                record(serde_json::to_value(patched(&old.lease, &align(&old, &lock(None)).unwrap()).unwrap()).unwrap());
+            assert_eq!(serde_json::to_value(&after.lease.metadata.owner_references).unwrap(), json!(stay), "{what}");
+            assert_eq!(owner(&after.lease, &lock(None)), Owner::This, "{what}");
+            assert!(align(&after, &lock(None)).is_none(), "{what}");
+            let handed = patched(&old.lease, &hand_over(&old, &lock(None)).unwrap()).unwrap();
+            assert_eq!(serde_json::to_value(&handed.metadata.owner_references).unwrap(), json!(stay), "{what}");
+        }
+        let other = |owners: Value| {
+            let mut json = serde_json::to_value(&made).unwrap();
+            json["metadata"]["ownerReferences"] = owners;
+            owner(&record(json).lease, &lock(None))
+        };
+        let pod = json!([{ "apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "p", "controller": true }]);
+        assert_eq!(other(pod), Owner::Other("Pod web".to_owned()));
+        assert_eq!(owner(&made, &semaphore(1)), Owner::Other("DistributedLock build".to_owned()));
     }
 
     fn semaphore(permits: i32) -> Semaphore {
@@ -322,7 +370,7 @@ mod tests {
     fn an_unused_lease_of_another_kind_is_turned_into_what_is_wanted_as_it_was_seen() {
         let Write::Create(lease) = create(&lock(None)) else { panic!() };
         let mut json = serde_json::to_value(&lease).unwrap();
-        json["metadata"]["ownerReferences"] = Value::Null;
+        json["metadata"]["annotations"].as_object_mut().unwrap().remove(OWNER);
         let free = record(json);
         let write = align(&free, &semaphore(3)).unwrap();
         let after = Record::parse(patched(&free.lease, &write).unwrap()).unwrap();
@@ -332,7 +380,7 @@ mod tests {
         patched(&joined, &write).expect_err("somebody has joined since");
 
         let mut back = (*after.lease).clone();
-        back.metadata.owner_references = None;
+        back.metadata.annotations.as_mut().unwrap().remove(OWNER);
         let back = Record::parse(back).unwrap();
         let again = Record::parse(patched(&back.lease, &align(&back, &lock(None)).unwrap()).unwrap()).unwrap();
         assert_eq!((again.kind, again.is_held(), again.capacity), (Kind::Lock, false, 1));

@@ -24,8 +24,9 @@ pub struct Policy {
     #[schemars(range(min = 1, max = 3600))]
     pub max_lease_duration_seconds: Option<i32>,
     /// For how many seconds somebody may hold it at most, however often it renews. Unset: no bound.
-    /// A client ends its own hold before; the operator evicts whoever has held it for longer, counting from when it saw
-    /// the hold. An eviction of a live holder is a break: until the holder hears of it, only its fencing token protects.
+    /// A client ends its own hold before; the operator evicts whoever is still there about a minute later, counting from
+    /// when it saw the hold. An eviction of a live holder is a break: until the holder hears of it, only its fencing token
+    /// protects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub max_hold_seconds: Option<i32>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leasehold::protocol::observer::End;
 use leasehold::protocol::policy::Reclaim;
-use leasehold::protocol::{Holder, Liveness, Moment, ReleaseRequest};
+use leasehold::protocol::{Holder, LONGEST_SESSION, Liveness, Moment, ReleaseRequest};
 
 use super::lock::Lock;
 
@@ -51,12 +51,13 @@ impl Lock {
         };
         let asked =
             self.asked_of(holder).map(|(request, since)| (*since + request.within, Why::Asked(request.clone())));
-        let held = policy.max_hold.zip(self.held_since(holder));
-        [
-            dead.map(|at| (at, Why::Ended)),
-            asked,
-            held.map(|(longest, since)| (since + longest, Why::HeldTooLong(longest))),
-        ]
+        // What has fallen silent is given to nobody before its delay is over, for however long it was held.
+        let silent = dead.filter(|_| self.dead_from(holder, ended).is_some_and(|at| at <= now));
+        let held = policy.max_hold.zip(self.held_since(holder)).map(|(longest, since)| {
+            let at = since + evicted_after(longest, holder.kept);
+            (silent.map_or(at, |silent| silent.max(at)), Why::HeldTooLong(longest))
+        });
+        [dead.map(|at| (at, Why::Ended)), asked, held]
     }
 
     /// From when on it is certainly dead: already, or if nothing more is heard of it.
@@ -66,6 +67,15 @@ impl Lock {
             Liveness::Session(_) => ended.map(|end| end.since),
         }
     }
+}
+
+/// For how long after it was first seen somebody is left there who may hold it for so long.
+///
+/// A client ends its own hold before, by its own clock and from when it knew of it, which may be later than when it was
+/// seen here; and it takes a while over it. What was left there (`kept`) is nobody's.
+fn evicted_after(longest: Duration, kept: bool) -> Duration {
+    let by_any_clock = longest + longest / 50;
+    if kept { by_any_clock } else { by_any_clock + LONGEST_SESSION }
 }
 
 #[cfg(test)]
@@ -81,9 +91,11 @@ mod tests {
         Moment::from_start(Duration::from_secs(seconds))
     }
 
-    /// A lock whose holder was first seen at 10: by its session, by itself (`own`), or left there (`kept`), for 5 s.
+    /// A lock whose holder was first seen at 10: by its session, by itself (`own 5`), or left there (`kept 60`), for so
+    /// many seconds.
     fn lock(liveness: &str, policy: &[(&str, &str)], request: bool) -> Lock {
         let mut annotations = json!({});
+        let (liveness, seconds) = liveness.split_once(' ').unwrap_or(("", "5"));
         if !liveness.is_empty() {
             annotations["leasehold.dev/liveness"] = json!(liveness);
         }
@@ -94,7 +106,7 @@ mod tests {
             annotations["leasehold.dev/evict-on-request"] = json!("true");
             annotations["request.leasehold.dev/pod_x.1"] = json!("3 me please");
         }
-        Lock::new(held(&annotations, 9, "pod_x.1", 1, 5), at(10))
+        Lock::new(held(&annotations, 9, "pod_x.1", 1, seconds.parse().unwrap()), at(10))
     }
 
     fn held(annotations: &Value, version: u64, identity: &str, transitions: i32, seconds: u32) -> Arc<Record> {
@@ -113,8 +125,8 @@ mod tests {
             Why::HeldTooLong(_) => "too long",
         };
         let seen = |now: u64| ended.filter(|ended| ended.since <= at(now));
-        let gone = (10..100).find_map(|now| Some((now - 10, told(lock.gone(&holder, seen(now), at(now))?))));
-        let abandoned = (10..100).find(|now| lock.is_abandoned(&holder, seen(*now), at(*now)));
+        let gone = (10..200).find_map(|now| Some((now - 10, told(lock.gone(&holder, seen(now), at(now))?))));
+        let abandoned = (10..200).find(|now| lock.is_abandoned(&holder, seen(*now), at(*now)));
         // It wakes up for each of them.
         for change in [gone.map(|(at, _)| at), abandoned.map(|at| at - 10)].into_iter().flatten() {
             let certain = ended.map_or(0, |ended| ended.since.since(at(10)).as_secs());
@@ -129,8 +141,12 @@ mod tests {
     fn each_policy_has_its_time() {
         let silent = Some(End { since: at(12), by_evidence: false, duration: Duration::from_secs(7) });
         let evident = silent.map(|end| End { by_evidence: true, ..end });
+        // It would be evicted while the delay is not over.
+        let late = silent.map(|end| End { since: at(110), ..end });
+        let late_evident = evident.map(|end| End { since: at(110), ..end });
+        // Seen at 10, allowed for 50, and with what clocks and clients need evicted 111 later.
         let (never, expiry, delay, longest) =
-            (("reclaim", "never"), ("reclaim", "expiry"), ("lock-delay-seconds", "20"), ("max-hold-seconds", "8"));
+            (("reclaim", "never"), ("reclaim", "expiry"), ("lock-delay-seconds", "20"), ("max-hold-seconds", "50"));
         for (what, liveness, policy, request, ended, wanted, abandoned) in [
             ("alive", "", vec![delay], false, None, None, None),
             ("silent", "", vec![], false, silent, Some((2, "ended")), None),
@@ -143,15 +159,18 @@ mod tests {
             ("never", "", vec![never], false, silent, None, Some(2)),
             ("never, by evidence", "", vec![never], false, evident, None, Some(2)),
             ("never, alive", "", vec![never], false, None, None, None),
-            ("its own", "own", vec![], false, None, Some((5, "ended")), None),
-            ("its own, with a delay", "own", vec![delay], false, None, Some((25, "ended")), None),
-            ("its own, never", "own", vec![never], false, None, None, Some(5)),
-            ("kept", "kept", vec![delay], false, None, Some((5, "ended")), None),
-            ("kept, never", "kept", vec![never], false, None, Some((5, "ended")), None),
-            ("kept for too long", "kept", vec![("max-hold-seconds", "4")], false, None, Some((4, "too long")), None),
-            ("alive for too long", "", vec![longest], false, None, Some((8, "too long")), None),
+            ("its own", "own 5", vec![], false, None, Some((5, "ended")), None),
+            ("its own, with a delay", "own 5", vec![delay], false, None, Some((25, "ended")), None),
+            ("its own, never", "own 5", vec![never], false, None, None, Some(5)),
+            ("kept", "kept 60", vec![delay], false, None, Some((60, "ended")), None),
+            ("kept, never", "kept 60", vec![never], false, None, Some((60, "ended")), None),
+            ("kept for too long", "kept 60", vec![longest], false, None, Some((51, "too long")), None),
+            ("alive for too long", "", vec![longest], false, None, Some((111, "too long")), None),
+            ("its own for too long", "own 150", vec![longest], false, None, Some((111, "too long")), None),
             ("dead before that", "", vec![longest], false, silent, Some((2, "ended")), None),
-            ("delayed for too long", "", vec![longest, delay], false, silent, Some((8, "too long")), None),
+            ("held for too long while delayed", "", vec![longest, delay], false, late, Some((120, "ended")), None),
+            ("and by its own record", "own 100", vec![longest, delay], false, None, Some((120, "ended")), None),
+            ("and with evidence", "", vec![longest, delay, expiry], false, late_evident, Some((127, "ended")), None),
             ("asked", "", vec![longest], true, None, Some((3, "asked")), None),
             ("asked when it was alive, never", "", vec![never], true, None, Some((3, "asked")), None),
             ("asked, and dead before, never", "", vec![never], true, silent, None, Some(2)),
@@ -162,18 +181,18 @@ mod tests {
 
     #[test]
     fn how_long_somebody_holds_counts_over_renewals_and_anew_for_the_next() {
-        let policy = json!({ "leasehold.dev/max-hold-seconds": "8", "leasehold.dev/liveness": "own" });
-        let mut lock = Lock::new(held(&json!({ "leasehold.dev/liveness": "own" }), 9, "pod_x.1", 1, 50), at(10));
+        let policy = json!({ "leasehold.dev/max-hold-seconds": "50", "leasehold.dev/liveness": "own" });
+        let mut lock = Lock::new(held(&json!({ "leasehold.dev/liveness": "own" }), 9, "pod_x.1", 1, 500), at(10));
         let gone = |lock: &Lock, now| lock.gone(lock.record.holder.as_ref().unwrap(), None, at(now));
         // The policy comes while it is held, and counts from the beginning.
-        lock.take(held(&policy, 10, "pod_x.1", 1, 50), at(14));
-        assert_eq!((gone(&lock, 17), gone(&lock, 18)), (None, Some(Why::HeldTooLong(Duration::from_secs(8)))));
-        lock.take(held(&policy, 11, "elected", 1, 50), at(15));
-        lock.take(held(&policy, 12, "elected", 2, 50), at(17));
-        let mut renewed = (*held(&policy, 13, "elected", 2, 50).lease).clone();
+        lock.take(held(&policy, 10, "pod_x.1", 1, 500), at(14));
+        assert_eq!((gone(&lock, 120), gone(&lock, 121)), (None, Some(Why::HeldTooLong(Duration::from_secs(50)))));
+        lock.take(held(&policy, 11, "elected", 1, 500), at(15));
+        lock.take(held(&policy, 12, "elected", 2, 500), at(17));
+        let mut renewed = (*held(&policy, 13, "elected", 2, 500).lease).clone();
         renewed.spec.as_mut().unwrap().renew_time =
             Some(serde_json::from_str("\"2026-01-01T00:00:00.000000Z\"").unwrap());
         lock.take(Arc::new(Record::parse(renewed).unwrap()), at(21));
-        assert_eq!((gone(&lock, 24), gone(&lock, 25)), (None, Some(Why::HeldTooLong(Duration::from_secs(8)))));
+        assert_eq!((gone(&lock, 127), gone(&lock, 128)), (None, Some(Why::HeldTooLong(Duration::from_secs(50)))));
     }
 }

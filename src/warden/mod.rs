@@ -29,6 +29,8 @@ mod run;
 mod sessions;
 mod state;
 mod troubles;
+#[cfg(test)]
+mod unreadable;
 
 pub use ages::{ByLiveness, Longest};
 pub use breaks::Break;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::observer::{Request, Verdict};
-use leasehold::protocol::record::SessionRecord;
-use leasehold::protocol::{Moment, Now};
+use leasehold::protocol::record::{Malformed, SessionRecord};
+use leasehold::protocol::{LONGEST_SESSION, Moment, Now};
 
 use super::Place;
 use super::state::{Warden, What};
@@ -18,6 +18,11 @@ impl Warden {
         let session = self.sessions.entry(place.clone()).or_default();
         let before = session.observer.verdict();
         session.present = true;
+        if std::mem::take(&mut session.unreadable)
+            && let Some(attempts) = self.requests.get_mut(place)
+        {
+            attempts.not_before = now;
+        }
         let pod = record.pod.clone();
         session.observer.saw(record, now);
         self.note_home(place, pod.as_ref());
@@ -27,10 +32,7 @@ impl Warden {
     pub(super) fn read_session(&mut self, place: &Place, lease: Option<Lease>, now: Moment) {
         let record = match lease.map(SessionRecord::parse).transpose() {
             Ok(record) => record,
-            Err(error) => {
-                tracing::warn!(%place, %error, "a session's Lease cannot be read");
-                return;
-            }
+            Err(error) => return self.unreadable_session(place, &error, now),
         };
         if let Some(session) = self.sessions.get_mut(place) {
             let before = session.observer.verdict();
@@ -39,6 +41,16 @@ impl Warden {
             session.observer.read(record, now);
             self.note_home(place, pod.as_ref());
             self.session_changed(place, before, now);
+        }
+    }
+
+    /// What stands there is no session, or one of a later format. Where a lock names it, it may live: whatever is to be
+    /// known of it is asked for again, but not at once, since the answer would be the same.
+    pub(super) fn unreadable_session(&mut self, place: &Place, error: &Malformed, now: Moment) {
+        tracing::warn!(%place, %error, "a session's Lease cannot be read and is left alone");
+        if let Some(session) = self.sessions.get_mut(place) {
+            session.unreadable = true;
+            self.requests.entry(place.clone()).or_default().not_before = now + LONGEST_SESSION;
         }
     }
 

@@ -14,7 +14,7 @@ use leasehold::protocol::record::{ENDED_BY, ENDED_FOR, EVIDENCE, Pod, SessionRec
 use leasehold::protocol::write::shared::{self, Round};
 use leasehold::protocol::write::{self, Term};
 use leasehold::protocol::{
-    HolderId, Kind, Liveness, Mode, Moment, Now, Record, SessionId, Version, Want, Write, grant,
+    HolderId, Kind, LONGEST_SESSION, Liveness, Mode, Moment, Now, Record, SessionId, Version, Want, Write, grant,
 };
 use leasehold::testing::ApiServer;
 use leasehold::{Failure, MemoryStore, Store as _};
@@ -31,7 +31,7 @@ const SEMAPHORE: &str = "s";
 /// What a holder had that fell silent is given to nobody for a while, and nobody holds it for long.
 const DELAYED: &str = "delayed";
 const DELAY: Duration = Duration::from_secs(4);
-const LONGEST: Duration = Duration::from_secs(25);
+const LONGEST: Duration = Duration::from_secs(5);
 /// What a dead holder had is given to nobody.
 const NEVER: &str = "never";
 const PERMITS: u32 = 3;
@@ -378,7 +378,10 @@ impl World {
                 }
                 Why::Ended => {}
                 Why::HeldTooLong(_) => {
-                    assert!(lock == DELAYED && self.now.moment >= self.held[&one.identity] + LONGEST, "{one:?}");
+                    let allowed = self.held[&one.identity] + LONGEST * 102 / 100 + LONGEST_SESSION;
+                    assert!(lock == DELAYED && self.now.moment >= allowed, "{one:?}");
+                    let early = self.ended.get(&session).filter(|ended| self.now.moment < **ended + DELAY);
+                    assert!(early.is_none(), "{} was evicted before the delay was over", one.identity);
                     too_long.insert(session);
                 }
                 Why::Asked(_) => panic!("{one:?}"),

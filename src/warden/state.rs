@@ -111,12 +111,14 @@ pub struct Warden {
     pub(super) giving_up: HashMap<Place, BTreeMap<HolderId, String>>,
     pub(super) alarms: Alarms<Place>,
     pub(super) homes: Homes,
-    requests: HashMap<Place, Attempts>,
+    pub(super) requests: HashMap<Place, Attempts>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Session {
     pub(super) observer: Observer,
+    /// What stands there now cannot be read.
+    pub(super) unreadable: bool,
     /// Its Lease is there, as far as is known.
     pub(super) present: bool,
     /// The Pod in which its process runs, if it says so.
@@ -127,10 +129,10 @@ pub(super) struct Session {
 
 /// Requests are sent one at a time for each Lease, and rarer while they fail.
 #[derive(Debug, Default)]
-struct Attempts {
+pub(super) struct Attempts {
     in_flight: bool,
     failures: u32,
-    not_before: Moment,
+    pub(super) not_before: Moment,
 }
 
 impl Warden {
@@ -160,6 +162,11 @@ impl Warden {
                 self.touch(place, now);
             }
         }
+        if !acts {
+            // It looks for them no more: by the time it acts again they may be over.
+            self.deadlocks.clear();
+            self.giving_up.clear();
+        }
         self.acts = acts;
     }
 
@@ -178,15 +185,15 @@ impl Warden {
         if place.is_session() {
             match SessionRecord::parse(lease) {
                 Ok(record) => self.saw_session(&place, record, now),
-                Err(error) => {
-                    tracing::warn!(%place, %error, "a Lease that is labelled as a session's is none");
-                }
+                Err(error) => self.unreadable_session(&place, &error, now),
             }
         } else if is_known(&lease) {
             match Record::parse(lease) {
                 Ok(record) => self.saw_lock(&place, record, now),
                 Err(error) => {
-                    tracing::warn!(%place, %error, "a Lease that is labelled as a lock's is none");
+                    tracing::warn!(%place, %error, "a lock's Lease cannot be read and is left alone");
+                    // What was known of it counts no more, and nothing can be said of it until it is shown otherwise.
+                    self.drop_lock(&place, now);
                 }
             }
         } else {

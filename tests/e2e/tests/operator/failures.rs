@@ -233,9 +233,10 @@ async fn a_resource_that_is_edited_deleted_and_made_again_under_its_holder_leave
             };
             let record = scene.read("build").await?.context("the Lease went with its resource")?;
             ensure!(untouched(&record), "{time}: {:#?}", record.lease);
-            let owners = record.lease.metadata.owner_references.iter().flatten();
-            let owners: Vec<&str> = owners.map(|owner| owner.uid.as_str()).collect();
-            ensure!(owners == [mine.as_str()] && !record.ephemeral, "{owners:?}, {}", record.ephemeral);
+            let annotations = record.lease.metadata.annotations.as_ref();
+            let owner = annotations.and_then(|annotations| annotations.get("leasehold.dev/owner"));
+            let is_its_own = owner == Some(&format!("DistributedLock/build/{mine}"));
+            ensure!(is_its_own && !record.ephemeral, "{owner:?}, {}", record.ephemeral);
             ensure!(record.default_duration.is_none());
             Ok(())
         })

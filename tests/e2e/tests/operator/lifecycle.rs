@@ -1,8 +1,8 @@
 //! A lock's life: made, used, changed, adopted, broken, deleted.
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use leasehold::clock;
+use leasehold::protocol::Record;
 use leasehold::protocol::record::{DEFAULT_DURATION, EPHEMERAL, KIND, KIND_LOCK};
 use leasehold::protocol::write::{self, Term};
 use leasehold_operator::crd::{DistributedLockStatus, State};
@@ -15,8 +15,9 @@ fn condition<'a>(status: &'a DistributedLockStatus, type_: &str) -> (&'a str, &'
     found.map_or(("", ""), |condition| (&condition.status, &condition.reason))
 }
 
-fn controller(owners: Option<&Vec<OwnerReference>>) -> Option<&OwnerReference> {
-    owners?.iter().find(|owner| owner.controller == Some(true))
+/// Of which kind the resource is to which the Lease belongs, and its name and uid.
+fn owner(record: &Record) -> Option<String> {
+    record.lease.metadata.annotations.as_ref()?.get("leasehold.dev/owner").cloned()
 }
 
 #[tokio::test]
@@ -31,8 +32,9 @@ async fn a_new_lock_gets_a_lease_that_follows_its_spec() -> Result<()> {
     let record = scene.record("build", |record| holder(record).is_empty()).await?;
     assert_eq!(status.lease_uid.as_deref(), Some(&*record.uid));
     let meta = &record.lease.metadata;
-    let owner = controller(meta.owner_references.as_ref()).context("nobody owns the Lease")?;
-    assert_eq!((&*owner.kind, &*owner.name, owner.block_owner_deletion), ("DistributedLock", "build", None));
+    let uid = scene.namespace.kubectl(&["get", "dlock", "build", "-o", "jsonpath={.metadata.uid}"]).await?;
+    assert_eq!(owner(&record), Some(format!("DistributedLock/build/{}", uid.trim())));
+    assert!(meta.owner_references.is_none(), "the collector of garbage acts upon these");
     assert_eq!(meta.labels.as_ref().and_then(|labels| labels.get(KIND)).map(String::as_str), Some(KIND_LOCK));
     assert_eq!(record.default_duration, Some(std::time::Duration::from_secs(20)));
 
@@ -108,7 +110,7 @@ async fn leases_made_by_others_are_adopted_and_their_users_left_alone() -> Resul
     scene.lock("foreign").await?;
     let status = scene.status("foreign", |status| status.state == Some(State::Held)).await?;
     assert_eq!(status.holder.context("no holder")?.id, "somebody");
-    let adopted = scene.record("foreign", |record| record.lease.metadata.owner_references.is_some()).await?;
+    let adopted = scene.record("foreign", |record| owner(record).is_some()).await?;
     assert_eq!(holder(&adopted), "somebody");
     assert_eq!(adopted.lease.metadata.labels.as_ref().context("no labels")?[KIND], KIND_LOCK);
 
@@ -122,7 +124,7 @@ async fn leases_made_by_others_are_adopted_and_their_users_left_alone() -> Resul
     let adopted = scene.record("spot", |record| !record.ephemeral).await?;
     assert_eq!((&adopted.uid, adopted.transitions), (&made.uid, made.transitions));
     assert_eq!((holder(&adopted), waiters(&adopted)), (&*first.id(1).to_string(), [second.id(1).to_string()].into()));
-    assert!(controller(adopted.lease.metadata.owner_references.as_ref()).is_some());
+    assert!(owner(&adopted).is_some());
     first.stop().await?;
     second.stop().await
 }
@@ -171,7 +173,7 @@ async fn a_deleted_lock_leaves_its_lease_to_holder_and_waiters() -> Result<()> {
     let left = scene.record("build", |record| record.ephemeral).await?;
     assert_eq!((&left.uid, left.transitions), (&held.uid, held.transitions));
     assert_eq!((holder(&left), waiters(&left)), (&*first.id(1).to_string(), [second.id(1).to_string()].into()));
-    assert!(left.lease.metadata.owner_references.is_none());
+    assert_eq!(owner(&left), None);
     assert!(!left.lease.metadata.annotations.as_ref().context("annotations")?.contains_key(DEFAULT_DURATION));
     assert_eq!(left.lease.metadata.annotations.as_ref().context("annotations")?[EPHEMERAL], "true");
     ensure!(scene.event("build", "HandedOver").await?.contains("its Lease stays until the last user releases it"));
@@ -181,6 +183,55 @@ async fn a_deleted_lock_leaves_its_lease_to_holder_and_waiters() -> Result<()> {
     scene.no_lease("build").await?;
     first.stop().await?;
     second.stop().await
+}
+
+/// The collector of garbage deletes at once what names such a resource as its owner.
+#[tokio::test]
+async fn a_deletion_in_the_foreground_takes_no_lease_from_its_holder() -> Result<()> {
+    let scene = Scene::new().await?;
+    let client = scene.client("pod-a").await?.keep_alive();
+    let names: Vec<String> = (0..10).map(|number| format!("lock-{number}")).collect();
+    let mut held = Vec::new();
+    for (number, name) in (1..).zip(&names) {
+        let policy = if number % 2 == 0 { "{deletionPolicy: Wait}" } else { "{}" };
+        scene.apply(&lock_yaml(name, policy)).await?;
+        scene.status(name, |status| status.state == Some(State::Free)).await?;
+        held.push(client.acquire(name, number).await?);
+    }
+    let mut delete = vec!["delete", "dlock", "--cascade=foreground", "--wait=false"];
+    delete.extend(names.iter().map(String::as_str));
+    scene.namespace.kubectl(&delete).await?;
+    for (number, (name, before)) in (1..).zip(names.iter().zip(&held)) {
+        if number % 2 == 0 {
+            scene.status(name, |status| condition(status, "Terminating").0 == "True").await?;
+        } else {
+            scene.record(name, |record| record.ephemeral).await?;
+        }
+        let now = scene.record(name, |_| true).await?;
+        assert_eq!((&now.uid, holder(&now)), (&before.uid, &*client.id(number).to_string()), "{name}");
+    }
+    for (number, name) in (1..).zip(&names) {
+        let record = scene.record(name, |record| holder(record) == client.id(number).to_string()).await?;
+        client.release(name, &record).await?;
+        scene.no_lease(name).await?;
+    }
+    client.stop().await
+}
+
+#[tokio::test]
+async fn a_lease_of_a_later_format_is_told_and_keeps_nobody_from_going() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene
+        .apply("{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: later, labels: \
+                {leasehold.dev/kind: lock}, annotations: {leasehold.dev/format: \"2\"}}, spec: {holderIdentity: somebody}}")
+        .await?;
+    let before = scene.lease("later").await?;
+    scene.apply(&lock_yaml("later", "{}")).await?;
+    let status = scene.status("later", |status| status.state == Some(State::Blocked)).await?;
+    assert_eq!(condition(&status, "Ready"), ("False", "LeaseUnreadable"));
+    scene.namespace.kubectl(&["delete", "dlock", "later", "--timeout=30s"]).await?;
+    assert_eq!(scene.lease("later").await?.metadata.resource_version, before.metadata.resource_version);
+    Ok(())
 }
 
 #[tokio::test]

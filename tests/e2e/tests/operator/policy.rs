@@ -224,7 +224,12 @@ async fn a_resource_that_is_to_wait_goes_with_its_lease_when_nobody_uses_it_any_
     assert_eq!(status.state, Some(State::Held));
     ensure!(scene.event("build", "DeletionWaits").await?.contains("holds it, 1 waits for it"));
     let record = scene.record("build", |record| record.waiters.len() == 1).await?;
-    assert!(!record.ephemeral && record.lease.metadata.owner_references.is_some(), "{:#?}", record.lease);
+    assert!(
+        !record.ephemeral
+            && record.lease.metadata.annotations.as_ref().is_some_and(|all| all.contains_key("leasehold.dev/owner")),
+        "{:#?}",
+        record.lease
+    );
     // Nobody is disturbed, and the next one is told of.
     let record = first.hand_off("build", &record, &second.id(1)).await?;
     let now = format!("it goes when nobody uses the lock any more: {} holds it", second.id(1));
