@@ -259,8 +259,8 @@ impl Hold {
         before?;
         match outcome {
             Ok(Ok(true)) => Ok(()),
-            Ok(_) => Err(self.loss(LossReason::Broken).into()),
-            Err(_) => Err(ReleaseError::Unsettled { name: self.access.name.to_string() }),
+            Ok(Ok(false)) => Err(self.loss(LossReason::Broken).into()),
+            Ok(Err(_)) | Err(_) => Err(ReleaseError::Unsettled { name: self.access.name.to_string() }),
         }
     }
 

@@ -96,6 +96,8 @@ impl Contender {
             // What stands there is of a format that this client does not know: it is not written to.
             Answer::Denied(denial, why) if request.is_read && denial == Denial::Invalid => {
                 self.known = Known::Unknown;
+                self.leave_unread(now);
+                self.look_again(now);
                 self.failed(why.clone(), now);
                 self.refuse(Refusal::Denied(denial, why));
             }
@@ -103,9 +105,34 @@ impl Contender {
                 Some(turn) if turn.stage == Stage::Seeking && request.of_turn(turn) => {
                     self.refuse(Refusal::Denied(denial, why));
                 }
-                _ => self.failed(why, now),
+                _ if request.is_read => self.failed(why, now),
+                // Perhaps it was written by what is true no more, and the same would be refused for ever.
+                _ => {
+                    self.known = Known::Unknown;
+                    self.retry_at = now + self.backoff(self.refusals);
+                    self.refusals += 1;
+                    self.last_failure = why;
+                }
             },
             Answer::Skipped => self.look_again(now),
+        }
+    }
+
+    /// What may stand on a Lease that cannot be read is not to be given back: it is left there, and looked after as what may
+    /// come true. The driver gives its session up, so that others pass it over.
+    fn leave_unread(&mut self, now: Moment) {
+        let until = now + LATEST_COMMIT;
+        for exit in std::mem::take(&mut self.exits) {
+            self.ghosts.push(Ghost { id: exit.id.clone(), until });
+            self.notices.push_back(Notice::Abandoned { id: exit.id });
+        }
+        if let Some(turn) = self.turn.as_ref() {
+            if turn.stage != Stage::Seeking {
+                self.ghosts.push(Ghost { id: turn.id.clone(), until });
+            }
+            if self.ghosts.iter().any(|ghost| ghost.id == turn.id) {
+                self.notices.push_back(Notice::Abandoned { id: turn.id.clone() });
+            }
         }
     }
 

@@ -148,6 +148,12 @@ pub enum Notice {
         /// Why.
         loss: Loss,
     },
+    /// What there is of the acquisition stands, perhaps, on a Lease that cannot be read, and so cannot be given back: its
+    /// session is to be given up, so that others pass it over.
+    Abandoned {
+        /// The acquisition.
+        id: HolderId,
+    },
     /// The acquisition is over. Whether it had been a hold until then.
     Left {
         /// The acquisition.
