@@ -234,7 +234,7 @@ impl Driver {
         | Notice::Left { id, .. }) = &notice;
         let Some(engaged) = self.engaged.iter_mut().find(|engaged| engaged.id == *id) else { return };
         match notice {
-            Notice::Acquired { id, token, deadline, max_hold } => {
+            Notice::Acquired { id, token, deadline, allowed_until } => {
                 debug!(name, %id, token, "acquired");
                 let validity = match (deadline, &engaged.session) {
                     (Some(deadline), _) => Validity::until(deadline),
@@ -245,7 +245,7 @@ impl Driver {
                     engaged.session = None; // it lives by its own record from now on
                 }
                 let now = clock::moment();
-                engaged.allowed_until = max_hold.map(|max_hold| now + max_hold);
+                engaged.allowed_until = allowed_until;
                 let wanted = engaged.stay.at_most.map(|at_most| now + at_most);
                 engaged.at_most_until = wanted.into_iter().chain(engaged.allowed_until).min();
                 let validity = match engaged.at_most_until {
@@ -261,7 +261,8 @@ impl Driver {
                 }
                 let Some(slot) = engaged.slot.take() else { return };
                 let request = engaged.request.subscribe();
-                let grant = Grant { id, token, validity, slot, request, stay_until: None, released: false };
+                let grant =
+                    Grant { id, token, validity, slot, request, allowed_until, stay_until: None, released: false };
                 // If nobody wants it any more, it is dropped, and so released.
                 engaged.reply.take().map(|reply| reply.send(Ok(grant)));
             }

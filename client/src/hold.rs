@@ -11,7 +11,7 @@ use tracing::Instrument;
 use crate::access::Access;
 use crate::error::{ExtendError, LossReason, Lost, PublishError, ReleaseError};
 use crate::protocol::record::LONGEST_PAYLOAD;
-use crate::protocol::{HolderId, Mode, ReleaseRequest};
+use crate::protocol::{HolderId, Mode, Moment, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
 use crate::task::Tasks;
@@ -232,6 +232,11 @@ impl Hold {
 
     pub(crate) fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Until when it may be held or kept, where the custom resource says that.
+    pub(crate) fn allowed_until(&self) -> Option<Moment> {
+        self.grant.allowed_until
     }
 
     pub(crate) fn id(&self) -> &HolderId {

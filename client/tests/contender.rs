@@ -430,3 +430,28 @@ fn what_stands_on_a_lease_that_cannot_be_read_any_more_is_given_up_and_looked_af
     reads(&mut me, 0, unreadable());
     assert!(matches!(notices(&mut me)[..], [Notice::Refused { .. }]) && me.is_idle());
 }
+
+#[test]
+fn what_may_be_held_for_so_long_counts_from_when_it_is_known_and_ends_the_grace_before() {
+    let grace = Duration::from_secs(5);
+    let bounded = || json!({ "leasehold.dev/max-hold-seconds": "20", "leasehold.dev/liveness": "own" });
+    let mut me = Contender::new("a".to_owned(), D, grace, 7);
+    me.start(id("me_x.1"), Wish { own_duration: Some(D), ..wish() }, at(0).moment);
+    reads(&mut me, 0, Answer::Is(record(5, "", bounded())));
+    writes(&mut me, 0, Answer::Unclear("lost".to_owned()), 1);
+    reads(&mut me, 2, Answer::Is(record(6, "me_x.1", bounded())));
+    // It is confirmed by a renewal, which takes its time.
+    writes(&mut me, 2, Answer::Is(record(7, "me_x.1", bounded())), 9);
+    let told = notices(&mut me);
+    let [Notice::Acquired { allowed_until: Some(until), .. }] = told[..] else { panic!("{told:?}") };
+    let latest = at(2).moment + Duration::from_secs(20) - grace;
+    assert!(until < latest && until + Duration::from_secs(1) > latest, "{until:?}");
+    assert!(me.is_evicted_on_request(), "nobody looks whether it is evicted");
+
+    let mut me = Contender::new("a".to_owned(), D, Duration::from_secs(20), 7);
+    me.start(id("me_x.1"), wish(), at(0).moment);
+    reads(&mut me, 0, Answer::Is(record(5, "", bounded())));
+    me.poll(at(0));
+    let told = notices(&mut me);
+    assert!(matches!(&told[..], [Notice::Refused { why: Refusal::Denied(..), .. }]), "{told:?}");
+}

@@ -101,8 +101,8 @@ pub enum Notice {
         token: u64,
         /// Until when, where it lives by its own record.
         deadline: Option<Moment>,
-        /// For how long it may be held at most, where the custom resource says that.
-        max_hold: Option<Duration>,
+        /// Until when it may be held at most, where the custom resource says that: its grace after that others may evict it.
+        allowed_until: Option<Moment>,
     },
     /// The acquisition has failed. Nothing of it stays.
     Refused {
