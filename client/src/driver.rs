@@ -252,7 +252,7 @@ impl Driver {
                     Some(until) => validity.at_most_until(until),
                     None => validity,
                 };
-                let validity = Arc::new(validity);
+                let validity = Arc::new(validity.kept_at_most_until(allowed_until));
                 engaged.validity = Some(validity.clone());
                 engaged.deadline = deadline;
                 engaged.course.acquired();
@@ -261,8 +261,7 @@ impl Driver {
                 }
                 let Some(slot) = engaged.slot.take() else { return };
                 let request = engaged.request.subscribe();
-                let grant =
-                    Grant { id, token, validity, slot, request, allowed_until, stay_until: None, released: false };
+                let grant = Grant { id, token, validity, slot, request, stay_until: None, released: false };
                 // If nobody wants it any more, it is dropped, and so released.
                 engaged.reply.take().map(|reply| reply.send(Ok(grant)));
             }

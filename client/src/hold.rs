@@ -236,7 +236,7 @@ impl Hold {
 
     /// Until when it may be held or kept, where the custom resource says that.
     pub(crate) fn allowed_until(&self) -> Option<Moment> {
-        self.grant.allowed_until
+        self.validity().is_kept_at_most_until()
     }
 
     pub(crate) fn id(&self) -> &HolderId {

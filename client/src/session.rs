@@ -135,12 +135,12 @@ impl Sessions {
         if self.closed.load(Ordering::Acquire) {
             return Err(ApiError::Unavailable { message: "the client was shut down".to_owned() });
         }
-        let given_up = |live: &Arc<Live>| live.given_up.load(Ordering::Acquire);
-        if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok() && !given_up(live)) {
+        let is_left = |live: &Arc<Live>| live.given_up.load(Ordering::Acquire);
+        if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok() && !is_left(live)) {
             live.uses.fetch_add(1, Ordering::AcqRel);
             return Ok(SessionUse(live.clone()));
         }
-        if let Some(live) = current.take_if(|live| given_up(live)) {
+        if let Some(live) = current.take_if(|live| is_left(live)) {
             let mut others = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
             others.retain(|other| !other.closed.is_cancelled());
             others.push(live);

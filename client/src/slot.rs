@@ -227,8 +227,6 @@ pub(crate) struct Grant {
     pub(crate) slot: Arc<Slot>,
     /// Who asks for it to be let go, and how.
     pub(crate) request: watch::Receiver<Option<ReleaseRequest>>,
-    /// The custom resource lets nobody have it for longer, held or kept.
-    pub(crate) allowed_until: Option<Moment>,
     /// Until when it stays on the Lease though it is given back. Only what somebody has got does.
     pub(crate) stay_until: Option<Moment>,
     pub(crate) released: bool,
