@@ -84,6 +84,7 @@ impl Client {
                         Some(now) => record = now,
                         None => return Ok(broken),
                     },
+                    Err(Failure::Unclear(_)) => return Err(BreakError::Unsettled { name: name.to_owned() }),
                     Err(failure) => {
                         let source = api_error(failure);
                         return Err(BreakError::Api { name: name.to_owned(), source });

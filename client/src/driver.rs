@@ -230,10 +230,11 @@ impl Driver {
         | Notice::Published { id, .. }
         | Notice::Requested { id, .. }
         | Notice::Lost { id, .. }
+        | Notice::Abandoned { id }
         | Notice::Left { id, .. }) = &notice;
         let Some(engaged) = self.engaged.iter_mut().find(|engaged| engaged.id == *id) else { return };
         match notice {
-            Notice::Acquired { id, token, deadline, max_hold } => {
+            Notice::Acquired { id, token, deadline, allowed_until } => {
                 debug!(name, %id, token, "acquired");
                 let validity = match (deadline, &engaged.session) {
                     (Some(deadline), _) => Validity::until(deadline),
@@ -244,14 +245,14 @@ impl Driver {
                     engaged.session = None; // it lives by its own record from now on
                 }
                 let now = clock::moment();
-                engaged.allowed_until = max_hold.map(|max_hold| now + max_hold);
+                engaged.allowed_until = allowed_until;
                 let wanted = engaged.stay.at_most.map(|at_most| now + at_most);
                 engaged.at_most_until = wanted.into_iter().chain(engaged.allowed_until).min();
                 let validity = match engaged.at_most_until {
                     Some(until) => validity.at_most_until(until),
                     None => validity,
                 };
-                let validity = Arc::new(validity);
+                let validity = Arc::new(validity.kept_at_most_until(allowed_until));
                 engaged.validity = Some(validity.clone());
                 engaged.deadline = deadline;
                 engaged.course.acquired();
@@ -302,6 +303,12 @@ impl Driver {
                 self.renewals.retain(|(asked, _)| *asked != id);
                 self.changes.retain(|(asked, ..)| *asked != id);
                 self.publications.retain(|(asked, _)| *asked != id);
+            }
+            Notice::Abandoned { id } => {
+                warn!(name, %id, "left where it is, on a Lease that cannot be read: its session is given up");
+                engaged.session.iter().for_each(SessionUse::give_up);
+                // Whoever waits for the release hears that it is not known.
+                self.releases.retain(|(asked, _)| *asked != id);
             }
             Notice::Left { id, clean } => {
                 debug!(name, %id, clean, "left");
@@ -386,6 +393,8 @@ impl Driver {
             match answer {
                 Ok(Some(lease)) => match Record::parse(lease) {
                     Ok(record) => Answer::Is(Box::new(record)),
+                    // It was carried out, and what came of it cannot be told.
+                    Err(malformed) if write.is_some() => Answer::Unclear(malformed.to_string()),
                     Err(malformed) => Answer::Denied(Denial::Invalid, malformed.to_string()),
                 },
                 Ok(None) => Answer::Removed,

@@ -360,6 +360,12 @@ pub enum BreakError {
         /// What the API server had against it.
         source: ApiError,
     },
+    /// No clear answer came.
+    #[error("no clear answer came for {name:?}: it may have been broken; look at it again")]
+    Unsettled {
+        /// What was to be broken.
+        name: String,
+    },
 }
 
 impl BreakError {
@@ -367,7 +373,8 @@ impl BreakError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Options(_) => false,
+            // Whoever holds it by then may be another: somebody has to look.
+            Self::Options(_) | Self::Unsettled { .. } => false,
             Self::Read(error) => error.is_retryable(),
             Self::Api { source, .. } => source.is_retryable(),
         }

@@ -68,11 +68,13 @@ pub struct Handle {
     id: HolderId,
     /// Until when it may be believed in, by the clock of the machine on which it was made.
     until: Option<(String, Moment)>,
+    /// Until when the custom resource lets anybody have it, by the same clock.
+    allowed: Option<Moment>,
 }
 
 /// A text that is no [`Handle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a handle: v1/<namespace>/<Lease>/<uid>/<tenancy>/<holder>/<boot>/<until> is expected")]
+#[error("not a handle: v1/<namespace>/<Lease>/<uid>/<tenancy>/<holder>/<boot>/<until>[/<allowed>] is expected")]
 pub struct BadHandle;
 
 /// Why a hold was not left under a [`Handle`], renewed, or released.
@@ -154,6 +156,17 @@ impl Handle {
         (clock::boot().as_deref() == Some(boot)).then(|| until.since(clock::moment()))
     }
 
+    /// Its times are by the clock of this machine, as it runs now.
+    fn is_of_here(&self) -> bool {
+        let here = clock::boot();
+        self.until.as_ref().is_some_and(|(boot, _)| here.as_ref() == Some(boot))
+    }
+
+    /// For how long it may stay there from then on, by a clock of this machine.
+    fn left_at(&self, moment: Moment) -> Duration {
+        self.allowed.map_or(Duration::MAX, |allowed| allowed.since(moment))
+    }
+
     /// The same hold, with a term that was asked for at this moment.
     fn sent(mut self, at: Moment, time: Duration) -> Self {
         self.until = clock::boot().map(|boot| (boot, deadline(at, time, Duration::ZERO)));
@@ -179,16 +192,17 @@ impl Handle {
 
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespace, lease, uid, transitions, id, until } = self;
+        let Self { namespace, lease, uid, transitions, id, until, allowed } = self;
         write!(f, "{FORM}/{namespace}/{lease}/{uid}/")?;
         match transitions {
             Some(transitions) => write!(f, "{transitions}/{id}/")?,
             None => write!(f, "{UNKNOWN}/{id}/")?,
         }
         match until {
-            Some((boot, until)) => write!(f, "{boot}/{}", until.since_start().as_millis()),
-            None => write!(f, "{UNKNOWN}/{UNKNOWN}"),
+            Some((boot, until)) => write!(f, "{boot}/{}", until.since_start().as_millis())?,
+            None => return write!(f, "{UNKNOWN}/{UNKNOWN}"),
         }
+        allowed.iter().try_for_each(|allowed| write!(f, "/{}", allowed.since_start().as_millis()))
     }
 }
 
@@ -197,14 +211,24 @@ impl FromStr for Handle {
 
     fn from_str(text: &str) -> Result<Self, BadHandle> {
         let parts: Vec<&str> = text.trim().split('/').collect();
-        let [FORM, namespace, lease, uid, transitions, id, boot, until] = parts[..] else { return Err(BadHandle) };
+        let [FORM, namespace, lease, uid, transitions, id, boot, until, ref allowed @ ..] = parts[..] else {
+            return Err(BadHandle);
+        };
+        let moment = |text: &str| {
+            text.parse().map(|millis| Moment::from_start(Duration::from_millis(millis))).map_err(|_| BadHandle)
+        };
+        let allowed = match allowed {
+            [] => None,
+            [allowed] => Some(moment(allowed)?),
+            _ => return Err(BadHandle),
+        };
         let name = |text: &str| {
             let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
             (!text.is_empty() && text != UNKNOWN && text.chars().all(known)).then(|| text.to_owned()).ok_or(BadHandle)
         };
         let unless_unknown = |text: &'_ str| (text != UNKNOWN).then(|| text.to_owned());
         let boot = unless_unknown(boot).map(|boot| name(&boot)).transpose()?;
-        let until = unless_unknown(until).map(|until| until.parse().map_err(|_| BadHandle)).transpose()?;
+        let until = unless_unknown(until).map(|until| moment(&until)).transpose()?;
         let transitions = unless_unknown(transitions);
         Ok(Self {
             namespace: name(namespace)?,
@@ -212,7 +236,8 @@ impl FromStr for Handle {
             uid: name(uid)?,
             transitions: transitions.map(|number| number.parse().map_err(|_| BadHandle)).transpose()?,
             id: id.parse().map_err(|_| BadHandle)?,
-            until: boot.zip(until).map(|(boot, until)| (boot, Moment::from_start(Duration::from_millis(until)))),
+            until: boot.zip(until),
+            allowed,
         })
     }
 }
@@ -260,6 +285,9 @@ impl Client {
     /// Lets what this handle names stay for so long from now on (1 s to 10 years, rounded up to whole seconds), and returns the
     /// handle with its new term. It costs a read and a write.
     ///
+    /// Where the custom resource bounds for how long it may be held (`maxHoldSeconds`), it stays no longer than that in all,
+    /// counted from when it was acquired, and the handle says so. Only the machine on which it was acquired knows.
+    ///
     /// It cannot bring back what somebody else has taken over: its condition is the same tenancy. And by the clock of the
     /// machine on which the handle was made (or last renewed), one whose term has ended is over, even if nobody has taken it
     /// since: use the handle that the last renewal returned.
@@ -275,8 +303,15 @@ impl Client {
         if handle.remaining().is_some_and(|left| left.is_zero()) {
             return Err(handle.over("its term has ended, by this machine's clock"));
         }
-        let sent = self.use_handle(handle, Use::Renew(time)).await?;
-        let renewed = handle.clone().sent(sent, time);
+        // What another machine's clock says is nothing to this one.
+        let mut handle = handle.clone();
+        handle.allowed = handle.allowed.filter(|_| handle.is_of_here());
+        if handle.left_at(clock::moment()).is_zero() {
+            return Err(handle.over("its custom resource lets nobody hold it for longer (maxHoldSeconds)"));
+        }
+        let sent = self.use_handle(&handle, Use::Renew(time)).await?;
+        let left = handle.left_at(sent);
+        let renewed = handle.sent(sent, time.min(left));
         // The way there and back may have taken longer than all of it.
         match renewed.remaining() {
             Some(left) if left.is_zero() => Err(renewed.over("the new term has ended before the answer came")),
@@ -328,7 +363,13 @@ impl Client {
                 };
                 let now = clock::now();
                 let write = match what {
-                    Use::Renew(time) => kept::renew(&record, holder, time, now.stamp),
+                    Use::Renew(_) if record.policy.max_hold.is_some() && handle.allowed.is_none() => {
+                        let problem = "its custom resource bounds for how long it may be held (maxHoldSeconds), and how much \
+                                       of that is left is known only to the handle of a process that acquired it under that \
+                                       bound, on the same machine: acquire it for as long as it takes, or acquire it anew";
+                        return Err(OptionsError::new("time", problem).into());
+                    }
+                    Use::Renew(time) => kept::renew(&record, holder, time.min(handle.left_at(now.moment)), now.stamp),
                     Use::Release => kept::release(&record, holder, keep_lease, now.stamp),
                 };
                 match within(limit, shared.store.write(&handle.lease, &write)).await {
@@ -386,6 +427,9 @@ mod tests {
         assert_eq!(handle.holder_identity(), "web-0_k3j9x2m1qa.7");
         // Of another start of the machine nobody's clock tells.
         assert_eq!(handle.remaining(), None);
+        let bounded = format!("{text}/234567");
+        assert_eq!(bounded.parse::<Handle>().unwrap().to_string(), bounded);
+        assert!(format!("{bounded}/1").parse::<Handle>().is_err());
         let share = "v1/ops/db/6f1c-1/-/web-0_k3j9x2m1qa.7/-/-";
         assert_eq!(share.parse::<Handle>().unwrap().to_string(), share);
         for bad in [

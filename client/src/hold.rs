@@ -11,7 +11,7 @@ use tracing::Instrument;
 use crate::access::Access;
 use crate::error::{ExtendError, LossReason, Lost, PublishError, ReleaseError};
 use crate::protocol::record::LONGEST_PAYLOAD;
-use crate::protocol::{HolderId, Mode, ReleaseRequest};
+use crate::protocol::{HolderId, Mode, Moment, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::slot::{Command, Grant};
 use crate::task::Tasks;
@@ -234,6 +234,11 @@ impl Hold {
         &self.access
     }
 
+    /// Until when it may be held or kept, where the custom resource says that.
+    pub(crate) fn allowed_until(&self) -> Option<Moment> {
+        self.validity().is_kept_at_most_until()
+    }
+
     pub(crate) fn id(&self) -> &HolderId {
         &self.grant.id
     }
@@ -259,8 +264,8 @@ impl Hold {
         before?;
         match outcome {
             Ok(Ok(true)) => Ok(()),
-            Ok(_) => Err(self.loss(LossReason::Broken).into()),
-            Err(_) => Err(ReleaseError::Unsettled { name: self.access.name.to_string() }),
+            Ok(Ok(false)) => Err(self.loss(LossReason::Broken).into()),
+            Ok(Err(_)) | Err(_) => Err(ReleaseError::Unsettled { name: self.access.name.to_string() }),
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) struct Sessions {
     store: Arc<dyn Store>,
     options: SessionOptions,
     current: tokio::sync::Mutex<Option<Arc<Live>>>,
+    /// Those that stay until nobody uses them any more.
+    given_up: Mutex<Vec<Arc<Live>>>,
     closed: AtomicBool,
 }
 
@@ -54,6 +56,8 @@ pub(crate) struct Live {
     renewals: Mutex<Vec<oneshot::Sender<()>>>,
     /// Something sent in its name may still come true: it is to be ended, not removed.
     unclear: AtomicBool,
+    /// Nothing new is to be begun by it.
+    given_up: AtomicBool,
     /// It is not to be waited for until nobody uses it any more.
     closing: CancellationToken,
     /// Its Lease is gone, as far as that can be done.
@@ -101,6 +105,13 @@ impl SessionUse {
         renewed
     }
 
+    /// Something of the session's stays that this client cannot take away. Nothing new is begun by it, and when nothing is
+    /// held by it any more it is ended, so that others do that.
+    pub(crate) fn give_up(&self) {
+        self.set_unclear();
+        self.0.given_up.store(true, Ordering::Release);
+    }
+
     /// Something sent in the session's name may still come true.
     pub(crate) fn set_unclear(&self) {
         self.0.unclear.store(true, Ordering::Release);
@@ -109,7 +120,13 @@ impl SessionUse {
 
 impl Sessions {
     pub(crate) fn new(store: Arc<dyn Store>, options: SessionOptions) -> Arc<Self> {
-        Arc::new(Self { store, options, current: tokio::sync::Mutex::default(), closed: AtomicBool::new(false) })
+        Arc::new(Self {
+            store,
+            options,
+            current: tokio::sync::Mutex::default(),
+            given_up: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// The session, opened if there is none.
@@ -118,9 +135,15 @@ impl Sessions {
         if self.closed.load(Ordering::Acquire) {
             return Err(ApiError::Unavailable { message: "the client was shut down".to_owned() });
         }
-        if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok()) {
+        let is_left = |live: &Arc<Live>| live.given_up.load(Ordering::Acquire);
+        if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok() && !is_left(live)) {
             live.uses.fetch_add(1, Ordering::AcqRel);
             return Ok(SessionUse(live.clone()));
+        }
+        if let Some(live) = current.take_if(|live| is_left(live)) {
+            let mut others = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+            others.retain(|other| !other.closed.is_cancelled());
+            others.push(live);
         }
         let give_up = clock::moment() + self.options.contact_timeout;
         let mut pause = Duration::from_millis(20);
@@ -191,6 +214,7 @@ impl Sessions {
             nudge: Notify::new(),
             renewals: Mutex::default(),
             unclear: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
@@ -215,11 +239,14 @@ impl Sessions {
     /// gone, or cannot be removed.
     pub(crate) async fn close(&self, unsettled: bool) {
         self.closed.store(true, Ordering::Release);
-        let live = self.current.lock().await.clone();
-        if let Some(live) = live {
+        let mut all = std::mem::take(&mut *self.given_up.lock().unwrap_or_else(PoisonError::into_inner));
+        all.extend(self.current.lock().await.clone());
+        for live in &all {
             live.unclear.fetch_or(unsettled, Ordering::AcqRel);
             live.validity.lose(LossReason::Released);
             live.closing.cancel();
+        }
+        for live in all {
             live.closed.cancelled().await;
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct Validity {
     parent: Option<Arc<Validity>>,
     /// It is over then, however often it is renewed.
     at_most_until: Moment,
+    /// Nor may it stay on the Lease for longer than until then, held or kept.
+    kept_at_most_until: Option<Moment>,
 }
 
 const OVER: u64 = 0;
@@ -42,12 +44,30 @@ impl Validity {
     fn new(deadline: Moment, lost: CancellationToken, parent: Option<Arc<Validity>>) -> Self {
         let at_most_until = Moment::from_start(Duration::MAX);
         let until = AtomicU64::new(nanos(deadline));
-        Self { until, reason: OnceLock::new(), ended: OnceLock::new(), lost, parent, at_most_until }
+        Self {
+            until,
+            reason: OnceLock::new(),
+            ended: OnceLock::new(),
+            lost,
+            parent,
+            at_most_until,
+            kept_at_most_until: None,
+        }
     }
 
     /// And then it is over, however often it is renewed.
     pub(crate) fn at_most_until(self, end: Moment) -> Self {
         Self { at_most_until: end, ..self }
+    }
+
+    /// And then nothing of it may be left on the Lease.
+    pub(crate) fn kept_at_most_until(self, end: Option<Moment>) -> Self {
+        Self { kept_at_most_until: end, ..self }
+    }
+
+    /// Until when it may be left on the Lease, where that is bounded.
+    pub(crate) fn is_kept_at_most_until(&self) -> Option<Moment> {
+        self.kept_at_most_until
     }
 
     /// Whether it is still valid, by the clock and at this very moment. Once it is not, it never is again.

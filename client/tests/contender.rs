@@ -353,3 +353,105 @@ fn a_try_that_may_not_evict_the_dead_is_told_that_they_hold_it_and_a_newcomer_jo
         assert!(matches!(other.next_notice(), Some(Notice::Refused { why: Refusal::Denied(..), .. })));
     }
 }
+
+#[test]
+fn what_was_refused_by_admission_is_decided_anew_and_sent_less_and_less() {
+    let mut me = contender();
+    let shared = |version| Answer::Is(semaphore(version, 1, &json!({ "holder.leasehold.dev/me_x.1": "1" })));
+    me.start(id("me_x.1"), Wish { kind: Kind::Semaphore, mode: Mode::Permits(1), ..wish() }, at(0).moment);
+    reads(&mut me, 0, shared(5));
+    me.poll(at(0));
+    assert!(matches!(me.next_notice(), Some(Notice::Acquired { .. })));
+    me.leave(&id("me_x.1"));
+    // A label that has come since, for example: what is refused once more after another look is sent more and more rarely.
+    let (mut sent, mut read) = (0, true);
+    for tenth in 0..600 {
+        let now = Now { moment: at(1).moment + Duration::from_millis(100) * tenth, ..at(1) };
+        for _ in 0..2 {
+            match me.poll(now) {
+                Next::Wait(_) => break,
+                Next::Read | Next::Check => {
+                    me.answer(shared(6 + u64::from(tenth)), now.moment);
+                    read = true;
+                }
+                Next::Write(_) => {
+                    assert!(std::mem::take(&mut read), "it sends again what was refused");
+                    me.answer(Answer::Denied(Denial::Invalid, "a label is lacking".to_owned()), now.moment);
+                    sent += 1;
+                }
+            }
+        }
+    }
+    assert!((10..70).contains(&sent), "sent {sent} times within a minute");
+}
+
+#[test]
+fn what_stands_on_a_lease_that_cannot_be_read_any_more_is_given_up_and_looked_after() {
+    let unreadable = || Answer::Denied(Denial::Invalid, "it is of format 2".to_owned());
+    let queued = || record(6, "somebody", json!({ "join.leasehold.dev/me_x.1": "5" }));
+    let seeks = |me: &mut Contender| {
+        me.start(id("me_x.1"), wish(), at(0).moment);
+        reads(me, 0, Answer::Is(record(5, "somebody", json!({}))));
+    };
+    let abandons = |me: &mut Contender, last: &str| {
+        let told = notices(me);
+        let abandoned = told.iter().any(|told| matches!(told, Notice::Abandoned { .. }));
+        assert!(abandoned && me.is_unclear() && !me.is_engaged(), "{last}: {told:?}");
+        // It is taken away when it can be.
+        reads(me, 40, Answer::Is(queued()));
+        assert!(matches!(me.poll(at(40)), Next::Write(Write::Patch(_))), "{last}: its place is left there");
+    };
+
+    let mut me = contender();
+    seeks(&mut me);
+    writes(&mut me, 0, Answer::Is(queued()), 0);
+    me.poll(at(0));
+    reads(&mut me, 11, unreadable());
+    abandons(&mut me, "it waited");
+
+    let mut me = contender();
+    seeks(&mut me);
+    // Carried out, and its answer cannot be read.
+    writes(&mut me, 0, Answer::Unclear("it is of format 2".to_owned()), 0);
+    reads(&mut me, 1, unreadable());
+    abandons(&mut me, "it had asked");
+
+    let mut me = contender();
+    seeks(&mut me);
+    writes(&mut me, 0, Answer::Is(queued()), 0);
+    me.leave(&id("me_x.1"));
+    me.doubt();
+    reads(&mut me, 1, unreadable());
+    abandons(&mut me, "it was leaving");
+
+    // Nothing of this one stands there.
+    let mut me = contender();
+    me.start(id("me_x.1"), wish(), at(0).moment);
+    reads(&mut me, 0, unreadable());
+    assert!(matches!(notices(&mut me)[..], [Notice::Refused { .. }]) && me.is_idle());
+}
+
+#[test]
+fn what_may_be_held_for_so_long_counts_from_when_it_is_known_and_ends_the_grace_before() {
+    let grace = Duration::from_secs(5);
+    let bounded = || json!({ "leasehold.dev/max-hold-seconds": "20", "leasehold.dev/liveness": "own" });
+    let mut me = Contender::new("a".to_owned(), D, grace, 7);
+    me.start(id("me_x.1"), Wish { own_duration: Some(D), ..wish() }, at(0).moment);
+    reads(&mut me, 0, Answer::Is(record(5, "", bounded())));
+    writes(&mut me, 0, Answer::Unclear("lost".to_owned()), 1);
+    reads(&mut me, 2, Answer::Is(record(6, "me_x.1", bounded())));
+    // It is confirmed by a renewal, which takes its time.
+    writes(&mut me, 2, Answer::Is(record(7, "me_x.1", bounded())), 9);
+    let told = notices(&mut me);
+    let [Notice::Acquired { allowed_until: Some(until), .. }] = told[..] else { panic!("{told:?}") };
+    let latest = at(2).moment + Duration::from_secs(20) - grace;
+    assert!(until < latest && until + Duration::from_secs(1) > latest, "{until:?}");
+    assert!(me.is_evicted_on_request(), "nobody looks whether it is evicted");
+
+    let mut me = Contender::new("a".to_owned(), D, Duration::from_secs(20), 7);
+    me.start(id("me_x.1"), wish(), at(0).moment);
+    reads(&mut me, 0, Answer::Is(record(5, "", bounded())));
+    me.poll(at(0));
+    let told = notices(&mut me);
+    assert!(matches!(&told[..], [Notice::Refused { why: Refusal::Denied(..), .. }]), "{told:?}");
+}

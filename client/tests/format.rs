@@ -231,6 +231,12 @@ async fn upgrade(store: &MemoryStore, name: &str) {
     store.write(name, &Write::Replace(Box::new(lease))).await.unwrap();
 }
 
+/// The same Lease, of the present format.
+fn older(mut lease: Lease) -> Lease {
+    lease.metadata.annotations.get_or_insert_default().insert(FORMAT.to_owned(), "1".to_owned());
+    lease
+}
+
 const TOLD: &str = "Lease \"a\" cannot be read: it is of format 2, and this program knows format 1: upgrade it";
 
 #[tokio::test(start_paused = true)]
@@ -277,6 +283,17 @@ async fn who_waits_or_holds_when_the_format_changes_is_told_and_does_not_write()
             let released = guard.release().await;
             assert!(matches!(released, Err(ReleaseError::Unsettled { .. })), "{released:?}");
             assert_eq!(seen.read("a").await.unwrap(), before, "it was written to");
+            // What is begun now is by another session.
+            let guard = one.lock("b").build().unwrap().acquire().await.unwrap();
+            let lock = Record::parse(older(before)).unwrap();
+            assert!(lock.ids().all(|id| !guard.holder_identity().starts_with(id.session.as_str())));
+            // Both stand there still, and so others are to pass over both.
+            clock::sleep_until(clock::moment() + seconds(60)).await;
+            assert_eq!(lock.ids().count(), 2);
+            for id in lock.ids() {
+                let session = seen.read(&id.session.lease_name()).await.unwrap();
+                assert!(SessionRecord::parse(session).unwrap().ended, "{id} lives on");
+            }
         })
         .await
         .unwrap();

@@ -9,10 +9,10 @@ use leasehold::protocol::policy::{
     BREAK_YOUNGEST, EXPIRY, LOCK_DELAY, MAX_DURATION, MAX_HOLD, MAX_WAITERS, MIN_DURATION, NEVER, ON_DEADLOCK, RECLAIM,
 };
 use leasehold::protocol::record::{DEADLOCK, ENDED_FOR, EVIDENCE, JOIN, LIVENESS, SessionRecord};
-use leasehold::protocol::{Record, Write, write};
+use leasehold::protocol::{Liveness, Record, Write, write};
 use leasehold::testing::{Process, ProcessOptions};
 use leasehold::{
-    AcquireError, Client, LossReason, MemoryStore, OnDeadlock, ReleaseError, Store, TryAcquireError, clock,
+    AcquireError, Client, HandleError, LossReason, MemoryStore, OnDeadlock, ReleaseError, Store, TryAcquireError, clock,
 };
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -192,7 +192,7 @@ async fn what_several_hold_lives_by_what_was_said_at_the_join_though_the_bounds_
 
 #[tokio::test(start_paused = true)]
 async fn nobody_holds_it_for_longer_than_the_resource_allows() {
-    for (allowed, own, lasts) in [("20", None, 20), ("20", Some(10), 10), ("20", Some(300), 20)] {
+    for (allowed, own, lasts) in [("20", None, 19), ("20", Some(10), 10), ("20", Some(300), 19)] {
         let store = made("a", "lock", &[(MAX_HOLD, allowed)]).await;
         let client = client(&store);
         process(1)
@@ -233,6 +233,47 @@ async fn what_is_kept_stays_no_longer_than_it_might_have_been_held() {
         })
         .await
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_says_no_more_than_what_others_honour() {
+    for kind in ["lock", "semaphore"] {
+        let store = made("a", kind, &[(MAX_HOLD, "20"), ("leasehold.dev/permits", "1")]).await;
+        let (client, seen) = (client(&store), store.clone());
+        process(1)
+            .spawn(async move {
+                let stands = async || match record(&seen, "a").await.holders().next().unwrap().liveness {
+                    Liveness::Own(duration) => duration,
+                    Liveness::Session(_) => panic!("it is kept"),
+                };
+                let begun = clock::moment();
+                let hour = Duration::from_hours(1);
+                let handle = if kind == "lock" {
+                    client.lock("a").build().unwrap().acquire().await.unwrap().into_handle(hour).await.unwrap()
+                } else {
+                    client.semaphore("a").build().unwrap().acquire(1).await.unwrap().into_handle(hour).await.unwrap()
+                };
+                assert!(stands().await <= seconds(20));
+                let left = handle.remaining().unwrap();
+                assert!(left < seconds(20) && left > seconds(18), "{left:?}");
+                pause(seconds(5)).await;
+                let text = handle.to_string();
+                let renewed = client.renew_handle(&text.parse().unwrap(), hour).await.unwrap();
+                assert!(stands().await <= seconds(15), "a renewal brings it more: {:?}", stands().await);
+                let left = renewed.remaining().unwrap();
+                assert!(left < seconds(15) && left > seconds(13), "{left:?}");
+                assert!(clock::moment().since(begun) + left < seconds(20));
+                // Another machine cannot tell.
+                let (unknown, _) = text.rsplit_once('/').unwrap();
+                let told = client.renew_handle(&unknown.parse().unwrap(), hour).await.unwrap_err().to_string();
+                assert!(told.contains("maxHoldSeconds"), "{told}");
+                pause(seconds(14)).await;
+                let over = client.renew_handle(&renewed, hour).await.unwrap_err();
+                assert!(matches!(over, HandleError::Over { .. }), "{over}");
+            })
+            .await
+            .unwrap();
+    }
 }
 
 // -------------------------------------------------------------------------------------------- lock delay and reclaim

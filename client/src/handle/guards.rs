@@ -34,10 +34,15 @@ impl Hold {
                 transitions: holder.granted.is_none().then_some(record.transitions),
                 id: self.id().clone(),
                 until: None,
+                allowed: self.allowed_until(),
             })
         });
         let handle = handle.ok_or_else(|| self.loss(LossReason::Broken))?;
         let sent = clock::moment();
+        let time = time.min(handle.left_at(sent));
+        if time.is_zero() {
+            return Err(self.loss(LossReason::HeldTooLong).into());
+        }
         self.keep(time).await.map_err(|error| match error {
             ReleaseError::Lost(lost) => HandleError::Lost(lost),
             ReleaseError::Unsettled { .. } => HandleError::Unsettled { lease: access.lease.to_string(), namespace },
@@ -50,7 +55,8 @@ macro_rules! into_handle {
     ($guard:ident, $hold:ident => $into:expr) => {
         impl $guard {
             /// Leaves it on the Lease for so long from now on, whatever becomes of this process, under a [`Handle`] by which
-            /// it can be renewed and released: 1 s to 10 years, rounded up to whole seconds. It costs a read and a write.
+            /// it can be renewed and released: 1 s to 10 years, rounded up to whole seconds, and no longer than the custom resource
+            /// lets anybody hold it (`maxHoldSeconds`, counted from when this process had it). It costs a read and a write.
             ///
             /// # Cancel safety
             /// Cancelled, it is released, or stays for that time.

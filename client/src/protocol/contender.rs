@@ -98,6 +98,8 @@ struct Turn {
     started: Moment,
     /// A request sent after the start has been answered.
     fresh: bool,
+    /// Since when it is known to be held.
+    held_since: Option<Moment>,
     /// What those hold elsewhere who wait by it, if that is to be said.
     holds: Option<Vec<HolderId>>,
 }
@@ -276,7 +278,8 @@ impl Contender {
     pub fn start(&mut self, id: HolderId, wish: Wish, now: Moment) {
         debug_assert!(self.turn.is_none() && (wish.kind != Kind::Lock || !self.is_engaged()), "one at a time");
         (self.failures, self.refusals) = (0, 0);
-        self.turn = Some(Turn { id, wish, stage: Stage::Seeking, started: now, fresh: false, holds: None });
+        self.turn =
+            Some(Turn { id, wish, stage: Stage::Seeking, started: now, fresh: false, held_since: None, holds: None });
     }
 
     /// Say on the Lease what those hold elsewhere who wait by this acquisition.
@@ -338,10 +341,10 @@ impl Contender {
     }
 
     /// It is to be watched for the loss of what is held, whether anybody asked for that or not: whoever does not let go
-    /// when it is asked to loses it.
+    /// when it is asked to loses it, or who holds it for longer than the resource allows.
     #[must_use]
     pub fn is_evicted_on_request(&self) -> bool {
-        matches!(&self.known, Known::Present(record) if record.evicts_on_request)
+        matches!(&self.known, Known::Present(record) if record.evicts_on_request || record.policy.max_hold.is_some())
             && self.holds.iter().any(|hold| !hold.lost)
     }
 

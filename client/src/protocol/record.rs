@@ -409,6 +409,12 @@ impl Record {
         holders.chain(self.waiters.iter().map(|waiter| &waiter.id))
     }
 
+    /// These, and what was left there.
+    pub(super) fn all_ids(&self) -> impl Iterator<Item = &HolderId> {
+        let holders = self.holders().filter_map(|holder| holder.id.as_ref());
+        holders.chain(self.waiters.iter().map(|waiter| &waiter.id))
+    }
+
     /// Whether this session holds the lock or waits for it.
     #[must_use]
     pub fn names(&self, session: &SessionId) -> bool {

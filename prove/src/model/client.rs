@@ -472,7 +472,11 @@ impl Client {
                 }
             }
             // Nothing is said beside a hold here.
-            Notice::Refused { .. } | Notice::Left { .. } | Notice::Published { .. } | Notice::Requested { .. } => {}
+            Notice::Refused { .. }
+            | Notice::Left { .. }
+            | Notice::Abandoned { .. }
+            | Notice::Published { .. }
+            | Notice::Requested { .. } => {}
         }
     }
 }

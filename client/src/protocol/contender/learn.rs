@@ -96,6 +96,8 @@ impl Contender {
             // What stands there is of a format that this client does not know: it is not written to.
             Answer::Denied(denial, why) if request.is_read && denial == Denial::Invalid => {
                 self.known = Known::Unknown;
+                self.leave_unread(now);
+                self.look_again(now);
                 self.failed(why.clone(), now);
                 self.refuse(Refusal::Denied(denial, why));
             }
@@ -103,9 +105,34 @@ impl Contender {
                 Some(turn) if turn.stage == Stage::Seeking && request.of_turn(turn) => {
                     self.refuse(Refusal::Denied(denial, why));
                 }
-                _ => self.failed(why, now),
+                _ if request.is_read => self.failed(why, now),
+                // Perhaps it was written by what is true no more, and the same would be refused for ever.
+                _ => {
+                    self.known = Known::Unknown;
+                    self.retry_at = now + self.backoff(self.refusals);
+                    self.refusals += 1;
+                    self.last_failure = why;
+                }
             },
             Answer::Skipped => self.look_again(now),
+        }
+    }
+
+    /// What may stand on a Lease that cannot be read is not to be given back: it is left there, and looked after as what may
+    /// come true. The driver gives its session up, so that others pass it over.
+    fn leave_unread(&mut self, now: Moment) {
+        let until = now + LATEST_COMMIT;
+        for exit in std::mem::take(&mut self.exits) {
+            self.ghosts.push(Ghost { id: exit.id.clone(), until });
+            self.notices.push_back(Notice::Abandoned { id: exit.id });
+        }
+        if let Some(turn) = self.turn.as_ref() {
+            if turn.stage != Stage::Seeking {
+                self.ghosts.push(Ghost { id: turn.id.clone(), until });
+            }
+            if self.ghosts.iter().any(|ghost| ghost.id == turn.id) {
+                self.notices.push_back(Notice::Abandoned { id: turn.id.clone() });
+            }
         }
     }
 
@@ -216,7 +243,7 @@ impl Contender {
         };
         if let Some(turn) = self.turn.take_if(|turn| turn.id == *id && turn.stage != Stage::Waiting) {
             let own = own(turn.wish.renewal);
-            self.hold(turn, Some(own));
+            self.hold(turn, Some(own), now);
             return;
         }
         let hold = self.holds.iter_mut().find(|hold| hold.id == *id && !hold.lost);
@@ -230,15 +257,17 @@ impl Contender {
     }
 
     /// The lock is held, and the user is told.
-    fn hold(&mut self, turn: Turn, own: Option<OwnTerm>) {
+    fn hold(&mut self, turn: Turn, own: Option<OwnTerm>, now: Moment) {
         let Known::Present(record) = &self.known else { return };
         let Some(holder) = record.holding(&turn.id) else { return };
         // Where the Lease tells no token, this client made it, and nobody can have had a larger one before.
         let token = holder.token.unwrap_or(record.version.0);
         let tenancy = record.tenancy_of(holder);
         self.refusals = 0;
-        let (deadline, max_hold) = (own.map(|own| own.deadline), record.policy.max_hold);
-        self.notices.push_back(Notice::Acquired { id: turn.id.clone(), token, deadline, max_hold });
+        let since = turn.held_since.unwrap_or(now);
+        let allowed_until = record.policy.max_hold.map(|most| super::super::deadline(since, most, self.grace));
+        let deadline = own.map(|own| own.deadline);
+        self.notices.push_back(Notice::Acquired { id: turn.id.clone(), token, deadline, allowed_until });
         self.holds.push(Hold {
             id: turn.id,
             wish: turn.wish,
@@ -283,10 +312,13 @@ impl Contender {
             Known::Unknown if turn.stage == Stage::Seeking => (false, false),
             Known::Unknown => return Some(turn),
         };
+        if held {
+            turn.held_since.get_or_insert(now);
+        }
         if held && self.own_duration(&turn).is_some() {
             turn.stage = Stage::Confirming;
         } else if held {
-            self.hold(turn, None);
+            self.hold(turn, None, now);
             return None;
         } else if queued {
             if let Some(why) = self.is_sent_away(&turn) {
@@ -298,7 +330,7 @@ impl Contender {
         } else {
             if turn.stage != Stage::Seeking {
                 // Its place is gone: the Lease was removed, or somebody removed its key. It queues up again, if it can.
-                turn = Turn { stage: Stage::Seeking, started: now, fresh: true, ..turn };
+                turn = Turn { stage: Stage::Seeking, started: now, fresh: true, held_since: None, ..turn };
             }
             if let Some(why) = self.is_refused(&turn, now) {
                 self.notices.push_back(Notice::Refused { id: turn.id, why });

@@ -60,6 +60,14 @@ impl Contender {
             let (holders, waiters) = (record.holders().count(), record.waiters.len());
             return Some(Refusal::Full { holders, waiters, limit: None });
         }
+        if let Some(most) = record.policy.max_hold.filter(|most| *most <= self.grace) {
+            let grace = self.grace;
+            let why = format!(
+                "its custom resource lets nobody hold it for longer than {most:?}, which is not longer than this client's \
+                 grace, {grace:?}"
+            );
+            return Some(Refusal::Denied(Denial::Invalid, why));
+        }
         let out_of_bounds = |asked: &Duration| record.policy.nearest(*asked) != *asked;
         turn.wish.own_duration.filter(out_of_bounds).map(|asked| {
             let allowed = record.policy.durations();

@@ -101,8 +101,8 @@ pub enum Notice {
         token: u64,
         /// Until when, where it lives by its own record.
         deadline: Option<Moment>,
-        /// For how long it may be held at most, where the custom resource says that.
-        max_hold: Option<Duration>,
+        /// Until when it may be held at most, where the custom resource says that: its grace after that others may evict it.
+        allowed_until: Option<Moment>,
     },
     /// The acquisition has failed. Nothing of it stays.
     Refused {
@@ -147,6 +147,12 @@ pub enum Notice {
         id: HolderId,
         /// Why.
         loss: Loss,
+    },
+    /// What there is of the acquisition stands, perhaps, on a Lease that cannot be read, and so cannot be given back: its
+    /// session is to be given up, so that others pass it over.
+    Abandoned {
+        /// The acquisition.
+        id: HolderId,
     },
     /// The acquisition is over. Whether it had been a hold until then.
     Left {

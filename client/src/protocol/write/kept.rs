@@ -154,6 +154,21 @@ mod tests {
         assert!(apply(&write, &renewed).is_none());
     }
 
+    /// The label tells what the lock's token is, and in strict mode nobody may take it away while the hold stands.
+    #[test]
+    fn a_label_stays_as_long_as_anything_of_its_session_does() {
+        let mut lease = serde_json::to_value(&*semaphore().lease).unwrap();
+        let (meta, other) = (&mut lease["metadata"], "web-0_k3j9x2m1qa.8");
+        meta["labels"]["holder.leasehold.dev/web-0_k3j9x2m1qa"] = json!("");
+        meta["annotations"][format!("holder.leasehold.dev/{other}")] = json!("6");
+        let both = record(lease);
+        let other = both.holding(&other.parse().unwrap()).unwrap();
+        let one = record(serde_json::to_value(apply(&shared::release(&both, other, true), &both).unwrap()).unwrap());
+        assert!(find(&one, &id()).is_some() && shared::is_told(&one, &id().session), "{:?}", one.lease.metadata);
+        let none = apply(&release(&one, find(&one, &id()).unwrap(), true, stamp()), &one).unwrap();
+        assert!(!shared::is_told(&record(serde_json::to_value(none).unwrap()), &id().session));
+    }
+
     #[test]
     fn a_release_goes_to_the_first_in_the_queue_or_frees() {
         let free = lock(&kept());

@@ -234,7 +234,7 @@ pub fn is_told(record: &Record, session: &SessionId) -> bool {
 fn is_of_none_but(record: &Record, label: &str, gone: &[&HolderId]) -> bool {
     let Some(session) = label.strip_prefix(HOLDER) else { return false };
     gone.iter().any(|id| id.session.as_str() == session)
-        && !record.ids().any(|id| id.session.as_str() == session && !gone.contains(&id))
+        && !record.all_ids().any(|id| id.session.as_str() == session && !gone.contains(&id))
 }
 
 /// Begins a command that lets somebody in.

@@ -83,7 +83,7 @@ impl Ops {
     /// Removes the label by which a lock's waiter was told to give up. The holder's own stays.
     pub(super) fn remove_told(&mut self, record: &Record, waiter: &Waiter) {
         let session = &waiter.id.session;
-        let others = record.ids().any(|id| id.session == *session && *id != waiter.id);
+        let others = record.all_ids().any(|id| id.session == *session && *id != waiter.id);
         let label = format!("{HOLDER}{session}");
         let stands = record.lease.metadata.labels.as_ref().and_then(|labels| labels.get(&label));
         if record.kind == Kind::Lock && waiter.told_to_give_up.is_some() && !others && stands.is_some() {
