@@ -186,12 +186,13 @@ async fn a_policy_comes_to_the_lease_while_it_is_held_and_goes_with_its_field() 
     assert_eq!(record.policy, Policy { reclaim: Reclaim::Never, ..Policy::default() });
     assert_eq!((allowed(&record), record.evicts_on_request), (None, false));
 
-    // It is the resource's, and goes with it.
+    // It is the resource's, and goes with it, but for what keeps others from what a dead holder had.
     scene.apply(&lock_yaml("build", ALL)).await?;
     scene.record("build", |record| record.policy == wanted).await?;
     scene.namespace.kubectl(&["delete", "dlock", "build", "--timeout=30s"]).await?;
     let left = scene.record("build", |record| record.ephemeral).await?;
-    assert_eq!((&left.policy, allowed(&left), left.evicts_on_request), (&Policy::default(), None, false));
+    let stays = Policy { reclaim: wanted.reclaim, lock_delay: wanted.lock_delay, ..Policy::default() };
+    assert_eq!((&left.policy, allowed(&left), left.evicts_on_request), (&stays, None, false));
     assert_eq!(holder(&left), holder(&held));
     client.stop().await
 }
