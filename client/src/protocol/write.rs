@@ -239,7 +239,7 @@ pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
     }
     if record.kind != Kind::Lock {
         let first = |waiter: &&Waiter| !waiters.iter().any(|gone| gone.id == waiter.id);
-        ops.tell(record.waiters.iter().find(first));
+        ops.tell_next(record.waiters.iter().find(first));
     }
     ops.write()
 }
@@ -450,11 +450,17 @@ impl Ops {
         key
     }
 
-    /// Lets the first in the queue see all that happens from now on: it is for it to go ahead.
-    fn tell(&mut self, first: Option<&Waiter>) {
+    /// Lets whoever is first in the queue see all that happens from now on: it is for it to go ahead. Condition: it waits
+    /// still, so that no label is left of one who has gone.
+    fn tell_next(&mut self, first: Option<&Waiter>) {
         if let Some(first) = first {
-            self.add(["metadata", "labels", &format!("{HOLDER}{}", first.id.session)], json!(""));
+            self.test(["metadata", "annotations", &format!("{JOIN}{}", first.id)], json!(first.ticket.to_string()));
+            self.tell(first);
         }
+    }
+
+    fn tell(&mut self, who: &Waiter) {
+        self.add(["metadata", "labels", &format!("{HOLDER}{}", who.id.session)], json!(""));
     }
 
     /// Where the value itself cannot be tested the condition is the Lease as seen, and that is more.

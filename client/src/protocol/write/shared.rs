@@ -117,9 +117,9 @@ pub fn grant(record: &Record, round: &Round<'_>, stamp: Timestamp) -> Write {
         ops.copy_version(["metadata", "annotations", &format!("{HOLDER}{id}")]);
         let want = Want { since: Some(stamp), ..waiter.want };
         ops.add(["metadata", "annotations", &format!("{WANT}{id}")], json!(want.to_string()));
-        ops.tell(Some(waiter));
+        ops.tell(waiter);
     }
-    ops.tell(round.next);
+    ops.tell_next(round.next);
     ops.add(["spec", "acquireTime"], json!(MicroTime(stamp)));
     ops.write()
 }
@@ -130,7 +130,7 @@ pub fn remove_dead(record: &Record, round: &Round<'_>) -> Write {
     let mut ops = Ops::of(record);
     ops.test(["metadata", "uid"], json!(record.uid));
     ops.remove_gone(record, round);
-    ops.tell(round.next);
+    ops.tell_next(round.next);
     ops.write()
 }
 
@@ -178,8 +178,7 @@ pub fn keep(record: &Record, holder: &Holder, duration: Duration, stamp: Timesta
 pub fn tell(record: &Record, first: &Waiter) -> Write {
     let mut ops = Ops::of(record);
     ops.test(["metadata", "uid"], json!(record.uid));
-    ops.test(["metadata", "annotations", &format!("{JOIN}{}", first.id)], json!(first.ticket.to_string()));
-    ops.tell(Some(first));
+    ops.tell_next(Some(first));
     ops.write()
 }
 

@@ -92,3 +92,29 @@ impl Ops {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::cancel;
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_who_has_left_meanwhile() {
+        let lease = |waiters: &[&str]| {
+            let mut annotations = json!({ "leasehold.dev/format": "1", "leasehold.dev/permits": "1",
+                "holder.leasehold.dev/h_x.1": "3" });
+            for (ticket, id) in waiters.iter().enumerate() {
+                annotations[format!("join.leasehold.dev/{id}")] = json!((ticket + 4).to_string());
+            }
+            json!({ "metadata": { "name": "a", "uid": "u", "resourceVersion": "9", "annotations": annotations,
+                "labels": { "leasehold.dev/kind": "semaphore" } }, "spec": { "holderIdentity": "semaphore" } })
+        };
+        let record = Record::parse(serde_json::from_value(lease(&["a_x.1", "b_x.1"])).unwrap()).unwrap();
+        let Write::Patch(patch) = cancel(&record, &record.waiters[0]) else { panic!("it is a patch") };
+        let mut as_seen = lease(&["a_x.1", "b_x.1"]);
+        json_patch::patch(&mut as_seen, &patch).unwrap();
+        assert_eq!(as_seen["metadata"]["labels"]["holder.leasehold.dev/b_x"], json!(""));
+        let mut left = lease(&["a_x.1"]);
+        assert!(json_patch::patch(&mut left, &patch).is_err(), "no label is left of who has gone: {left}");
+    }
+}
