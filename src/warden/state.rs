@@ -407,14 +407,20 @@ impl Warden {
         }
     }
 
+    /// Those whose sessions have ended are told of when they are seen to be gone, whoever evicted them.
     fn note_evictions(&mut self, place: &Place, holders: &[Evicted], to: &[HolderId]) {
         let evicted = |evicted: &Evicted| Incident::Evicted {
             holder: evicted.identity.clone(),
             to: to.to_vec(),
             why: evicted.why.clone(),
-            by_evidence: evicted.identity.parse().is_ok_and(|id: HolderId| self.ended_by_evidence(place, &id.session)),
+            by_evidence: false,
         };
-        let evicted: Vec<Incident> = holders.iter().map(evicted).collect();
+        let ended = |id: HolderId| {
+            let session = Place { namespace: place.namespace.clone(), name: id.session.lease_name() };
+            self.sessions.get(&session).is_some_and(|session| session.observer.end().is_some())
+        };
+        let untold = |evicted: &&Evicted| !(evicted.by_session && evicted.identity.parse().is_ok_and(ended));
+        let evicted: Vec<Incident> = holders.iter().filter(untold).map(evicted).collect();
         self.note_incidents(place, evicted);
     }
 
