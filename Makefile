@@ -25,7 +25,9 @@ example: controlplane-tool controlplane ## Run one of examples/ in the cluster o
 	@$(CARGO) build --quiet --package leasehold-examples --bin $(NAME)
 	@eval "$$($(BINARIES)/controlplane up)" && $(BINARIES)/$(NAME)
 
+# Most tests wait for something to expire: more of them run at once than there are cores.
 .PHONY: test
+test: export RUST_TEST_THREADS ?= 4
 test: test-image binaries controlplane tools ## Run all tests against a real control plane
 	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
 	$(CARGO) test --package leasehold-operator --features otlp --lib otlp
