@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+/// Something that was checked is not as it should be.
+pub(crate) const BAD: u8 = 1;
 /// Wrong usage (`EX_USAGE`).
 pub(crate) const USAGE: u8 = 64;
 /// The API server cannot be reached (`EX_UNAVAILABLE`).

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::breaking::{self, BreakArgs};
+use crate::doctor::{self, DoctorArgs};
 use crate::generate::Generate;
 
 mod acquire;
@@ -85,6 +86,8 @@ pub(crate) enum Command {
     Ask(AskArgs),
     #[command(about = "Break what others hold", long_about = breaking::ABOUT, after_help = breaking::EXAMPLES)]
     Break(BreakArgs),
+    #[command(about = "Check an installation, and say what to do", long_about = doctor::ABOUT, after_help = doctor::EXAMPLES)]
+    Doctor(DoctorArgs),
     #[command(name = "__complete", hide = true)]
     Complete {
         #[arg(last = true)]
@@ -102,7 +105,7 @@ pub(crate) enum HandleFormat {
     Env,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: SignedDuration = text.parse().map_err(|_| "not a duration such as 30s, 5m or 1h30m".to_owned())?;
     parsed.try_into().map_err(|_| "a duration cannot be negative".to_owned())
 }
@@ -152,7 +155,9 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_help());
-        for name in ["run", "elect", "acquire", "renew", "release", "wait", "list", "status", "name", "ask", "break"] {
+        for name in
+            ["run", "elect", "acquire", "renew", "release", "wait", "list", "status", "name", "ask", "break", "doctor"]
+        {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }
