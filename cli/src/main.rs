@@ -24,6 +24,7 @@ mod signals;
 mod strays;
 mod supervise;
 mod terminal;
+mod ui;
 mod view;
 mod wait;
 mod waiting;
@@ -87,6 +88,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             let config = config::load(&cli.cluster).await?;
             read::status(&Leases::new(config)?, &args).await?;
         }
+        Command::Ui(args) => return ui::ui(&cli.cluster, &args).await,
         Command::Name(args) => read::name(&args)?,
         Command::Complete { words } => return complete::for_kubectl(&words),
         Command::Generate(what) => return generate::generate(&what),
