@@ -14,6 +14,7 @@ mod exit;
 mod follow;
 mod forbidden;
 mod generate;
+mod graph;
 mod handles;
 mod held;
 mod output;
@@ -86,6 +87,10 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Status(args) => {
             let config = config::load(&cli.cluster).await?;
             read::status(&Leases::new(config)?, &args).await?;
+        }
+        Command::Graph(args) => {
+            let config = config::load(&cli.cluster).await?;
+            return graph::graph(&Leases::new(config)?, &args).await;
         }
         Command::Name(args) => read::name(&args)?,
         Command::Complete { words } => return complete::for_kubectl(&words),
