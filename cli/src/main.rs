@@ -14,6 +14,7 @@ mod exit;
 mod follow;
 mod forbidden;
 mod generate;
+mod graph;
 mod handles;
 mod held;
 mod output;
@@ -87,6 +88,10 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Status(args) => {
             let config = config::load(&cli.cluster).await?;
             read::status(&Leases::new(config)?, &args).await?;
+        }
+        Command::Graph(args) => {
+            let config = config::load(&cli.cluster).await?;
+            return graph::graph(&Leases::new(config)?, &args).await;
         }
         Command::Ui(args) => return ui::ui(&cli.cluster, &args).await,
         Command::Name(args) => read::name(&args)?,

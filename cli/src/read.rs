@@ -121,6 +121,16 @@ impl Leases {
     }
 }
 
+/// Where the API server finds fault with a list, it is with its selector.
+pub(crate) fn of_selector(failure: Failure, selector: Option<&str>) -> Failure {
+    match selector {
+        Some(selector) if failure.code == exit::USAGE => {
+            Failure::usage(format!("-l {selector:?} is no selector of labels: {}", failure.message))
+        }
+        _ => failure,
+    }
+}
+
 /// What stands under this name.
 pub(crate) fn view_of(name: &str, lease: Lease) -> Result<LockView, Failure> {
     let record = Record::parse(lease).map_err(|error| Failure::internal(&error))?;
@@ -167,12 +177,7 @@ pub(crate) async fn list(leases: &Leases, args: &ListArgs) -> Result<(), Failure
         items: &'a [LockView],
     }
     let listed = leases.list(args.all_namespaces, args.selector.as_deref()).await;
-    let (items, version) = listed.map_err(|failure| match &args.selector {
-        Some(selector) if failure.code == exit::USAGE => {
-            Failure::usage(format!("-l {selector:?} is no selector of labels: {}", failure.message))
-        }
-        _ => failure,
-    })?;
+    let (items, version) = listed.map_err(|failure| of_selector(failure, args.selector.as_deref()))?;
     let columns = Columns { namespace: args.all_namespaces, wide: args.output == Some(ListFormat::Wide) };
     if args.watch {
         return follow(leases, args, columns, items, version).await;

@@ -226,7 +226,7 @@ fn when(then: Timestamp, now: Timestamp) -> String {
     format!("{then:.0} ({} ago)", elapsed(now.duration_since(then)))
 }
 
-fn ago(then: Option<Timestamp>, now: Timestamp) -> String {
+pub(crate) fn ago(then: Option<Timestamp>, now: Timestamp) -> String {
     then.map_or(NOTHING.to_owned(), |then| elapsed(now.duration_since(then)))
 }
 
