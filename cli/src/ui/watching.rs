@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::state::Board;
-use crate::exit::{Failure, chain};
+use crate::exit::{self, Failure, chain};
 use crate::follow::LONGEST_PAUSE;
 use crate::read::{LeaseEvents, Leases};
 
@@ -57,8 +57,12 @@ impl Shared {
 
 /// All that there is, and what becomes of it.
 pub(super) async fn look(leases: &Leases, all_namespaces: bool) -> Result<(Vec<Lease>, LeaseEvents), Failure> {
-    let (all, version) = leases.all(all_namespaces, None).await?;
-    let events = leases.watch(all_namespaces, &version).await?;
+    let both = |failure: Failure| match failure.code {
+        exit::FORBIDDEN => Failure::new(failure.code, format!("{}\nIt takes \"list\" and \"watch\"", failure.message)),
+        _ => failure,
+    };
+    let (all, version) = leases.all(all_namespaces, None).await.map_err(both)?;
+    let events = leases.watch(all_namespaces, &version).await.map_err(both)?;
     Ok((all, events))
 }
 

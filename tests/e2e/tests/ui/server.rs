@@ -81,7 +81,7 @@ async fn errors_say_what_to_do() -> Result<()> {
     ends_with(&mut all, 77, &["may not list leases", "in the whole cluster", "\"watch\""]).await?;
     let listing = Scene::with(Cluster::shared().await?, &["list"]).await?;
     let mut blind = listing.cli("viewer", &["ui", "--port", "0"])?.start()?;
-    ends_with(&mut blind, 77, &["may not watch leases", "\"list\", \"watch\""]).await?;
+    ends_with(&mut blind, 77, &["may not watch leases", "It takes \"list\" and \"watch\""]).await?;
     let mut everywhere = scene.cli("viewer", &["ui", "--port", "0", "--address", "0.0.0.0"])?.start()?;
     everywhere.wait_for_line(SOON, |line| line.starts_with("http://127.0.0.1:")).await?;
     everywhere.signal(Signal::TERM)?;
