@@ -109,6 +109,10 @@ crds: ## Write the resource definitions anew from the code
 		mv $$crd.new $$crd; \
 	done
 
+.PHONY: screenshot
+screenshot: binaries controlplane ## Take the picture in docs/ui.png anew (a minute or two; needs chromium)
+	$(BINARIES)/controlplane run -- $(CARGO) test --package leasehold-e2e --test ui -- --ignored a_picture_of_the_page
+
 .PHONY: image
 image: ## Write the operator's image to target/image as an OCI layout, without Docker
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target $(HOST) \

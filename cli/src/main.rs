@@ -15,6 +15,7 @@ mod exit;
 mod follow;
 mod forbidden;
 mod generate;
+mod graph;
 mod handles;
 mod held;
 mod output;
@@ -25,6 +26,7 @@ mod signals;
 mod strays;
 mod supervise;
 mod terminal;
+mod ui;
 mod view;
 mod wait;
 mod waiting;
@@ -89,6 +91,11 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             let config = config::load(&cli.cluster).await?;
             read::status(&Leases::new(config)?, &args).await?;
         }
+        Command::Graph(args) => {
+            let config = config::load(&cli.cluster).await?;
+            return graph::graph(&Leases::new(config)?, &args).await;
+        }
+        Command::Ui(args) => return ui::ui(&cli.cluster, &args).await,
         Command::Name(args) => read::name(&args)?,
         Command::Complete { words } => return complete::for_kubectl(&words),
         Command::Generate(what) => return generate::generate(&what),

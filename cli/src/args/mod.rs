@@ -10,14 +10,17 @@ use jiff::SignedDuration;
 use crate::breaking::{self, BreakArgs};
 use crate::doctor::{self, DoctorArgs};
 use crate::generate::Generate;
+use crate::graph::{self, GraphArgs};
 
 mod acquire;
 mod elect;
 mod look;
+mod ui;
 
 pub(crate) use acquire::{AcquireArgs, ReleaseArgs, RenewArgs, RunArgs, VoiceArgs, WantArgs};
 pub(crate) use elect::{AfterLoss, ElectArgs};
 pub(crate) use look::{AskArgs, Awaited, ListArgs, ListFormat, NameArgs, StatusArgs, WaitArgs};
+pub(crate) use ui::UiArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -80,6 +83,10 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show one: its holders, since when, its queue
     Status(StatusArgs),
+    #[command(about = "Draw who waits for what, and who holds that", long_about = graph::ABOUT, after_help = graph::EXAMPLES)]
+    Graph(GraphArgs),
+    #[command(about = "Show them all on a web page, on this machine only", long_about = ui::ABOUT, after_help = ui::EXAMPLES)]
+    Ui(UiArgs),
     #[command(about = "Print the name of the Lease on which a lock stands", long_about = look::NAME_ABOUT, after_help = look::NAME_EXAMPLES)]
     Name(NameArgs),
     #[command(about = "Ask whoever holds something to let go", long_about = look::ASK_ABOUT, after_help = look::ASK_EXAMPLES)]
@@ -155,9 +162,10 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_help());
-        for name in
-            ["run", "elect", "acquire", "renew", "release", "wait", "list", "status", "name", "ask", "break", "doctor"]
-        {
+        for name in [
+            "run", "elect", "acquire", "renew", "release", "wait", "list", "status", "graph", "ui", "name", "ask",
+            "break", "doctor",
+        ] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }
