@@ -23,11 +23,6 @@ struct Cluster {
 
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
 
-/// The context, if there is one.
-pub(crate) fn context() -> Option<String> {
-    CLUSTER.get()?.context.clone()
-}
-
 /// ` of context dev`, or nothing where there is no context.
 pub(crate) fn of_context() -> String {
     let context = CLUSTER.get().and_then(|cluster| cluster.context.as_ref());

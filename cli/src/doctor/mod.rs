@@ -143,7 +143,7 @@ pub(crate) async fn run(cluster: &ClusterArgs, args: &DoctorArgs) -> Result<u8, 
 
 fn site(config: &Config, cluster: &ClusterArgs, args: &DoctorArgs) -> Site {
     Site {
-        context: config::context(),
+        context: config::context().map(str::to_owned),
         kubeconfig: cluster.kubeconfig.as_ref().map(|file| file.display().to_string()),
         server: config.cluster_url.to_string(),
         namespace: config.default_namespace.clone(),
