@@ -1,5 +1,5 @@
-// Who held and who waited when: a bar for each stay, in a line for each session, or several where it stayed more than once
-// at a time. What holds is full, what waits is hatched.
+// Who held and who waited when: a bar for each stay, in a line for each pod or host, or several where it stayed more
+// than once at a time. What holds is full, what waits is hatched.
 
 import { clock, cut, draw, elapsed, make, printable } from "./dom.js";
 
@@ -100,20 +100,20 @@ function line(span) {
   return make("tr", {}, make("th", { scope: "row" }, cut(span.who, 60)), [did, from, to, long].map((text) => make("td", {}, text)));
 }
 
-// An identity of ours is `<session>.<number>`, and a session begins with its pod or host.
-const OURS = /^((.*)_[0-9a-z]{10})\.\d+$/;
+// An identity of ours is `<pod or host>_<random>.<number>`.
+const OURS = /^(.*)_[0-9a-z]{10}\.\d+$/;
 
 function inLines(stays) {
   const lines = [];
   const of = new Map();
   for (const span of stays) {
-    const [, session, host] = OURS.exec(span.who) ?? [undefined, span.who, span.who];
-    const known = of.get(session) ?? [];
+    const [, host] = OURS.exec(span.who) ?? [undefined, span.who];
+    const known = of.get(host) ?? [];
     let line = known.find((other) => other.end <= span.begin);
     if (line === undefined) {
-      line = { session, host, begin: span.begin, stays: [] };
+      line = { host, begin: span.begin, stays: [] };
       known.push(line);
-      of.set(session, known);
+      of.set(host, known);
       lines.push(line);
     }
     line.stays.push(span);
@@ -138,9 +138,9 @@ function picture({ begin, now, lines, marks, gaps }) {
       root.append(draw("text", { class: "axis", x: x(time), y: height - 5, "text-anchor": "middle" }, clock(time).slice(0, step < 60 ? 8 : 5)));
     }
   }
-  lines.forEach(({ session, host }, n) => {
+  lines.forEach(({ host }, n) => {
     const name = draw("text", { class: "who", x: names - 6, y: y(n) + 13, "text-anchor": "end" }, cut(host, LONGEST_NAME));
-    name.append(draw("title", {}, printable(session)));
+    name.append(draw("title", {}, printable(host)));
     root.append(name);
   });
   for (const [n, span] of lines.flatMap((line, n) => line.stays.map((span) => [n, span]))) {
