@@ -129,14 +129,25 @@ fn a_circle_through_a_queue_and_one_of_which_only_the_operator_knows() {
 fn several_who_read_and_one_of_them_waits_to_write() {
     let mut lease = (*record("shop", "a", "rwlock", &[("x_x.1", "read"), ("y_y.1", "upgradeable")], &[]).lease).clone();
     lease.metadata.annotations.get_or_insert_default().insert("upgrade.leasehold.dev/y_y.1".into(), "5".into());
-    insta::assert_snapshot!(drawn(&Graph::of(&[Record::parse(lease).unwrap()])), @"");
+    insta::assert_snapshot!(drawn(&Graph::of(&[Record::parse(lease).unwrap()])), @r"
+    rwlock a
+    |-- held by x (x_x.1) to read
+    |-- held by y (y_y.1) to read, upgradeable
+    `-- before all: y (y_y.1) waits to write
+    ");
 }
 
 #[test]
 fn a_long_queue_is_counted_and_a_deep_one_begins_anew() {
     let names: Vec<String> = (1..=40).map(|n| format!("web-{n}_a{n}.1")).collect();
     let waiters: Vec<Waiter<'_>> = names.iter().map(|name| (&**name, "1", "")).collect();
-    insta::assert_snapshot!(drawn(&Graph::of(&[lock("a", "x_x.1", &waiters)])), @"");
+    insta::assert_snapshot!(drawn(&Graph::of(&[lock("a", "x_x.1", &waiters)])), @r"
+    lock a
+    |-- held by x (x_x.1) since 2026-11-21T08:54:47Z (5m12s ago)
+    |-- 1. web-1 (web-1_a1.1) waits
+    |-- 2. to 39. wait
+    `-- 40. web-40 (web-40_a40.1) waits
+    ");
 
     let chain: Vec<Record> = (0..40)
         .map(|n| {

@@ -24,12 +24,13 @@ pub(super) fn of_edge(edge: &Edge) -> String {
     word + &of_share(edge)
 }
 
-/// ` for 2 permits`, or nothing where there is only one way to hold it.
+/// ` for 2 permits`, ` to read`, or nothing where there is only one way to hold it.
 pub(super) fn of_share(edge: &Edge) -> String {
     match edge.share.as_deref() {
         None => String::new(),
+        Some("upgradeable") => " to read, upgradeable".to_owned(),
         Some("1") => " for 1 permit".to_owned(),
         Some(share) if share.parse::<u32>().is_ok() => format!(" for {share} permits"),
-        Some(share) => format!(" for {share}"),
+        Some(share) => format!(" to {share}"),
     }
 }

@@ -3,6 +3,7 @@
 mod breaking;
 mod elect;
 mod examples;
+mod graph;
 mod handles;
 mod kinds;
 mod loss;
