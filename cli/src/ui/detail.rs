@@ -78,7 +78,7 @@ fn policy(record: &Record) -> Vec<[String; 2]> {
         ),
         ("in a deadlock", policy.breaks_deadlocks.then(|| "who came last gives up".to_owned())),
         ("a holder that is asked and does not let go", record.evicts_on_request.then(|| "is evicted".to_owned())),
-        ("the Lease", record.ephemeral.then(|| "goes when it is free".to_owned())),
+        ("when it is free", record.ephemeral.then(|| "its Lease is removed".to_owned())),
     ];
     lines.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).collect()
 }

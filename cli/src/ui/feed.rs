@@ -71,6 +71,10 @@ impl Feed {
         Self { about: Some(about), window, lock, graph, server: None, detail: None, drawn: None, seen: None }
     }
 
+    pub(super) fn shows_graph(&self) -> bool {
+        self.graph
+    }
+
     /// What the page does not know yet.
     pub(super) fn tell(&mut self, board: &Board) -> Vec<Message> {
         if self.seen == Some(board.version()) {

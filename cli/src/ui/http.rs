@@ -32,6 +32,8 @@ use crate::read::Leases;
 const PAGES: usize = 64;
 /// A page is told of changes at most so often.
 const PAUSE: Duration = Duration::from_millis(250);
+/// The same of one that shows who waits for whom, which takes a look at all locks.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// A page that hears nothing for longer takes this process for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -192,7 +194,7 @@ fn messages(site: &Site, feed: Feed, page: OwnedSemaphorePermit) -> impl Stream<
     let told = stream::unfold(page, |mut page| async move {
         loop {
             if !page.first {
-                sleep(PAUSE).await;
+                sleep(if page.feed.shows_graph() { LONG_PAUSE } else { PAUSE }).await;
                 page.changes.changed().await.ok()?;
             }
             page.first = false;

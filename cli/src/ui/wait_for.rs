@@ -23,7 +23,9 @@ pub(super) struct Drawn {
 
 impl Drawn {
     pub(super) fn of(board: &Board) -> Self {
-        let records: Vec<Record> = board.locks.values().filter_map(|seat| seat.record.clone()).collect();
+        let records = board.locks.values().filter_map(|seat| seat.record.as_ref());
+        let in_use = |record: &&Record| record.is_held() || !record.waiters.is_empty();
+        let records: Vec<Record> = records.filter(in_use).cloned().collect();
         Self::cut(Graph::of(&records).waited_for(), MOST_NODES)
     }
 

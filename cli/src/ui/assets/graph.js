@@ -3,7 +3,7 @@
 
 import { byId, cut, draw, make, printable } from "./dom.js";
 
-const BOX = { width: 160, height: 36, across: 56, down: 18 };
+const BOX = { width: 160, height: 36, across: 104, down: 18, above: 44 };
 const SHAPES = { lock: "lock", semaphore: "semaphore", rwlock: "read-write lock", client: "client" };
 
 export class Graph {
@@ -86,7 +86,7 @@ function place(nodes, edges) {
     };
     const wishes = new Map(column.map((node) => [node.id, wish(node)]));
     column.sort((a, b) => (wishes.get(a.id) === wishes.get(b.id) ? 0 : wishes.get(a.id) - wishes.get(b.id)));
-    let free = 30;
+    let free = BOX.above;
     for (const node of column) {
       const wished = wishes.get(node.id);
       const y = Math.max(free, Number.isFinite(wished) ? wished : free);
@@ -104,7 +104,7 @@ function picture({ nodes, edges: all, circles }) {
   const places = [...at.values()];
   const width = Math.max(...places.map((p) => p.x)) + BOX.width + 40;
   const height = Math.max(...places.map((p) => p.y)) + BOX.height + 40;
-  const tip = (id) => draw("marker", { id, class: id, viewBox: "0 0 8 8", refX: 8, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" }, draw("path", { d: "M0 0L8 4L0 8z" }));
+  const tip = (id) => draw("marker", { id, class: id, viewBox: "0 0 8 8", refX: 8, refY: 4, markerUnits: "userSpaceOnUse", markerWidth: 11, markerHeight: 11, orient: "auto-start-reverse" }, draw("path", { d: "M0 0L8 4L0 8z" }));
   const root = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", class: "graph",
     "aria-label": `${nodes.length} locks and clients, ${circles.length} deadlocks; the same as a table below` },
     draw("defs", {}, tip("tip"), tip("tip-circle")));
@@ -115,13 +115,13 @@ function picture({ nodes, edges: all, circles }) {
     const forwards = to.x > from.x;
     const [x1, y1] = [forwards ? from.x + BOX.width : from.x + BOX.width / 2, forwards ? from.y + BOX.height / 2 : from.y];
     const [x2, y2] = [forwards ? to.x : to.x + BOX.width / 2, forwards ? to.y + BOX.height / 2 : to.y];
-    const rise = Math.min(y1, y2) - 26;
-    const path = forwards ? `M${x1} ${y1}C${x1 + 28} ${y1} ${x2 - 28} ${y2} ${x2} ${y2}` : `M${x1} ${y1}C${x1} ${rise} ${x2} ${rise} ${x2} ${y2}`;
+    const rise = Math.min(y1, y2) - 32;
+    const path = forwards ? `M${x1} ${y1}C${x1 + 50} ${y1} ${x2 - 50} ${y2} ${x2} ${y2}` : `M${x1} ${y1}C${x1} ${rise} ${x2} ${rise} ${x2} ${y2}`;
     const name = edge.kind === "holds" ? `holds${edge.share ? ` ${edge.share}` : ""}` : `waits${edge.place ? `, ${edge.place}.` : ""}${edge.share ? ` ${edge.share}` : ""}`;
     const arrow = draw("path", { class: `edge ${edge.kind}${circle ? " circle" : ""}`, d: path, "marker-end": `url(#${circle ? "tip-circle" : "tip"})` });
     arrow.append(draw("title", {}, printable(`${edge.identity} ${name}`)));
-    const middle = [(x1 + x2) / 2, forwards ? (y1 + y2) / 2 - 4 : rise + (Math.min(y1, y2) - rise) / 4 + 4];
-    root.append(arrow, draw("text", { class: "edge-name", x: middle[0], y: middle[1], "text-anchor": "middle" }, `${circle ? "✕ " : ""}${cut(name, 14)}`));
+    const middle = [(x1 + x2) / 2, forwards ? (y1 + y2) / 2 - 4 : rise + (Math.min(y1, y2) - rise) / 4 - 4];
+    root.append(arrow, draw("text", { class: "edge-name", x: middle[0], y: middle[1], "text-anchor": "middle" }, `${circle ? "✕ " : ""}${cut(name, 18)}`));
   }
   for (const node of nodes) {
     const { x, y } = at.get(node.id);

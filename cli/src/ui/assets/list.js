@@ -78,7 +78,7 @@ export class List {
 
   heads() {
     byId("columns").replaceChildren(...COLUMNS.map(([sort, title]) => {
-      if (!sort) return make("th", { scope: "col" }, title);
+      if (!sort) return make("th", { scope: "col", class: title.toLowerCase() }, title);
       const here = this.sort === sort;
       const direction = here ? (this.descending ? "descending" : "ascending") : undefined;
       const arrow = make("span", { "aria-hidden": "true" }, here ? (this.descending ? " ▾" : " ▴") : "");

@@ -1,11 +1,12 @@
-// Who held and who waited when: a bar for each stay, a line for each who stayed. What holds is full, what waits is hatched.
+// Who held and who waited when: a bar for each stay, in a line for each pod or host, or several where it stayed more
+// than once at a time. What holds is full, what waits is hatched.
 
 import { clock, cut, draw, elapsed, make, printable } from "./dom.js";
 
 const SPANS = [["1 min", 60], ["5 min", 300], ["15 min", 900], ["1 h", 3600], ["all", Infinity]];
 const LINES = 30;
 const LINE = 22;
-const NAMES = 150;
+const LONGEST_NAME = 22;
 const WIDTH = 720;
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400];
 
@@ -43,12 +44,14 @@ export class Timeline {
     }
     const { marks, gaps, forgotten } = this.history;
     const { begin, now, stays } = this.stays();
-    const lines = [...new Set(stays.map((span) => span.who))];
-    const shown = lines.slice(-LINES);
-    this.picture.replaceChildren(picture({ begin, now, stays, lines: shown, marks, gaps }));
+    const lines = inLines(stays);
+    // Whoever is here now is drawn in any case.
+    const here = (line) => line.stays.some((span) => span.to === undefined);
+    const shown = [...lines].sort((a, b) => here(b) - here(a) || b.end - a.end).slice(0, LINES).sort((a, b) => a.begin - b.begin);
+    this.picture.replaceChildren(picture({ begin, now, lines: shown, marks, gaps }));
     const earlier = lines.length - shown.length;
     const notes = [
-      earlier > 0 && `${earlier} earlier ones are not drawn.`,
+      earlier > 0 && `${earlier} more lines are not drawn.`,
       forgotten > 0 && `${forgotten} stays that ended earlier are forgotten.`,
       ...marks.map((mark) => `${clock(mark.at)} ${mark.what}.`),
     ].filter(Boolean);
@@ -97,27 +100,50 @@ function line(span) {
   return make("tr", {}, make("th", { scope: "row" }, cut(span.who, 60)), [did, from, to, long].map((text) => make("td", {}, text)));
 }
 
-function picture({ begin, now, stays, lines, marks, gaps }) {
-  const height = Math.max(1, lines.length) * LINE + 22;
-  const length = Math.max(1000, now - begin);
-  const x = (time) => NAMES + ((Math.min(Math.max(time, begin), now) - begin) / length) * (WIDTH - NAMES - 8);
-  const y = (n) => n * LINE + 3;
-  const title = `Timeline from ${clock(begin)} to ${clock(now)}: ${stays.length} stays of ${lines.length}.`;
-  const root = draw("svg", { viewBox: `0 0 ${WIDTH} ${height}`, width: WIDTH, height, role: "img", "aria-label": title, class: "timeline" }, patterns("timeline"));
-  const step = STEPS.find((seconds) => (length / 1000 / seconds) * 70 <= WIDTH - NAMES) ?? length / 1000;
-  for (let time = Math.ceil(begin / 1000 / step) * step * 1000; time <= now; time += step * 1000) {
-    root.append(draw("line", { class: "grid", x1: x(time), x2: x(time), y1: 0, y2: height - 18 }),
-      draw("text", { class: "axis", x: x(time), y: height - 5, "text-anchor": x(time) > WIDTH - 40 ? "end" : "middle" },
-        clock(time).slice(0, step < 60 ? 8 : 5)));
+// An identity of ours is `<pod or host>_<random>.<number>`.
+const OURS = /^(.*)_[0-9a-z]{10}\.\d+$/;
+
+function inLines(stays) {
+  const lines = [];
+  const of = new Map();
+  for (const span of stays) {
+    const [, host] = OURS.exec(span.who) ?? [undefined, span.who];
+    const known = of.get(host) ?? [];
+    let line = known.find((other) => other.end <= span.begin);
+    if (line === undefined) {
+      line = { host, begin: span.begin, stays: [] };
+      known.push(line);
+      of.set(host, known);
+      lines.push(line);
+    }
+    line.stays.push(span);
+    line.end = span.end;
   }
-  lines.forEach((who, n) => {
-    const name = draw("text", { class: "who", x: NAMES - 6, y: y(n) + 13, "text-anchor": "end" }, cut(short(who), 22));
-    name.append(draw("title", {}, printable(who)));
+  return lines;
+}
+
+function picture({ begin, now, lines, marks, gaps }) {
+  const stays = lines.flatMap((line) => line.stays);
+  const height = Math.max(1, lines.length) * LINE + 22;
+  const names = Math.max(60, ...lines.map(({ host }) => Math.min([...host].length, LONGEST_NAME) * 7.5 + 12));
+  const length = Math.max(1000, now - begin);
+  const x = (time) => names + ((Math.min(Math.max(time, begin), now) - begin) / length) * (WIDTH - names - 8);
+  const y = (n) => n * LINE + 3;
+  const title = `Timeline from ${clock(begin)} to ${clock(now)}: ${stays.length} stays in ${lines.length} lines; the same as a table below.`;
+  const root = draw("svg", { viewBox: `0 0 ${WIDTH} ${height}`, width: WIDTH, height, role: "img", "aria-label": title, class: "timeline" }, patterns("timeline"));
+  const step = STEPS.find((seconds) => (length / 1000 / seconds) * 70 <= WIDTH - names) ?? length / 1000;
+  for (let time = Math.ceil(begin / 1000 / step) * step * 1000; time <= now; time += step * 1000) {
+    root.append(draw("line", { class: "grid", x1: x(time), x2: x(time), y1: 0, y2: height - 18 }));
+    if (x(time) < WIDTH - 28) {
+      root.append(draw("text", { class: "axis", x: x(time), y: height - 5, "text-anchor": "middle" }, clock(time).slice(0, step < 60 ? 8 : 5)));
+    }
+  }
+  lines.forEach(({ host }, n) => {
+    const name = draw("text", { class: "who", x: names - 6, y: y(n) + 13, "text-anchor": "end" }, cut(host, LONGEST_NAME));
+    name.append(draw("title", {}, printable(host)));
     root.append(name);
   });
-  for (const span of stays) {
-    const n = lines.indexOf(span.who);
-    if (n < 0) continue;
+  for (const [n, span] of lines.flatMap((line, n) => line.stays.map((span) => [n, span]))) {
     const from = x(span.begin);
     const { did, from: began, to, long } = said(span);
     const bar = draw("rect", { class: `bar ${span.role}`, "data-who": span.who, x: from, y: y(n), width: Math.max(2, x(span.end) - from), height: LINE - 6,
@@ -148,10 +174,4 @@ function picture({ begin, now, stays, lines, marks, gaps }) {
 
 function open(x, y) {
   return draw("line", { class: "open", x1: x, x2: x, y1: y - 2, y2: y + LINE - 4 });
-}
-
-// The pod or host of an identity of ours, and its number: `web-0_k3j9x2m1qa.7` is web-0 .7.
-function short(who) {
-  const [, host, number] = /^(.*)_[0-9a-z]{10}\.(\d+)$/.exec(who) ?? [];
-  return host === undefined ? who : `${host} .${number}`;
 }

@@ -172,11 +172,6 @@ impl Browser {
         let text = answer["data"].as_str().context("no picture")?;
         std::fs::write(path, base64(text)?).with_context(|| format!("cannot write {}", path.display()))
     }
-
-    pub(crate) async fn color_scheme(&self, scheme: &str) -> Result<()> {
-        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-        self.call("Emulation.setEmulatedMedia", features).await.map(drop)
-    }
 }
 
 async fn listen(reader: ChildStdout, heard: Arc<Mutex<Heard>>) {

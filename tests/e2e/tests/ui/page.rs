@@ -1,7 +1,11 @@
 //! What somebody sees who opens the page.
 
 use anyhow::{Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::PostParams;
 use leasehold_testkit::Signal;
+use serde_json::json;
 
 use crate::browser::Browser;
 use crate::support::{SOON, Scene};
@@ -78,6 +82,44 @@ async fn what_is_held_and_waited_for_is_seen_and_followed() -> Result<()> {
     ui.process.wait_success(SOON).await?;
     browser.until("document.querySelector('#alarm').textContent.includes('ui is not heard of since')", true).await?;
     browser.until("document.querySelector('#server').textContent", "not live").await
+}
+
+#[tokio::test]
+async fn of_many_a_window_is_drawn() -> Result<()> {
+    const MANY: usize = 1000;
+    let scene = Scene::new().await?;
+    let leases = scene.namespace.api::<Lease>();
+    let made = stream::iter(0..MANY).map(async |n| {
+        let lease = serde_json::from_value(json!({
+            "metadata": { "name": format!("lock-{n:04}"), "labels": { "leasehold.dev/kind": "lock" } },
+            "spec": { "holderIdentity": "" },
+        }))?;
+        leases.create(&PostParams::default(), &lease).await?;
+        anyhow::Ok(())
+    });
+    made.buffer_unordered(16).try_collect::<()>().await?;
+    let ui = scene.ui(&[]).await?;
+    let browser = Browser::start(1200, 800).await?;
+    browser.open(&ui.url).await?;
+    let rows = "document.querySelectorAll('#rows tr').length";
+    browser.until(rows, 200).await?;
+    browser.until("document.querySelector('#count-all').textContent", "(1000)").await?;
+    browser
+        .until("document.querySelector('#more').textContent.startsWith('200 are shown, and 800 more')", true)
+        .await?;
+    browser.eval("document.querySelector('#more button').click()").await?;
+    browser.until(rows, 400).await?;
+    let search = "document.querySelector('#search').value = '-0999'; \
+        document.querySelector('#search').dispatchEvent(new Event('input'))";
+    browser.eval(search).await?;
+    browser.until(rows, 1).await?;
+    let mut holder = scene.holder("first", "lock-0999", &[]).await?;
+    browser.until(&cell("lock-0999", "holder"), "first").await?;
+    drop(holder.stdin());
+    holder.wait_success(SOON).await?;
+    browser.until(&cell("lock-0999", "state"), "Free").await?;
+    ensure!(browser.problems().is_empty(), "{:#?}", browser.problems());
+    Ok(())
 }
 
 async fn graph(browser: &Browser) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::browser::Browser;
 use crate::support::{SOON, Scene};
 
 /// How long is worked before the picture is taken.
-const LIVELY: Duration = Duration::from_secs(75);
+const LIVELY: Duration = Duration::from_secs(100);
 
 async fn work(client: Client, name: &'static str, rounds: u64, payload: &'static str) -> Result<()> {
     let lock = client.lock(name).build()?;
@@ -58,7 +58,7 @@ async fn a_picture_of_the_page() -> Result<()> {
     let writer = client("publisher-0")?;
     let catalog = writer.read_write_lock("catalog")?;
     tasks.spawn(async move { catalog.write().await.map(drop).map_err(Into::into) });
-    let browser = Browser::start(1200, 660).await?;
+    let browser = Browser::start(1200, 600).await?;
     browser.open(&format!("{}#/lock/{}/orders", ui.url, scene.namespace.name())).await?;
     sleep(LIVELY).await;
     eventually(SOON, "a moment at which somebody waits", async || {
