@@ -1,6 +1,7 @@
 //! `kubectl leasehold` as a program, against a real API server.
 
 mod breaking;
+mod doctor;
 mod elect;
 mod examples;
 mod graph;
