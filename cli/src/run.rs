@@ -154,8 +154,8 @@ async fn run_under(held: Held, signals: &mut Signals, reaper: &Reaper, of: &Of<'
     };
     let keep = args.keep.filter(|_| code == 0);
     let noun = |hold: &Hold| wanted.iter().find(|wanted| wanted.name == hold.name()).map_or("lock", Wanted::noun);
-    let named = |hold: &Hold| format!("{} {}", noun(hold), hold.name());
-    let names = held.all().iter().map(named).collect::<Vec<_>>().join(", ");
+    let called = |hold: &Hold| format!("{} {}", noun(hold), hold.name());
+    let names = held.all().iter().map(called).collect::<Vec<_>>().join(", ");
     match held.let_go(keep).await {
         Released::Cleanly => {
             if args.voice.verbose {

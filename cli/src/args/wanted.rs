@@ -120,8 +120,8 @@ impl KindArgs {
     /// NAMEs are all of one kind, which an option without a value says. Where options name something there are no other
     /// names: `--read a b` would leave open what b is.
     pub(crate) fn wanted(&self, names: &[String]) -> Result<Vec<Wanted>, String> {
-        let named = self.said.iter().any(|said| matches!(said, Said::Kind(_, name) if name != BARE));
-        match (names, named) {
+        let by_option = self.said.iter().any(|said| matches!(said, Said::Kind(_, name) if name != BARE));
+        match (names, by_option) {
             (_, false) => self.of_one_kind(names),
             ([], true) => self.of_several_kinds(),
             ([name, ..], true) => Err(format!(
@@ -171,9 +171,13 @@ impl KindArgs {
                 }
                 Said::Kind(what, name) => all.push((Wanted { name: name.clone(), what: *what }, None, None)),
                 Said::Permits(n) => {
-                    once("--permits", &mut all.last_mut().ok_or_else(|| misplaced("--permits"))?.1, *n)?
+                    let (_, permits, _) = all.last_mut().ok_or_else(|| misplaced("--permits"))?;
+                    once("--permits", permits, *n)?;
                 }
-                Said::Size(n) => once("--size", &mut all.last_mut().ok_or_else(|| misplaced("--size"))?.2, *n)?,
+                Said::Size(n) => {
+                    let (_, _, size) = all.last_mut().ok_or_else(|| misplaced("--size"))?;
+                    once("--size", size, *n)?;
+                }
             }
         }
         let whole = |(wanted, permits, size): (Wanted, Option<u32>, Option<u32>)| {

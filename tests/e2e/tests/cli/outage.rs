@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::DeleteParams;
-use leasehold_testkit::{Program, Signal};
+use leasehold_testkit::{Program, Signal, eventually};
 
 use crate::proxy::Proxy;
 use crate::support::{SOON, Scene, UNTIL_EOF, end, line_after, wait_dead};
@@ -41,16 +41,18 @@ async fn a_command_that_ignores_sigterm_is_dead_before_another_has_the_lock() ->
 async fn a_waiter_rides_out_an_outage_and_gets_what_it_was_granted_meanwhile() -> Result<()> {
     let scene = Scene::new().await?;
     let proxy = Proxy::of(&scene).await?;
-    let mut holder = scene.holder("job", &[]).await?;
-    let mut waiter = behind(&scene, &proxy, &["job"], "echo mine")?.start()?;
-    scene.wait_joins("job", 1).await?;
-    proxy.cut();
-    drop(holder.stdin());
-    end(&mut holder).await?.is(0, &[]);
-    scene.outcome(&["status", "job"]).await?.is(0, &["Held", "cut-off"]);
-    proxy.join();
-    end(&mut waiter).await?.is(0, &["mine"]);
-    assert!(scene.lease("job").await?.is_none());
+    for away in [Proxy::cut, Proxy::close] {
+        let mut holder = scene.holder("job", &[]).await?;
+        let mut waiter = behind(&scene, &proxy, &["job"], "echo mine")?.start()?;
+        scene.wait_joins("job", 1).await?;
+        away(&proxy);
+        drop(holder.stdin());
+        end(&mut holder).await?.is(0, &[]);
+        scene.outcome(&["status", "job"]).await?.is(0, &["Held", "cut-off"]);
+        proxy.join();
+        end(&mut waiter).await?.is(0, &["mine"]);
+        assert!(scene.lease("job").await?.is_none());
+    }
     Ok(())
 }
 
@@ -130,11 +132,14 @@ async fn who_only_looks_rides_out_an_outage() -> Result<()> {
     let behind = |args: &[&str]| anyhow::Ok(scene.cli(args)?.env("KUBECONFIG", proxy.kubeconfig()));
     let mut status = behind(&["status", "job", "-w"])?.start()?;
     status.wait_for_line(SOON, |line| line.contains("Held")).await?;
-    let mut wait = behind(&["wait", "job", "--for", "free"])?.start()?;
-    // It has had an answer when it has been told of a change.
-    scene.outcome(&["ask", "job", "--reason", "see"]).await?.is(0, &[]);
-    status.wait_for_line(SOON, |line| line.contains("see")).await?;
-    proxy.cut();
+    let mut wait = behind(&["wait", "job", "--for", "free"])?.env("LEASEHOLD_LOG", "kube=debug").start()?;
+    // It has had an answer when it watches.
+    eventually(SOON, "a watch", async || {
+        ensure!(wait.output().contains("&watch=true"), "{}", wait.output());
+        Ok(())
+    })
+    .await?;
+    proxy.close();
     drop(holder.stdin());
     end(&mut holder).await?.is(0, &[]);
     assert!(wait.try_wait()?.is_none(), "{}", wait.output());

@@ -13,9 +13,18 @@ use tokio::task::JoinHandle;
 
 use crate::support::Scene;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Passes,
+    /// What comes in waits.
+    Silent,
+    /// Every connection is closed, also new ones.
+    Closed,
+}
+
 pub(crate) struct Proxy {
     kubeconfig: PathBuf,
-    cut: watch::Sender<bool>,
+    state: watch::Sender<State>,
     task: JoinHandle<()>,
 }
 
@@ -27,16 +36,19 @@ impl Proxy {
         let here = listener.local_addr()?.to_string();
         let kubeconfig = scene.folder.path().join("behind-proxy");
         fs::write(&kubeconfig, fs::read_to_string(scene.kubeconfig())?.replace(&server, &here))?;
-        let (cut, is_cut) = watch::channel(false);
+        let (state, now) = watch::channel(State::Passes);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                if *now.borrow() == State::Closed {
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                tokio::spawn(pass(from_client, to_server, is_cut.clone()));
-                tokio::spawn(pass(from_server, to_client, is_cut.clone()));
+                tokio::spawn(pass(from_client, to_server, now.clone()));
+                tokio::spawn(pass(from_server, to_client, now.clone()));
             }
         });
-        Ok(Self { kubeconfig, cut, task })
+        Ok(Self { kubeconfig, state, task })
     }
 
     /// The kubeconfig that leads through it.
@@ -46,12 +58,17 @@ impl Proxy {
 
     /// Nothing passes any more, and no connection is closed.
     pub(crate) fn cut(&self) {
-        self.cut.send_replace(true);
+        self.state.send_replace(State::Silent);
     }
 
-    /// Everything passes, also what was sent meanwhile.
+    /// All connections are closed, and so is every new one.
+    pub(crate) fn close(&self) {
+        self.state.send_replace(State::Closed);
+    }
+
+    /// Everything passes, also what was sent while it was silent.
     pub(crate) fn join(&self) {
-        self.cut.send_replace(false);
+        self.state.send_replace(State::Passes);
     }
 }
 
@@ -61,11 +78,20 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch::Receiver<bool>) {
-    let mut bytes = vec![0; 16 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        if cut.wait_for(|cut| !cut).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
-            return;
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: watch::Receiver<State>) {
+    let mut closed = state.clone();
+    let passing = async {
+        let (mut bytes, mut state) = (vec![0; 16 * 1024], state);
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            let passes = state.wait_for(|state| *state != State::Silent).await.is_ok();
+            if !passes || to.write_all(&bytes[..count]).await.is_err() {
+                return;
+            }
         }
+    };
+    tokio::select! {
+        biased;
+        _ = closed.wait_for(|state| *state == State::Closed) => {}
+        () = passing => {}
     }
 }
