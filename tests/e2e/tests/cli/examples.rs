@@ -1,16 +1,15 @@
 //! The examples for shells, for Python, and the manifests.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use leasehold_testkit::{Program, bin};
 
 use crate::support::{Outcome, Scene, end, outcome};
 
-fn examples() -> PathBuf {
+pub(crate) fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
 }
 
@@ -32,7 +31,7 @@ async fn example(scene: &Scene, name: &str, args: &[&str], variables: &[(&str, &
 }
 
 /// A script of this text, that can be run.
-fn script(scene: &Scene, name: &str, text: &str) -> Result<String> {
+pub(crate) fn script(scene: &Scene, name: &str, text: &str) -> Result<String> {
     use std::os::unix::fs::PermissionsExt as _;
     let path = scene.folder.path().join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
@@ -109,55 +108,6 @@ async fn a_python_program_runs_under_a_lock() -> Result<()> {
     let leases = scene.namespace.kubectl(&["get", "leases", "-o", "name"]).await?;
     assert_eq!(leases, "");
     Ok(())
-}
-
-#[tokio::test]
-async fn the_api_server_takes_the_manifests() -> Result<()> {
-    let scene = Scene::new().await?;
-    let folder = examples().join("command-line");
-    let mut seen = BTreeSet::new();
-    for entry in fs::read_dir(&folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
-        let file = path.display().to_string();
-        let applied = scene.namespace.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", &file]).await?;
-        ensure!(applied.contains("(server dry run)"), "{name}: {applied}");
-        // What stands behind the name of the program is a command line of its.
-        let text = fs::read_to_string(&path)?;
-        for document in serde_yaml_ng::Deserializer::from_str(&text) {
-            let value: serde_json::Value = serde::Deserialize::deserialize(document)?;
-            for words in command_lines(&value) {
-                check(&scene, &words).await.with_context(|| format!("{name}: {words:?}"))?;
-                seen.insert(words[1].clone());
-            }
-        }
-    }
-    assert_eq!(seen, ["elect", "run"].map(str::to_owned).into());
-    Ok(())
-}
-
-/// It is refused for its kubeconfig, and not for what it is asked to do.
-async fn check(scene: &Scene, words: &[String]) -> Result<()> {
-    let outcome = outcome(scene.cli(["--kubeconfig", "/nonexistent"])?.args(&words[1..])).await?;
-    ensure!(outcome.code == Some(64) && outcome.output.contains("/nonexistent"), "{outcome:?}");
-    Ok(())
-}
-
-/// The commands and arguments of all containers that run kubectl-leasehold.
-fn command_lines(value: &serde_json::Value) -> Vec<Vec<String>> {
-    let words = |value: &serde_json::Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(|word| Some(word.as_str()?.to_owned())).collect()
-    };
-    match value {
-        serde_json::Value::Object(map) => {
-            let mut own = map.get("command").map(words).unwrap_or_default();
-            own.extend(map.get("args").map(words).unwrap_or_default());
-            let own = (own.first().is_some_and(|word| word == "kubectl-leasehold")).then_some(own);
-            own.into_iter().chain(map.values().flat_map(command_lines)).collect()
-        }
-        serde_json::Value::Array(items) => items.iter().flat_map(command_lines).collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// What README.md has in this language, in its order.

@@ -6,6 +6,7 @@ mod examples;
 mod handles;
 mod kinds;
 mod loss;
+mod manifests;
 mod mixed;
 mod outage;
 mod processes;
