@@ -8,7 +8,7 @@ use leasehold::{
     ReadWriteLock, TryAcquireError,
 };
 
-use crate::args::WantArgs;
+use crate::args::{Wanted, What};
 use crate::config;
 use crate::exit::{self, Failure, chain};
 use crate::forbidden;
@@ -23,8 +23,8 @@ const HURRIED: Duration = Duration::from_millis(200);
 /// What is to be acquired.
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
-    pub(crate) names: &'a [String],
-    pub(crate) want: &'a WantArgs,
+    pub(crate) wanted: &'a [Wanted],
+    pub(crate) max_clock_skew: Option<Duration>,
     pub(crate) hold_at_least: Option<Duration>,
     pub(crate) max_hold: Option<Duration>,
     pub(crate) lease_duration: Duration,
@@ -75,7 +75,7 @@ pub(crate) fn client(config: Config, lease_duration: Duration, grace: Duration) 
 impl Backend {
     pub(crate) fn new(config: Config, order: &Order<'_>) -> Result<Self, Failure> {
         let client = client(config, order.lease_duration, order.grace)?;
-        let all = order.names.iter().try_fold(MultiLock::new(), |all, name| order.add(&client, all, name));
+        let all = order.wanted.iter().try_fold(MultiLock::new(), |all, wanted| order.add(&client, all, wanted));
         let all = all.and_then(MultiLockBuilder::build).map_err(|error| bad_option(&error))?;
         Ok(Self { client, all })
     }
@@ -112,9 +112,10 @@ pub(crate) async fn leave(client: Client, lost: bool) {
 }
 
 impl Order<'_> {
-    fn add(&self, client: &Client, all: MultiLockBuilder, name: &str) -> Result<MultiLockBuilder, OptionsError> {
-        let Self { want, hold_at_least, max_hold, .. } = self;
-        if want.read || want.write {
+    fn add(&self, client: &Client, all: MultiLockBuilder, wanted: &Wanted) -> Result<MultiLockBuilder, OptionsError> {
+        let Self { max_clock_skew, hold_at_least, max_hold, .. } = self;
+        let name = wanted.name.as_str();
+        if matches!(wanted.what, What::Read | What::Write) {
             let mut lock = client.read_write_lock(name)?;
             if let Some(time) = *max_hold {
                 lock = lock.max_hold(time)?;
@@ -122,7 +123,7 @@ impl Order<'_> {
             if let Some(time) = *hold_at_least {
                 lock = lock.hold_at_least(time)?;
             }
-            return Ok(if want.read { all.read(&lock) } else { all.write(&lock) });
+            return Ok(if wanted.what == What::Read { all.read(&lock) } else { all.write(&lock) });
         }
         // The builders have the same methods and nothing else in common.
         macro_rules! with_options {
@@ -134,32 +135,21 @@ impl Order<'_> {
                 if let Some(time) = *max_hold {
                     builder = builder.max_hold(time);
                 }
-                if let Some(skew) = want.max_clock_skew {
+                if let Some(skew) = *max_clock_skew {
                     builder = builder.max_clock_skew(skew);
                 }
                 builder
             }};
         }
-        if want.semaphore {
+        if let What::Semaphore { permits, size } = wanted.what {
             let builder = with_options!(client.semaphore(name));
-            let builder = match want.size {
+            let builder = match size {
                 Some(size) => builder.with_permits(size),
                 None => builder,
             };
-            return Ok(all.permits(&builder.build()?, want.permits.unwrap_or(1)));
+            return Ok(all.permits(&builder.build()?, permits));
         }
         Ok(all.lock(&with_options!(client.lock(name)).build()?))
-    }
-}
-
-impl WantArgs {
-    /// As people call it.
-    pub(crate) fn noun(&self) -> &'static str {
-        match self {
-            Self { semaphore: true, .. } => "semaphore",
-            Self { read: true, .. } | Self { write: true, .. } => "read-write lock",
-            _ => "lock",
-        }
     }
 }
 

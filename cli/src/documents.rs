@@ -1,5 +1,6 @@
-//! Whether the documents name subcommands and options that there are.
+//! Whether the documents name subcommands, options and exit codes that there are, and all of them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +57,63 @@ fn what_documents_call_exists() {
         }
     }
     assert!(called > 10 && options > 5, "{called} commands, {options} options");
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+}
+
+#[test]
+fn every_command_and_option_is_documented() {
+    let (page, readme) = (text("docs/cli.md"), text("README.md"));
+    let headings: Vec<&str> = page.lines().filter(|line| line.starts_with("## ")).collect();
+    let mut cli = Cli::command();
+    cli.build();
+    let mut missing = Vec::new();
+    for command in cli.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help") {
+        let name = command.get_name();
+        if !headings.iter().any(|heading| heading.split([' ', ',']).any(|word| word == name)) {
+            missing.push(format!("docs/cli.md has no heading for {name}"));
+        }
+        if !readme.contains(&format!("kubectl leasehold {name}")) {
+            missing.push(format!("README.md does not name kubectl leasehold {name}"));
+        }
+        let options = command.get_arguments().filter(|option| !option.is_hide_set()).filter_map(clap::Arg::get_long);
+        for option in options.filter(|option| !matches!(*option, "help" | "version")) {
+            let stands = page.match_indices(&format!("--{option}")).any(|(at, found)| {
+                !page[at + found.len()..].starts_with(|next: char| next.is_ascii_alphanumeric() || next == '-')
+            });
+            if !stands {
+                missing.push(format!("docs/cli.md does not name --{option} of {name}"));
+            }
+        }
+    }
+    assert_eq!(missing, [] as [String; 0]);
+}
+
+/// The numbers of a table's first column.
+fn codes(text: &str) -> BTreeSet<u8> {
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+    cells.flat_map(|cell| cell.split(", ").filter_map(|word| word.trim().parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn every_exit_code_is_documented() {
+    let source = include_str!("exit.rs");
+    let constants = source.lines().filter_map(|line| line.strip_prefix("pub(crate) const ")?.split(" = ").nth(1));
+    let known: BTreeSet<u8> = constants.map(|code| code.trim_end_matches(';').parse().unwrap()).collect();
+    assert!(known.contains(&crate::exit::LOST) && known.len() > 8, "{known:?}");
+    assert_eq!(codes(&text("docs/cli.md")), known);
+    let mut cli = Cli::command();
+    cli.build();
+    let mut told = BTreeSet::new();
+    for command in cli.get_subcommands() {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let help = help.split_once("Exit codes:\n").map_or("", |(_, rest)| rest.split("\n\n").next().unwrap());
+        let codes = help.lines().filter_map(|line| line.split_whitespace().next()?.parse::<u8>().ok());
+        told.extend(codes.filter(|code| *code > 0));
+    }
+    assert!(told.len() > 5 && told.is_subset(&known), "{told:?}");
 }
 
 #[test]

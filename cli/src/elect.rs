@@ -147,7 +147,7 @@ impl Candidate<'_> {
     ) -> Result<(Ended, bool), Failure> {
         let work = Work {
             command: program,
-            environment: held.environment(std::slice::from_ref(&self.args.name), &self.namespace),
+            environment: held.environment([self.args.name.as_str()], &self.namespace),
             grace: self.args.grace().map_err(Failure::usage)?,
             lease_duration: self.args.lease_duration,
             terminal: self.terminal.as_ref(),

@@ -44,9 +44,10 @@ pub(crate) async fn acquire(cluster: &ClusterArgs, args: &AcquireArgs) -> Result
     let config = config::load(cluster).await?;
     let mut signals = Signals::ending().map_err(|error| Failure::internal(&error))?;
     let leases = Leases::new(config.clone())?;
+    let wanted = args.want.wanted(&args.name);
     let order = Order {
-        names: slice::from_ref(&args.name),
-        want: &args.want,
+        wanted: slice::from_ref(&wanted),
+        max_clock_skew: args.want.max_clock_skew,
         hold_at_least: None,
         max_hold: None,
         lease_duration: SESSION,
@@ -56,7 +57,7 @@ pub(crate) async fn acquire(cluster: &ClusterArgs, args: &AcquireArgs) -> Result
     let backend = Backend::new(config, &order)?;
     let wait = Wait {
         leases: &leases,
-        noun: args.want.noun(),
+        wanted: slice::from_ref(&wanted),
         limit: args.waiting.limit(),
         conflict: args.waiting.conflict_exit_code,
         voice: args.voice,

@@ -51,9 +51,14 @@ impl Held {
     }
 
     /// What the command finds in its environment. Of several names these are lines, in the order in which they were named.
-    pub(crate) fn environment(&self, names: &[String], namespace: &str) -> Vec<(&'static str, String)> {
+    pub(crate) fn environment<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+        namespace: &str,
+    ) -> Vec<(&'static str, String)> {
+        let names: Vec<&str> = names.into_iter().collect();
         let mut holds: Vec<&Hold> = self.all().iter().collect();
-        holds.sort_by_key(|hold| names.iter().position(|name| name == hold.name()));
+        holds.sort_by_key(|hold| names.iter().position(|name| *name == hold.name()));
         let lines = |of: &dyn Fn(&Hold) -> String| holds.iter().map(|hold| of(hold)).collect::<Vec<_>>().join("\n");
         vec![
             ("LEASEHOLD_NAME", lines(&|hold| hold.name().to_owned())),

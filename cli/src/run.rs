@@ -7,7 +7,7 @@ use leasehold::{Hold, MultiGuard};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::args::{ClusterArgs, RunArgs, VoiceArgs};
+use crate::args::{ClusterArgs, RunArgs, VoiceArgs, Wanted};
 use crate::backend::{Backend, NotAcquired, Order};
 use crate::config;
 use crate::exit::{self, Failure, say};
@@ -24,14 +24,15 @@ const LOOK: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<u8, Failure> {
     let grace = args.grace().map_err(Failure::usage)?;
+    let wanted = args.wanted().map_err(Failure::usage)?;
     let config = config::load(cluster).await?;
     let namespace = config.default_namespace.clone();
     let mut signals = Signals::ending().map_err(|error| Failure::internal(&error))?;
     let reaper = Reaper::begin().map_err(|error| Failure::internal(&error))?;
     let leases = Leases::new(config.clone())?;
     let order = Order {
-        names: &args.names,
-        want: &args.want,
+        wanted: &wanted,
+        max_clock_skew: args.kinds.max_clock_skew,
         hold_at_least: args.hold_at_least,
         max_hold: args.max_hold,
         lease_duration: args.lease_duration,
@@ -40,13 +41,16 @@ pub(crate) async fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<u8, Fai
     let backend = Backend::new(config, &order)?;
     let wait = Wait {
         leases: &leases,
-        noun: args.want.noun(),
+        wanted: &wanted,
         limit: args.waiting.limit(),
         conflict: args.waiting.conflict_exit_code,
         voice: args.voice,
     };
     let outcome = match acquire(&backend, &wait, &mut signals).await {
-        Ok(guard) => run_under(Held::Locks(guard), &mut signals, &reaper, &namespace, args, grace).await,
+        Ok(guard) => {
+            let of = Of { args, wanted: &wanted, namespace: &namespace, grace };
+            run_under(Held::Locks(guard), &mut signals, &reaper, &of).await
+        }
         Err(failure) => Err(failure),
     };
     let lost = matches!(&outcome, Err(failure) if failure.code == exit::LOST);
@@ -58,17 +62,24 @@ pub(crate) async fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<u8, Fai
 #[derive(Clone, Copy)]
 pub(crate) struct Wait<'a> {
     pub(crate) leases: &'a Leases,
-    pub(crate) noun: &'static str,
+    pub(crate) wanted: &'a [Wanted],
     pub(crate) limit: Option<Duration>,
     pub(crate) conflict: u8,
     pub(crate) voice: VoiceArgs,
 }
 
+impl Wait<'_> {
+    /// As people call what has this name.
+    fn noun(&self, name: &str) -> &'static str {
+        self.wanted.iter().find(|wanted| wanted.name == name).map_or("lock", Wanted::noun)
+    }
+}
+
 pub(crate) async fn acquire(backend: &Backend, wait: &Wait<'_>, signals: &mut Signals) -> Result<MultiGuard, Failure> {
-    let &Wait { leases, noun, limit, conflict, voice } = wait;
+    let &Wait { leases, limit, conflict, voice, .. } = wait;
     let (progress, seen) = watch::channel(None);
     let tell = |name: &str, progress_of: leasehold::Progress| {
-        progress.send_replace(Some(Waited { noun, name: name.to_owned(), progress: progress_of }));
+        progress.send_replace(Some(Waited { noun: wait.noun(name), name: name.to_owned(), progress: progress_of }));
     };
     let acquired = tokio::select! {
         biased;
@@ -81,7 +92,8 @@ pub(crate) async fn acquire(backend: &Backend, wait: &Wait<'_>, signals: &mut Si
         Ok(guard) => {
             if voice.verbose {
                 for hold in guard.holds() {
-                    say(format_args!("acquired {noun} {} with token {}", hold.name(), hold.token()));
+                    let (noun, name) = (wait.noun(hold.name()), hold.name());
+                    say(format_args!("acquired {noun} {name} with token {}", hold.token()));
                 }
             }
             Ok(guard)
@@ -92,7 +104,7 @@ pub(crate) async fn acquire(backend: &Backend, wait: &Wait<'_>, signals: &mut Si
                 Ok(Ok(lock)) if !lock.holders.is_empty() || identity.is_empty() => lock.held_by(now().stamp),
                 _ => format!("held by {identity}"),
             };
-            let place = leases.place();
+            let (noun, place) = (wait.noun(&name), leases.place());
             let message = match limit.filter(|limit| !limit.is_zero()) {
                 Some(limit) => format!("{noun} {name} {place} was not acquired within {limit:?}: {held_by}"),
                 None => format!("{noun} {name} {place} was not acquired: {held_by}"),
@@ -102,14 +114,16 @@ pub(crate) async fn acquire(backend: &Backend, wait: &Wait<'_>, signals: &mut Si
     }
 }
 
-async fn run_under(
-    held: Held,
-    signals: &mut Signals,
-    reaper: &Reaper,
-    namespace: &str,
-    args: &RunArgs,
+/// What the command runs under, and how.
+struct Of<'a> {
+    args: &'a RunArgs,
+    wanted: &'a [Wanted],
+    namespace: &'a str,
     grace: Duration,
-) -> Result<u8, Failure> {
+}
+
+async fn run_under(held: Held, signals: &mut Signals, reaper: &Reaper, of: &Of<'_>) -> Result<u8, Failure> {
+    let &Of { args, wanted, namespace, grace } = of;
     let labels = match prepare(&held, args).await {
         Ok(labels) => labels,
         Err(failure) => {
@@ -120,7 +134,7 @@ async fn run_under(
     let terminal = Terminal::open();
     let work = Work {
         command: &args.program(),
-        environment: held.environment(&args.names, namespace),
+        environment: held.environment(wanted.iter().map(|wanted| wanted.name.as_str()), namespace),
         grace,
         lease_duration: args.lease_duration,
         terminal: terminal.as_ref(),
@@ -139,12 +153,14 @@ async fn run_under(
         }
     };
     let keep = args.keep.filter(|_| code == 0);
-    let names = held.all().iter().map(Hold::name).collect::<Vec<_>>().join(", ");
+    let noun = |hold: &Hold| wanted.iter().find(|wanted| wanted.name == hold.name()).map_or("lock", Wanted::noun);
+    let called = |hold: &Hold| format!("{} {}", noun(hold), hold.name());
+    let names = held.all().iter().map(called).collect::<Vec<_>>().join(", ");
     match held.let_go(keep).await {
         Released::Cleanly => {
             if args.voice.verbose {
                 let done = keep.map_or("released".to_owned(), |time| format!("kept for {time:?}:"));
-                say(format_args!("{done} {} {names}", args.want.noun()));
+                say(format_args!("{done} {names}"));
             }
             Ok(code)
         }

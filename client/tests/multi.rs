@@ -61,6 +61,24 @@ async fn after_the_limit_none_of_it_is_held() {
 }
 
 #[tokio::test]
+async fn the_limit_is_one_for_all_together() {
+    let store = MemoryStore::new();
+    let (client, other) = (client(&store), client(&store));
+    let first = other.lock("a").build().unwrap().acquire().await.unwrap();
+    let _last = other.semaphore("z").with_permits(1).build().unwrap().acquire(1).await.unwrap();
+    let (a, z) = (client.lock("a").build().unwrap(), client.semaphore("z").with_permits(1).build().unwrap());
+    let all = MultiLock::new().permits(&z, 1).lock(&a).build().unwrap();
+    let limit = Duration::from_secs(4);
+    let waiting = tokio::spawn(async move { all.acquire_timeout(limit).await });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    first.release().await.unwrap();
+    match waiting.await.unwrap().unwrap_err() {
+        AcquireError::TimedOut { name, waited, .. } => assert!(name == "z" && waited < limit / 2, "{name}: {waited:?}"),
+        error => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
 async fn one_loss_is_the_loss_of_all() {
     let store = MemoryStore::new();
     let client = client(&store);

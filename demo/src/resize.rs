@@ -1,85 +1,79 @@
 //! A semaphore that is resized while it is used.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use leasehold::{Client, Semaphore};
-use tokio::task::JoinSet;
+use anyhow::{Result, ensure};
+use leasehold_testkit::eventually;
 
 use crate::stage::Stage;
 
+const SOON: Duration = Duration::from_secs(60);
 /// How many want a permit at a time.
 const WORKERS: usize = 6;
-/// How long each keeps it.
-const WORK: Duration = Duration::from_millis(250);
-
-/// How many were at work.
-#[derive(Debug, Default)]
-struct Site {
-    inside: AtomicI64,
-    /// The most at a time since this was last looked at.
-    most: AtomicI64,
-    over: AtomicBool,
-}
-
-impl Site {
-    fn most(&self) -> i64 {
-        self.most.swap(self.inside.load(Ordering::SeqCst), Ordering::SeqCst)
-    }
-}
+/// For how long at least each size is looked at.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// The most at work at a time, with as many permits.
 pub(crate) type Seen = Vec<(i64, i64)>;
 
-/// Lets workers share a semaphore, and scales it as `kubectl scale` does.
+/// Lets workers share a semaphore, and scales it.
 pub(crate) async fn perform(stage: &Stage, semaphore: &str) -> Result<Seen> {
-    let site = Arc::new(Site::default());
-    let mut workers = JoinSet::new();
-    for n in 0..WORKERS {
-        let client = client(&stage.worker_kubeconfig(), &format!("builder-{n}")).await?;
-        let semaphore = client.semaphore(semaphore).build()?;
-        workers.spawn(work(client, semaphore, site.clone()));
+    println!("\nSix builders share the semaphore {semaphore:?}, which is resized meanwhile.\n");
+    stage.add_semaphore(semaphore).await?;
+    stage.scale(semaphore, 2).await?;
+    let again = format!("until [ -e built ]; do kubectl leasehold run --semaphore {semaphore} -- ./build.sh; done");
+    let mut builders = vec![stage.worker().start("builder-1", &again)?];
+    println!("    (and five more)");
+    for n in 2..=WORKERS {
+        builders.push(stage.worker().quietly(&format!("builder-{n}"), &again)?);
     }
     let mut seen = Vec::new();
     for permits in [2, 4, 1] {
-        println!("\n--- kubectl scale sem/{semaphore} --replicas={permits} ---\n");
+        println!();
         stage.scale(semaphore, permits).await?;
-        // Whoever is inside when it shrinks may finish.
-        tokio::time::sleep(WORK * 4).await;
-        site.most();
-        stage.show(&format!("sem/{semaphore}"), Duration::from_secs(3)).await?;
-        seen.push((permits, site.most()));
+        // Whoever has permits when it shrinks may finish.
+        let list = "kubectl leasehold list -l leasehold.dev/kind=semaphore";
+        let held = |list: &str| (0..=permits).any(|n| list.contains(&format!(" {n}/{permits} ")));
+        stage.worker().until(list, &format!("at most {permits} of {permits} are held"), held).await?;
+        let from = stage.read("site")?.lines().count();
+        let most =
+            async || -> Result<i64> { Ok(at_work(&stage.read("site")?).into_iter().skip(from).max().unwrap_or(0)) };
+        stage.show(&format!("sem/{semaphore}"), LOOK).await?;
+        let found = eventually(SOON, "work by as many as may", async || {
+            let most = most().await?;
+            ensure!(most >= permits, "CHECK FAILED: only {most} were at work at a time, with {permits} permits");
+            Ok(most)
+        })
+        .await?;
+        ensure!(found <= permits, "CHECK FAILED: {found} were at work with {permits} permits");
+        println!("    {found} at work at a time");
+        seen.push((permits, found));
     }
-    site.over.store(true, Ordering::SeqCst);
-    while let Some(worker) = workers.join_next().await {
-        worker??;
-    }
-    for (permits, most) in &seen {
-        ensure!(most <= permits, "CHECK FAILED: {most} were at work with {permits} permits");
-        ensure!(most == permits, "CHECK FAILED: only {most} were at work at a time, with {permits} permits");
+    stage.worker().run("touch built", 0).await?;
+    for builder in &mut builders {
+        builder.wait_success(SOON).await?;
     }
     Ok(seen)
 }
 
-async fn work(client: Client, semaphore: Semaphore, site: Arc<Site>) -> Result<()> {
-    while !site.over.load(Ordering::SeqCst) {
-        let permit = semaphore.acquire(1).await?;
-        let inside = site.inside.fetch_add(1, Ordering::SeqCst) + 1;
-        site.most.fetch_max(inside, Ordering::SeqCst);
-        tokio::time::sleep(WORK).await;
-        site.inside.fetch_sub(1, Ordering::SeqCst);
-        permit.release().await.context("a permit was lost")?;
-    }
-    client.shutdown().await;
-    Ok(())
+/// How many were at work, after each line that says that somebody came or went.
+fn at_work(site: &str) -> Vec<i64> {
+    let change = |line: &str| if line == "in" { 1 } else { -1 };
+    site.lines()
+        .scan(0, |now, line| {
+            *now += change(line);
+            Some(*now)
+        })
+        .collect()
 }
 
-async fn client(kubeconfig: &Path, host: &str) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::builder().kube_config(config).host(host).session_duration(Duration::from_secs(5)).build()?)
+#[cfg(test)]
+mod tests {
+    use super::at_work;
+
+    #[test]
+    fn who_comes_and_goes_is_counted() {
+        assert_eq!(at_work("in\nin\nout\nin\nout\nout\n"), [1, 2, 1, 2, 1, 0]);
+        assert_eq!(at_work(""), [] as [i64; 0]);
+    }
 }

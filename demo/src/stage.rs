@@ -1,11 +1,14 @@
 //! Everything around the workers: control plane, manifests, identities, operator.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use leasehold::clock;
 use leasehold_testkit::{Cluster, Process, Program, Signal, bin, eventually};
+
+use crate::typed::Shell;
 
 const NAMESPACE: &str = "demo";
 const SOON: Duration = Duration::from_secs(60);
@@ -16,6 +19,10 @@ pub(crate) struct Stage {
     operator: Process,
     lock: &'static str,
     folder: tempfile::TempDir,
+    /// Who installs Leasehold, in the folder of this repository.
+    admin: Shell,
+    /// Who uses it, and may do nothing else.
+    worker: Shell,
 }
 
 impl Stage {
@@ -24,22 +31,31 @@ impl Stage {
         step("starting etcd, kube-apiserver and kube-controller-manager");
         let cluster = Cluster::named_or_start().await?;
         let folder = tempfile::tempdir()?;
-        std::fs::write(folder.path().join("file"), "")?;
-
-        step("applying the CRDs and the roles (kubectl apply)");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let path = |path: &str| root.join(path).to_string_lossy().into_owned();
-        kubectl(&cluster, &["apply", "-k", &path("config/crd")]).await?;
-        kubectl(&cluster, &["apply", "-f", &path("config/manager/namespace.yaml")]).await?;
-        kubectl(&cluster, &["apply", "-k", &path("config/rbac")]).await?;
-        for crd in ["crd/distributedlocks.leasehold.dev", "crd/semaphores.leasehold.dev"] {
-            kubectl(&cluster, &["wait", "--for=condition=Established", crd]).await?;
+        let programs = furnish(&cluster, folder.path(), &root).await?;
+        let admin = Shell::new(&root, cluster.kubeconfig_path(), &programs);
+
+        step("installing Leasehold");
+        for line in [
+            "kubectl apply -k config/crd",
+            "kubectl apply -f config/manager/namespace.yaml",
+            "kubectl apply -k config/rbac",
+            "kubectl wait --for=condition=Established crd/distributedlocks.leasehold.dev crd/semaphores.leasehold.dev",
+        ] {
+            admin.run(line, 0).await?;
         }
-        kubectl(&cluster, &["create", "namespace", NAMESPACE]).await?;
-        kubectl(&cluster, &["create", "serviceaccount", "worker", "-n", NAMESPACE]).await?;
-        let subject = format!("--serviceaccount={NAMESPACE}:worker");
-        let bind = ["create", "rolebinding", "worker", "--clusterrole=leasehold-user", &subject, "-n", NAMESPACE];
-        kubectl(&cluster, &bind).await?;
+        step("letting a service account use locks in a namespace");
+        for line in [
+            format!("kubectl create namespace {NAMESPACE}"),
+            format!("kubectl create serviceaccount worker -n {NAMESPACE}"),
+            format!(
+                "kubectl create rolebinding worker --clusterrole=leasehold-user --serviceaccount={NAMESPACE}:worker -n {NAMESPACE}"
+            ),
+        ] {
+            admin.run(&line, 0).await?;
+        }
+        log_in(&cluster, &folder.path().join("worker.kubeconfig"), NAMESPACE, "worker").await?;
+        let worker = Shell::new(folder.path(), folder.path().join("worker.kubeconfig"), &programs);
 
         step("starting the operator under its own service account");
         let kubeconfig = folder.path().join("operator.kubeconfig");
@@ -49,52 +65,54 @@ impl Stage {
             .env("KUBECONFIG", &kubeconfig)
             .log(folder.path().join("operator.log"))
             .start()?;
-        log_in(&cluster, &folder.path().join("worker.kubeconfig"), NAMESPACE, "worker").await?;
 
-        step("applying the lock (kubectl apply)");
-        let manifest = path("examples/distributedlock.yaml");
-        kubectl(&cluster, &["apply", "-n", NAMESPACE, "-f", &manifest]).await?;
-        let ready = ["wait", "--for=condition=Ready", &format!("dlock/{lock}"), "-n", NAMESPACE, "--timeout=60s"];
-        if let Err(error) = kubectl(&cluster, &ready).await {
+        admin.run(&format!("kubectl apply -n {NAMESPACE} -f examples/distributedlock.yaml"), 0).await?;
+        let ready = format!("kubectl wait --for=condition=Ready dlock/{lock} -n {NAMESPACE} --timeout=60s");
+        if let Err(error) = admin.run(&ready, 0).await {
             let _ = operator.try_wait();
             bail!("{error:#}\nThe operator says:\n{}", operator.output());
         }
-        Ok(Self { cluster, operator, lock, folder })
+        Ok(Self { cluster, operator, lock, folder, admin, worker })
     }
 
-    /// The file to which the workers write.
-    pub(crate) fn file(&self) -> PathBuf {
-        self.folder.path().join("file")
+    /// Who uses locks.
+    pub(crate) fn worker(&self) -> &Shell {
+        &self.worker
     }
 
-    /// Starts a worker.
-    pub(crate) fn worker(&self, name: &str) -> Result<Process> {
+    /// A file in the folder in which the workers are.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What has been written to it.
+    pub(crate) fn read(&self, name: &str) -> Result<String> {
+        std::fs::read_to_string(self.file(name)).with_context(|| format!("there is no file {name}"))
+    }
+
+    /// Starts the worker that is a program of its own, with the client crate in it.
+    pub(crate) fn program(&self, name: &str) -> Result<Process> {
+        println!("{name} $ leasehold-demo worker file     # a program that uses the crate");
         Program::new(std::env::current_exe()?)
             .arg("worker")
-            .arg(self.file())
-            .env("KUBECONFIG", self.folder.path().join("worker.kubeconfig"))
+            .arg(self.file("file"))
+            .env("KUBECONFIG", self.file("worker.kubeconfig"))
             .env("POD_NAME", name)
             .named(name)
             .start()
     }
 
-    /// A kubeconfig by which one is a worker.
-    pub(crate) fn worker_kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("worker.kubeconfig")
-    }
-
     /// Makes a semaphore, with the permits that its example has.
     pub(crate) async fn add_semaphore(&self, name: &str) -> Result<()> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/semaphore.yaml");
-        kubectl(&self.cluster, &["apply", "-n", NAMESPACE, "-f", &manifest.to_string_lossy()]).await?;
-        let ready = ["wait", "--for=condition=Ready", &format!("sem/{name}"), "-n", NAMESPACE, "--timeout=60s"];
-        kubectl(&self.cluster, &ready).await.map(drop)
+        self.admin.run(&format!("kubectl apply -n {NAMESPACE} -f examples/semaphore.yaml"), 0).await?;
+        let ready = format!("kubectl wait --for=condition=Ready sem/{name} -n {NAMESPACE} --timeout=60s");
+        self.admin.run(&ready, 0).await.map(drop)
     }
 
     /// Gives a semaphore so many permits.
     pub(crate) async fn scale(&self, name: &str, permits: i64) -> Result<()> {
-        let (semaphore, replicas) = (format!("sem/{name}"), format!("--replicas={permits}"));
-        kubectl(&self.cluster, &["scale", &semaphore, &replicas, "-n", NAMESPACE]).await.map(drop)
+        let scale = format!("kubectl scale sem/{name} --replicas={permits} -n {NAMESPACE}");
+        self.admin.run(&scale, 0).await.map(drop)
     }
 
     /// Shows the lock as [`show`](Self::show) does.
@@ -106,6 +124,7 @@ impl Stage {
     pub(crate) async fn show(&self, what: &str, time: Duration) -> Result<()> {
         let end = clock::moment() + time;
         let mut last = String::new();
+        println!("$ kubectl get {what} -n {NAMESPACE}     # every half second, shown where it has changed");
         loop {
             let table = kubectl(&self.cluster, &["get", what, "-n", NAMESPACE]).await?;
             let (header, row) = table.trim_end().split_once('\n').context("a table")?;
@@ -162,6 +181,21 @@ fn children() -> Result<Vec<String>> {
 
 fn step(what: &str) {
     println!("» {what}");
+}
+
+/// Puts what the workers run into their folder, and what is found by its name into another, which is returned.
+async fn furnish(cluster: &Cluster, folder: &Path, root: &Path) -> Result<PathBuf> {
+    let programs = folder.join("bin");
+    std::fs::create_dir(&programs)?;
+    symlink(cluster.kubectl_path().await?, programs.join("kubectl"))?;
+    symlink(bin("kubectl-leasehold")?, programs.join("kubectl-leasehold"))?;
+    for script in ["add-lines.sh", "build.sh", "transfer.sh"] {
+        symlink(root.join("demo/scripts").join(script).canonicalize()?, folder.join(script))?;
+    }
+    for (file, text) in [("file", ""), ("site", ""), ("account-1", "100\n"), ("account-2", "100\n")] {
+        std::fs::write(folder.join(file), text)?;
+    }
+    Ok(programs)
 }
 
 async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 
+use super::wanted::{KindArgs, Wanted, What};
 use super::{duration, lease_duration, term};
 use crate::complete;
 use crate::exit;
@@ -18,7 +19,8 @@ when CMD itself has ended. CMD inherits stdin, stdout and stderr, and finds LEAS
 LEASEHOLD_NAMESPACE, LEASEHOLD_HOLDER and LEASEHOLD_TOKEN in its environment. Signals go to CMD and \
 everything it started.
 
-With several NAMEs all are held or none, and no order of them can lead to a deadlock.
+What is named together is held all or not at all, and no order of it can lead to a deadlock. NAMEs are locks, or of \
+the one kind that --semaphore, --read or --write says. Where kinds are mixed, each is named by its option.
 
 If the lock is lost, CMD gets SIGTERM and, when the grace is over, SIGKILL; so does everything it started.";
 
@@ -48,6 +50,9 @@ Examples:
 
   # Two locks or none
   kubectl leasehold run account-1 account-2 -- ./transfer
+
+  # A lock, two permits and a look at a table, all or none
+  kubectl leasehold run --lock tenant-7 --semaphore db --permits 2 --size 5 --read prices -- ./invoice
 
   # Shell syntax needs a shell
   kubectl leasehold run report --shell -- './report --token \"$LEASEHOLD_TOKEN\" | gzip > report.gz'";
@@ -90,7 +95,7 @@ It never releases another's hold. What was over already, so that somebody else m
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
-/// As what names are acquired.
+/// As what a name is acquired.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "What is acquired [default: locks]")]
 pub(crate) struct WantArgs {
@@ -113,6 +118,20 @@ pub(crate) struct WantArgs {
     /// soon as its time has passed, by a program that was not there to watch it. Where clocks differ by more, two can hold
     #[arg(long, value_name = "DUR", value_parser = duration, conflicts_with_all = ["read", "write"])]
     pub(crate) max_clock_skew: Option<Duration>,
+}
+
+impl WantArgs {
+    pub(crate) fn wanted(&self, name: &str) -> Wanted {
+        let what = match self {
+            Self { semaphore: true, permits, size, .. } => {
+                What::Semaphore { permits: permits.unwrap_or(1), size: *size }
+            }
+            Self { read: true, .. } => What::Read,
+            Self { write: true, .. } => What::Write,
+            _ => What::Lock,
+        };
+        Wanted { name: name.to_owned(), what }
+    }
 }
 
 /// For how long it is waited for.
@@ -152,7 +171,7 @@ pub(crate) struct VoiceArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The lock, by any text (order:payment:4711). It need not exist: naming it is enough
-    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::names))]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::names))]
     pub(crate) names: Vec<String>,
     /// How long the lock stays taken when this process dies or is cut off: 1s to 60s
     #[arg(long, value_name = "DUR", value_parser = lease_duration, default_value = "30s")]
@@ -180,7 +199,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) shell: bool,
     #[command(flatten)]
-    pub(crate) want: WantArgs,
+    pub(crate) kinds: KindArgs,
     #[command(flatten)]
     pub(crate) waiting: WaitingArgs,
     #[command(flatten)]
@@ -191,6 +210,11 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
+    /// All that is to be acquired, in the order of the command line.
+    pub(crate) fn wanted(&self) -> Result<Vec<Wanted>, String> {
+        self.kinds.wanted(&self.names)
+    }
+
     pub(crate) fn grace(&self) -> Result<Duration, String> {
         grace(self.grace, self.lease_duration)
     }

@@ -16,11 +16,13 @@ mod acquire;
 mod elect;
 mod look;
 mod ui;
+mod wanted;
 
-pub(crate) use acquire::{AcquireArgs, ReleaseArgs, RenewArgs, RunArgs, VoiceArgs, WantArgs};
+pub(crate) use acquire::{AcquireArgs, ReleaseArgs, RenewArgs, RunArgs, VoiceArgs};
 pub(crate) use elect::{AfterLoss, ElectArgs};
 pub(crate) use look::{AskArgs, Awaited, ListArgs, ListFormat, NameArgs, StatusArgs, WaitArgs};
 pub(crate) use ui::UiArgs;
+pub(crate) use wanted::{Wanted, What};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -209,10 +211,6 @@ mod tests {
     #[test]
     fn what_does_not_go_together_is_refused() {
         for bad in [
-            "x --semaphore --read -- y",
-            "x --read --write -- y",
-            "x --permits 2 -- y",
-            "x --size 2 -- y",
             "x --semaphore --permits 0 -- y",
             "x --read --keep 1h -- y",
             "x --keep 0s -- y",
@@ -222,7 +220,7 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         let run = parse("x --semaphore --permits 2 --size 5 --keep 1h --label-pod -- y").unwrap();
-        assert_eq!((run.want.permits, run.want.size, run.label_pod), (Some(2), Some(5), Some(String::new())));
+        assert_eq!(run.label_pod, Some(String::new()));
         assert_eq!(parse("x --label-pod=a/b -- y").unwrap().label_pod, Some("a/b".to_owned()));
     }
 

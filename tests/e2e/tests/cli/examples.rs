@@ -1,16 +1,15 @@
 //! The examples for shells, for Python, and the manifests.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use leasehold_testkit::{Program, bin};
 
 use crate::support::{Outcome, Scene, end, outcome};
 
-fn examples() -> PathBuf {
+pub(crate) fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
 }
 
@@ -32,7 +31,7 @@ async fn example(scene: &Scene, name: &str, args: &[&str], variables: &[(&str, &
 }
 
 /// A script of this text, that can be run.
-fn script(scene: &Scene, name: &str, text: &str) -> Result<String> {
+pub(crate) fn script(scene: &Scene, name: &str, text: &str) -> Result<String> {
     use std::os::unix::fs::PermissionsExt as _;
     let path = scene.folder.path().join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
@@ -83,14 +82,21 @@ async fn so_many_run_at_a_time() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_python_program_runs_under_a_lock() -> Result<()> {
+/// Whether there is a Python that the examples run in. Where there is none, that is said.
+async fn has_python() -> Result<bool> {
     let there = match Program::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 7))"]).start() {
         Ok(mut process) => end(&mut process).await?.code == Some(0),
         Err(_) => false,
     };
     if !there {
         eprintln!("skipped: there is no python3 (3.7 or newer) on this machine");
+    }
+    Ok(there)
+}
+
+#[tokio::test]
+async fn a_python_program_runs_under_a_lock() -> Result<()> {
+    if !has_python().await? {
         return Ok(());
     }
     let scene = Scene::new().await?;
@@ -104,51 +110,64 @@ async fn a_python_program_runs_under_a_lock() -> Result<()> {
     Ok(())
 }
 
+/// What README.md has in this language, in its order.
+fn of_readme(language: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(examples().join("../README.md"))?;
+    let begin = format!("```{language}\n");
+    let blocks = text.split(&begin).skip(1).filter_map(|rest| rest.split("```").next());
+    Ok(blocks.map(str::to_owned).collect())
+}
+
+/// Runs what README.md says, in a folder where the programs are that it names.
+async fn as_in_readme(scene: &Scene, name: &str, text: &str, programs: &[&str]) -> Result<Outcome> {
+    use std::os::unix::fs::PermissionsExt as _;
+    for program in programs {
+        script(scene, program, &format!("echo \"$LEASEHOLD_NAME by {program}\""))?;
+    }
+    let path_of_it = scene.folder.path().join(name);
+    fs::write(
+        &path_of_it,
+        if text.starts_with("#!") { text.to_owned() } else { format!("#!/usr/bin/env bash\n{text}") },
+    )?;
+    fs::set_permissions(&path_of_it, fs::Permissions::from_mode(0o755))?;
+    let program = Program::new(&path_of_it).current_dir(scene.folder.path()).env("KUBECONFIG", scene.kubeconfig());
+    outcome(program.env("PATH", path(scene).await?).env("POD_NAME", "worker").env_remove("LEASEHOLD_NAME")).await
+}
+
 #[tokio::test]
-async fn the_api_server_takes_the_manifests() -> Result<()> {
+async fn what_the_readme_says_to_type_in_bash_works() -> Result<()> {
     let scene = Scene::new().await?;
-    let folder = examples().join("command-line");
-    let mut seen = BTreeSet::new();
-    for entry in fs::read_dir(&folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
-        let file = path.display().to_string();
-        let applied = scene.namespace.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", &file]).await?;
-        ensure!(applied.contains("(server dry run)"), "{name}: {applied}");
-        // What stands behind the name of the program is a command line of its.
-        let text = fs::read_to_string(&path)?;
-        for document in serde_yaml_ng::Deserializer::from_str(&text) {
-            let value: serde_json::Value = serde::Deserialize::deserialize(document)?;
-            for words in command_lines(&value) {
-                check(&scene, &words).await.with_context(|| format!("{name}: {words:?}"))?;
-                seen.insert(words[1].clone());
-            }
-        }
-    }
-    assert_eq!(seen, ["elect", "run"].map(str::to_owned).into());
+    let blocks = of_readme("bash")?;
+    let [lines, itself, handle] = &blocks[..] else { anyhow::bail!("{blocks:?}") };
+    let programs = ["report.sh", "import.sh", "transfer.sh", "invoice.sh"];
+    let typed = as_in_readme(&scene, "lines", &format!("set -e\n{lines}"), &programs).await?;
+    typed.is(0, &["nightly-report by report.sh", "imports by import.sh", "account-1\naccount-2 by transfer.sh"]);
+    typed.is(0, &["tenant-7\nimports\nprices by invoice.sh", "State:     Free", "nobody who can be asked"]);
+    ensure!(typed.output.matches("by report.sh").count() == 2, "{}", typed.output);
+    ensure!(!typed.output.contains("somebody else"), "{}", typed.output);
+    as_in_readme(&scene, "itself", itself, &[]).await?.is(0, &["nobody else is here; the token is "]);
+    script(&scene, "deploy.sh", "kubectl leasehold run deploy --no-wait -- true; echo \"code=$?\"")?;
+    as_in_readme(&scene, "handle", handle, &[]).await?.is(0, &["code=75"]);
+    let leases = scene.namespace.kubectl(&["get", "leases", "-o", "name"]).await?;
+    assert_eq!(leases, "");
     Ok(())
 }
 
-/// It is refused for its kubeconfig, and not for what it is asked to do.
-async fn check(scene: &Scene, words: &[String]) -> Result<()> {
-    let outcome = outcome(scene.cli(["--kubeconfig", "/nonexistent"])?.args(&words[1..])).await?;
-    ensure!(outcome.code == Some(64) && outcome.output.contains("/nonexistent"), "{outcome:?}");
-    Ok(())
-}
-
-/// The commands and arguments of all containers that run kubectl-leasehold.
-fn command_lines(value: &serde_json::Value) -> Vec<Vec<String>> {
-    let words = |value: &serde_json::Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(|word| Some(word.as_str()?.to_owned())).collect()
-    };
-    match value {
-        serde_json::Value::Object(map) => {
-            let mut own = map.get("command").map(words).unwrap_or_default();
-            own.extend(map.get("args").map(words).unwrap_or_default());
-            let own = (own.first().is_some_and(|word| word == "kubectl-leasehold")).then_some(own);
-            own.into_iter().chain(map.values().flat_map(command_lines)).collect()
-        }
-        serde_json::Value::Array(items) => items.iter().flat_map(command_lines).collect(),
-        _ => Vec::new(),
+#[tokio::test]
+async fn what_the_readme_says_to_type_in_python_works() -> Result<()> {
+    if !has_python().await? {
+        return Ok(());
     }
+    let scene = Scene::new().await?;
+    let blocks = of_readme("python")?;
+    let [itself, part] = &blocks[..] else { anyhow::bail!("{blocks:?}") };
+    as_in_readme(&scene, "itself.py", itself, &[]).await?.is(0, &["nobody else is here; the token is "]);
+    as_in_readme(&scene, "part.py", part, &["send.sh"]).await?.is(0, &["invoices by send.sh"]);
+    let mut holder = scene.holder("invoices", &[]).await?;
+    as_in_readme(&scene, "part.py", part, &["send.sh"]).await?.is(0, &["somebody else does it"]);
+    drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
+    script(&scene, "send.sh", "exit 3")?;
+    as_in_readme(&scene, "part.py", part, &[]).await?.is(3, &[]);
+    Ok(())
 }

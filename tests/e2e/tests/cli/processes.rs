@@ -79,17 +79,37 @@ async fn orphans_are_reaped_while_the_command_runs() -> Result<()> {
     Ok(())
 }
 
-/// The same as the first process of a container.
-#[tokio::test]
-async fn as_the_first_process_of_a_container_it_leaves_no_zombies() -> Result<()> {
-    let unshare = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"];
-    let possible = Program::new("unshare").args(unshare).arg("true").start();
-    let possible = match possible {
+const UNSHARE: [&str; 6] = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"];
+
+/// Whether this machine lets somebody make a PID namespace. Where it does not, that is said.
+async fn has_namespaces() -> Result<bool> {
+    let possible = match Program::new("unshare").args(UNSHARE).arg("true").start() {
         Ok(mut process) => end(&mut process).await?.code == Some(0),
         Err(_) => false,
     };
     if !possible {
         eprintln!("skipped: this machine lets nobody make a PID namespace (unshare --user --pid)");
+    }
+    Ok(possible)
+}
+
+/// `run job` as the first process of a container, and its number outside of that.
+async fn first_process(scene: &Scene, script: &str) -> Result<(Process, u32)> {
+    let program = Program::new("unshare").args(UNSHARE).arg(bin("kubectl-leasehold")?).args(["run", "job", "--"]);
+    let program = program.args(["/bin/sh", "-c", script]).env("KUBECONFIG", scene.kubeconfig()).piped_stdin();
+    let process = program.start()?;
+    let first = eventually(SOON, "the first process", async || {
+        let (pid, _) = *children_of(process.id()).first().context("none")?;
+        Ok(pid)
+    })
+    .await?;
+    Ok((process, first))
+}
+
+/// The same as the first process of a container.
+#[tokio::test]
+async fn as_the_first_process_of_a_container_it_leaves_no_zombies() -> Result<()> {
+    if !has_namespaces().await? {
         return Ok(());
     }
     let scene = Scene::new().await?;
@@ -100,19 +120,12 @@ async fn as_the_first_process_of_a_container_it_leaves_no_zombies() -> Result<()
         for stat in /proc/[0-9]*/stat; do read -r line < $stat; set -- ${line##*) }; echo state=$1; done
         exit 5
     ";
-    let program = Program::new("unshare").args(unshare).arg(bin("kubectl-leasehold")?).args(["run", "job", "--"]);
-    let program = program.args(["/bin/sh", "-c", script]).env("KUBECONFIG", scene.kubeconfig()).piped_stdin();
-    let mut process = program.start()?;
+    let (mut process, first) = first_process(&scene, script).await?;
     for _ in 0..3 {
         process.wait_for_line(SOON, |line| line == "gone").await?;
     }
     assert!(process.output().contains("parent=1"), "{}", process.output());
     // Whether they have been reaped is seen from outside, until it is so.
-    let first = eventually(SOON, "the first process", async || {
-        let (pid, _) = *children_of(process.id()).first().context("none")?;
-        Ok(pid)
-    })
-    .await?;
     eventually(SOON, "an end of zombies", async || {
         let children = children_of(first);
         ensure!(children.len() == 1, "{children:?}");
@@ -123,6 +136,22 @@ async fn as_the_first_process_of_a_container_it_leaves_no_zombies() -> Result<()
     let ended = end(&mut process).await?;
     ended.is(5, &["state=S"]);
     assert!(!ended.output.contains("state=Z"), "{}", ended.output);
+    Ok(())
+}
+
+/// The kernel lets a signal do nothing by itself to the first process.
+#[tokio::test]
+async fn as_the_first_process_of_a_container_it_hands_signals_on() -> Result<()> {
+    if !has_namespaces().await? {
+        return Ok(());
+    }
+    let scene = Scene::new().await?;
+    let (mut process, first) = first_process(&scene, "trap 'echo told; exit 7' TERM; echo ready; read word").await?;
+    process.wait_for_line(SOON, |line| line == "ready").await?;
+    let first = rustix::process::Pid::from_raw(i32::try_from(first)?).context("a pid")?;
+    rustix::process::kill_process(first, Signal::TERM)?;
+    end(&mut process).await?.is(7, &["told"]);
+    assert!(scene.lease("job").await?.is_none());
     Ok(())
 }
 
@@ -153,10 +182,26 @@ async fn a_command_may_ignore_a_signal_and_a_closed_stdin_is_no_reason_to_end() 
     let closed = format!("exec {program} run job -- /bin/sh -c 'cat; echo over; exit 3' <&-");
     let closed = Program::new("/bin/sh").args(["-c", &closed]).env("KUBECONFIG", scene.kubeconfig());
     outcome(closed).await?.is(3, &["over"]);
-    // Nobody reads what it says.
-    let unread = format!("{program} run job -v -- /bin/sh -c 'exit 6' >&- 2>&-");
-    let unread = Program::new("/bin/sh").args(["-c", &unread]).env("KUBECONFIG", scene.kubeconfig());
-    outcome(unread).await?.is(6, &[]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn closed_streams_and_full_disks_are_no_reason_to_end() -> Result<()> {
+    let scene = Scene::new().await?;
+    let program = bin("kubectl-leasehold")?.display().to_string();
+    let file = scene.folder.path().join("over").display().to_string();
+    for (streams, code) in
+        [(">&- 2>&-", 6), ("<&- >&- 2>&-", 7), (">/dev/full 2>/dev/full", 8), ("</dev/null >&- 2>/dev/full", 9)]
+    {
+        // What is behind 0, 1 and 2 for the command is nothing of what `run` has opened itself.
+        let script = format!("readlink /proc/$$/fd/* > {file}; exit {code}");
+        let unread = format!("{program} run job -v -- /bin/sh -c '{script}' {streams}");
+        let unread = Program::new("/bin/sh").args(["-c", &unread]).env("KUBECONFIG", scene.kubeconfig());
+        outcome(unread).await?.is(code, &[]);
+        let open = fs::read_to_string(&file)?;
+        ensure!(!open.contains("socket:") && !open.contains("eventpoll"), "{streams}: {open}");
+        assert!(scene.lease("job").await?.is_none(), "{streams}");
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
-use leasehold_testkit::{Cluster, Process, Signal, eventually};
+use leasehold_testkit::{Cluster, Process, eventually};
 
 use crate::support::{RUN, SOON, Scene, UNTIL_EOF, end, line_after, outcome};
 
@@ -133,27 +133,6 @@ async fn a_namespace_can_be_named() -> Result<()> {
 }
 
 #[tokio::test]
-async fn signals_go_to_the_command_and_what_it_started() -> Result<()> {
-    let scene = Scene::new().await?;
-    // Not in the background: there, shells have SIGINT and SIGQUIT ignored.
-    let script = r#"
-        trap 'echo outer; exit 5' TERM INT HUP QUIT USR1 USR2
-        /bin/sh -c '
-            trap "echo inner; exit" TERM INT HUP QUIT USR1 USR2
-            echo ready
-            while :; do sleep 0.05; done
-        '
-    "#;
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2] {
-        let mut process = scene.script(&["job"], script)?.start()?;
-        process.wait_for_line(SOON, |line| line == "ready").await?;
-        process.signal(signal)?;
-        end(&mut process).await?.is(5, &["outer", "inner"]);
-    }
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_lock_that_is_held_is_75_or_what_was_asked_for() -> Result<()> {
     let scene = Scene::new().await?;
     let holder = scene.holder("job", &[]).await?;
@@ -200,25 +179,6 @@ async fn a_long_wait_is_told_once_into_a_log() -> Result<()> {
     ended.is(0, &["mine"]);
     assert_eq!(ended.output.matches("waiting for").count(), 1);
     end(&mut loud).await?.is(0, &["mine too"]);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_signal_ends_the_wait_and_leaves_the_queue() -> Result<()> {
-    let scene = Scene::new().await?;
-    let mut holder = scene.holder("job", &[]).await?;
-    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
-        let mut waiter = scene.script(&["job"], "echo never")?.start()?;
-        scene.wait_joins("job", 1).await?;
-        waiter.signal(signal)?;
-        let ended = end(&mut waiter).await?;
-        ended.is(code, &[]);
-        assert!(!ended.output.contains("never"), "{}", ended.output);
-        // It has left before it ended: nobody need pass over it.
-        assert_eq!(scene.joins("job").await?, [] as [String; 0]);
-    }
-    drop(holder.stdin());
-    end(&mut holder).await?.is(0, &[]);
     Ok(())
 }
 

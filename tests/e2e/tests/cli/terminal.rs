@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use leasehold_testkit::{bin, eventually};
 use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::support::{SOON, Scene, UNTIL_EOF, end, wait_dead};
 
@@ -244,5 +245,37 @@ async fn a_terminal_that_is_closed_ends_the_command_and_frees_the_lock() -> Resu
     assert_eq!(status.code(), Some(9));
     wait_dead(pid).await?;
     assert!(scene.lease("job").await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_ends_the_wait_and_leaves_the_queue() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut holder = scene.holder("job", &[]).await?;
+    let mut command = Command::new(bin("kubectl-leasehold")?);
+    command.env("KUBECONFIG", scene.kubeconfig()).args(["run", "job", "--", "true"]);
+    let (terminal, mut child) = start(command)?;
+    scene.wait_joins("job", 1).await?;
+    drop(terminal);
+    let status = eventually(SOON, "the end of the program", async || child.try_wait()?.context("it runs")).await?;
+    assert_eq!(status.code(), Some(129));
+    assert_eq!(scene.joins("job").await?, [] as [String; 0]);
+    drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_hears_of_another_size_of_its_terminal() -> Result<()> {
+    let scene = Scene::new().await?;
+    // One that comes to `run` alone is nothing to it.
+    let script = "trap 'stty size' WINCH; kill -WINCH $PPID; echo rea''dy; while :; do sleep 0.05; done";
+    let mut terminal = Terminal::run(&scene, script)?;
+    terminal.shows("ready", 1).await?;
+    let size = Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&terminal.keyboard, size)?;
+    terminal.shows("33 101", 1).await?;
+    terminal.press(CTRL_C)?;
+    assert_eq!(terminal.exit_code().await?, Some(130));
     Ok(())
 }
