@@ -9,6 +9,10 @@ HOST = $(shell rustc -vV | sed -n "s/^host: //p")
 EXAMPLES = $(basename $(notdir $(wildcard examples/*.rs)))
 CRDS = $(addprefix crds/,distributedlock.yaml semaphore.yaml readwritelock.yaml)
 
+# The benchmark of peers is a workspace of its own, and shares the folder of what is built.
+PEERS_TARGET = --manifest-path bench-peers/Cargo.toml --target-dir $(TARGET)
+PEERS_GO = CGO_ENABLED=0 GOFLAGS=-mod=readonly GOWORK=off go
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -38,7 +42,7 @@ package: binaries controlplane ## Package both crates, and use the client from o
 	$(BINARIES)/controlplane run -- tests/package/run.sh
 
 .PHONY: check
-check: check-format check-lints check-features check-docs check-crds check-chart check-bugs check-deps ## Check format, lints, features, docs, generated files, dependencies
+check: check-format check-lints check-features check-docs check-crds check-chart check-bugs check-deps check-peers ## Check format, lints, features, docs, generated files, dependencies
 
 .PHONY: check-format
 check-format:
@@ -86,6 +90,17 @@ check-deps:
 	else \
 		echo "cargo-deny is not installed: licences and sources of dependencies are not checked" >&2; \
 		echo "(cargo install cargo-deny --locked)" >&2; \
+	fi
+
+# The benchmark of peers is a workspace of its own. Its figures in docs/, if there are any, are those of a run.
+.PHONY: check-peers
+check-peers:
+	cd bench-peers && $(CARGO) fmt --all --check
+	$(CARGO) clippy --quiet --locked --no-deps --all-targets $(PEERS_TARGET) -- -D warnings
+	$(CARGO) test --quiet --locked --package bench-peers $(PEERS_TARGET)
+	cd bench-peers/go && $(PEERS_GO) vet .
+	@if [ -e docs/benchmarks.json ]; then \
+		$(CARGO) run --quiet --locked --package bench-peers $(PEERS_TARGET) -- --from docs/benchmarks.json --check; \
 	fi
 
 .PHONY: prove
@@ -137,6 +152,12 @@ check-chart:
 bench: controlplane ## Measure, in an optimized build
 	$(CARGO) build --release --package leasehold-operator
 	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: controlplane ## Measure beside client-go, etcd, Redis and others (40 minutes); ARGS=--quick
+	$(CARGO) build --release --locked $(PEERS_TARGET)
+	cd bench-peers/go && $(PEERS_GO) build -trimpath -buildvcs=false -ldflags "-s -w" -o $(abspath $(TARGET))/release/peer-go .
+	$(TARGET)/release/bench-peers $(ARGS)
 
 .PHONY: interop
 interop: controlplane ## Let client-go's leader election contend with ours (DURATION=10m)
