@@ -42,7 +42,7 @@ package: binaries controlplane ## Package both crates, and use the client from o
 	$(BINARIES)/controlplane run -- tests/package/run.sh
 
 .PHONY: check
-check: check-format check-lints check-features check-docs check-crds check-chart check-bugs check-deps check-peers ## Check format, lints, features, docs, generated files, dependencies
+check: check-format check-lints check-features check-docs check-crds check-chart check-bugs check-deps ## Check format, lints, features, docs, generated files, dependencies
 
 .PHONY: check-format
 check-format:

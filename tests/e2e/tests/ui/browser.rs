@@ -1,9 +1,11 @@
 //! Chromium without a window, driven by its DevTools protocol over a pair of pipes.
 //!
-//! There is no test of a page without it: where Chromium is missing, tests fail and say so.
+//! There is no test of a page without it: where Chromium is missing, tests fail and say so, unless they are told to do
+//! without it.
 
 use std::collections::HashMap;
 use std::env;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +22,9 @@ use tokio::time::timeout;
 
 use crate::support::SOON;
 
-/// Names another program than those that are looked for.
+/// Names another program than those that are looked for, or says that there is to be none.
 const VARIABLE: &str = "LEASEHOLD_TEST_CHROMIUM";
+const NONE: &str = "none";
 const PROGRAMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 /// What is written to the browser ends with this, and so does what it writes.
 const END: u8 = 0;
@@ -44,6 +47,16 @@ pub(crate) struct Browser {
     heard: Arc<Mutex<Heard>>,
     next: AtomicU64,
     session: Option<String>,
+}
+
+/// Whether the page is to be tested in no browser. Whoever looks at the output is told.
+pub(crate) fn is_left_out() -> bool {
+    let left_out = env::var_os(VARIABLE).is_some_and(|named| named == NONE);
+    if left_out {
+        // Not by a macro, whose output is shown of tests that fail only.
+        let _ = writeln!(std::io::stderr(), "{VARIABLE}={NONE}: THE PAGE IS NOT TESTED IN A BROWSER");
+    }
+    left_out
 }
 
 fn program() -> Result<PathBuf> {
