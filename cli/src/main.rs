@@ -82,7 +82,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Ask(args) => return ask::ask(config::load(&cli.cluster).await?, &args).await,
         Command::Break(args) => return breaking::run(config::load(&cli.cluster).await?, &args).await,
-        Command::Doctor(args) => return doctor::run(&cli.cluster, &args).await,
+        Command::Doctor(args) => return Box::pin(doctor::run(&cli.cluster, &args)).await,
         Command::List(args) => {
             let config = config::load(&cli.cluster).await?;
             read::list(&Leases::new(config)?, &args).await?;

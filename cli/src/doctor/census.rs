@@ -257,6 +257,7 @@ pub(super) mod tests {
         })
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "it is written on the spot")]
     pub(in super::super) fn lock(name: &str, holder: &str, annotations: Value) -> Value {
         let mut labels = json!({"leasehold.dev/kind": "lock"});
         if let Some((session, _)) = holder.rsplit_once('.') {

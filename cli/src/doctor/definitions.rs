@@ -116,23 +116,13 @@ fn of_one(site: &Site, object: Object, served: bool, seen: &Look<CustomResourceD
     let Some(version) = version.filter(|version| version.served && served) else {
         return bad(Verdict::Failed, object, format!("{GROUP_VERSION} of it is not served"));
     };
-    let Ok(ours) = serde_yaml_ng::from_str::<CustomResourceDefinition>(ours) else {
-        return Finding::new(
-            CHECK,
-            Verdict::Failed,
-            object,
-            "this program was built with a definition that it cannot read",
-        );
+    let ours = serde_yaml_ng::from_str::<CustomResourceDefinition>(ours).ok();
+    let expected = ours.and_then(|ours| ours.spec.versions.into_iter().find(|version| version.name == VERSION));
+    let Some(expected) = expected else {
+        let says = "what this program was built with has no such version, and cannot be compared";
+        return Finding::new(CHECK, Verdict::Failed, object, says).fix("build it anew, from a whole release");
     };
-    let Some(expected) = ours.spec.versions.iter().find(|version| version.name == VERSION) else {
-        return Finding::new(
-            CHECK,
-            Verdict::Failed,
-            object,
-            "this program was built with a definition of another version",
-        );
-    };
-    let Differences { lacks, has, otherwise } = Differences::between(version, expected);
+    let Differences { lacks, has, otherwise } = Differences::between(version, &expected);
     match (&lacks[..], &has[..], &otherwise[..]) {
         ([], [], []) => Finding::ok(CHECK, object, format!("{GROUP_VERSION} is served, and is that of this release")),
         ([], has, []) => {
@@ -269,7 +259,7 @@ mod tests {
                     &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
                 spec.as_object_mut().unwrap().remove("lockDelaySeconds").unwrap();
                 spec["permits"]["minimum"] = json!(1);
-            })
+            });
         });
         assert_eq!(older.verdict, Verdict::Warning);
         assert_eq!(
@@ -286,7 +276,7 @@ mod tests {
             change(seen, |value| {
                 let schema = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
                 schema["properties"]["spec"]["properties"]["colour"] = json!({"type": "string"});
-            })
+            });
         });
         assert_eq!((newer.verdict, newer.command), (Verdict::Note, None));
         assert!(newer.says.ends_with("newer: spec.colour"), "{}", newer.says);
@@ -307,7 +297,7 @@ mod tests {
             change(seen, |value| {
                 value["status"]["conditions"] =
                     json!([{"type": "NamesAccepted", "status": "False", "message": "taken"}]);
-            })
+            });
         });
         assert_eq!((not_yet.verdict, &*not_yet.says), (Verdict::Failed, "it is not established: taken"));
     }

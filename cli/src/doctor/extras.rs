@@ -18,7 +18,7 @@ pub(super) const FLOW: &str = "flow";
 
 const STRICT_POLICIES: [&str; 3] = ["leasehold-strict-sessions", "leasehold-strict-locks", "leasehold-strict-shared"];
 const FENCING_POLICY: &str = "leasehold-fencing";
-/// The FlowSchema, and its priority level.
+/// The flow schema, and its priority level.
 const FLOW_NAME: &str = "leasehold-locks";
 /// Namespaces in which strict mode is to count.
 const STRICT_LABEL: (&str, &str) = ("leasehold.dev/strict", "enabled");
@@ -52,12 +52,11 @@ pub(super) async fn look(client: &Client, namespace: Option<&str>) -> Seen {
 
 async fn strict_namespaces(client: &Client, namespace: Option<&str>) -> Look<Vec<String>> {
     let api: Api<Namespace> = Api::all(client.clone());
-    let all = match namespace {
-        Some(name) => vec![ask(api.get(name)).await?],
-        None => {
-            let (label, value) = STRICT_LABEL;
-            list(&api, ListParams::default().labels(&format!("{label}={value}"))).await?
-        }
+    let all = if let Some(name) = namespace {
+        vec![ask(api.get(name)).await?]
+    } else {
+        let (label, value) = STRICT_LABEL;
+        list(&api, ListParams::default().labels(&format!("{label}={value}"))).await?
     };
     let strict = all.into_iter().filter(|one| {
         one.metadata
@@ -91,18 +90,17 @@ fn of_strict(site: &Site, seen: &Seen) -> Vec<Finding> {
         Err(_) => false,
     };
     match &seen.strict {
-        Ok(strict) => found.extend(strict.iter().map(|name| match none {
-            true => {
-                let says = format!(
-                    "it is labelled {}={}, and there are no policies: strict mode does not count",
-                    STRICT_LABEL.0, STRICT_LABEL.1
-                );
-                Finding::new(STRICT, Verdict::Failed, namespace(name), says)
-                    .fix("install the policies, or take off the label")
-                    .command(site.kubectl(None, &["apply", "-k", "config/strict"]))
-            }
-            false => Finding::ok(STRICT, namespace(name), "it is labelled for strict mode"),
+        Ok(strict) if none => found.extend(strict.iter().map(|name| {
+            let (label, value) = STRICT_LABEL;
+            let says = format!("it is labelled {label}={value}, and there are no policies: strict mode does not count");
+            Finding::new(STRICT, Verdict::Failed, namespace(name), says)
+                .fix("install the policies, or take off the label")
+                .command(site.kubectl(None, &["apply", "-k", "config/strict"]))
         })),
+        Ok(strict) => {
+            let says = "it is labelled for strict mode";
+            found.extend(strict.iter().map(|name| Finding::ok(STRICT, namespace(name), says)));
+        }
         Err(Miss::Absent) => found.push(
             Finding::new(STRICT, Verdict::Failed, namespace(&site.namespace), "there is no such namespace")
                 .fix("create it, or name another (-n)")

@@ -43,10 +43,7 @@ pub(super) fn judge(site: &Site, census: &Census) -> Vec<Finding> {
 
 /// What a finding is about that is about all of them.
 pub(super) fn whole(site: &Site) -> Object {
-    match site.all {
-        true => Object::new("Leases", "in all namespaces"),
-        false => Object::namespaced("Leases", &site.namespace, ""),
-    }
+    Object::of_site("Leases", site, "")
 }
 
 /// Findings about one Lease.

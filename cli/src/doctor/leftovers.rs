@@ -28,11 +28,11 @@ pub(super) fn judge(site: &Site, sight: &Sight) -> Vec<Finding> {
 
 /// Sessions that nothing names: tombstones that have stood for long, and such as nobody renews.
 fn sessions(site: &Site, sight: &Sight) -> Vec<Finding> {
-    let named = sight.census.named();
+    let in_use = sight.census.named();
     let mut tombstones: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut dead: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut silent: BTreeMap<&str, Vec<(&str, SignedDuration)>> = BTreeMap::new();
-    let unnamed = sight.census.sessions.iter().filter(|(place, _): &(&Place, _)| !named.contains(*place));
+    let unnamed = sight.census.sessions.iter().filter(|(place, _): &(&Place, _)| !in_use.contains(*place));
     for ((namespace, name), session) in unnamed {
         match sight.of_record(session) {
             Life::Ended => {

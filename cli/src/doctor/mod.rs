@@ -125,7 +125,7 @@ pub(crate) async fn run(cluster: &ClusterArgs, args: &DoctorArgs) -> Result<u8, 
         found = examine(&site, &client, args, &stages) => found,
         never = stages.tell(args.quiet) => match never {},
     };
-    let mut report = Report::new(&site, findings);
+    let mut report = Report::new(&site, &findings);
     let fails = match args.fail_on {
         FailOn::Failed => report.verdict >= Verdict::Failed,
         FailOn::Warning => report.verdict >= Verdict::Warning,

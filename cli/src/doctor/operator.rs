@@ -221,7 +221,8 @@ fn of_image(site: &Site, image: &str) -> Option<Finding> {
             Finding::new(CHECK, Verdict::Note, object, says)
                 .fix("upgrade the older of the two (docs/operations.md#upgrade)")
         }
-        None => Finding::new(CHECK, Verdict::Note, object, format!("its image {image:?} does not tell its version")),
+        None => Finding::new(CHECK, Verdict::Note, object, format!("its image {image:?} does not tell its version"))
+            .fix("see that it is of this program's release, or name it by a tag that is one"),
     })
 }
 

@@ -58,6 +58,15 @@ impl Object {
         Self { kind, name: name.into(), namespace: Some(namespace.into()) }
     }
 
+    /// Something of the namespace that is looked at, or of all of them.
+    pub(super) fn of_site(kind: &'static str, site: &Site, name: &str) -> Self {
+        match (site.all, name) {
+            (false, name) => Self::namespaced(kind, &site.namespace, name),
+            (true, "") => Self::new(kind, "in all namespaces"),
+            (true, name) => Self::new(kind, format!("{name} in all namespaces")),
+        }
+    }
+
     pub(super) fn lease(namespace: &str, name: &str) -> Self {
         Self::namespaced("Lease", namespace, name)
     }
@@ -146,10 +155,11 @@ pub(super) struct Told {
 
 impl Report {
     /// Of each check the gravest first, and no more than people can read. The counts are of all.
-    pub(super) fn new(site: &Site, findings: Vec<Finding>) -> Self {
+    pub(super) fn new(site: &Site, findings: &[Finding]) -> Self {
         let mut counts: BTreeMap<_, _> = Verdict::ALL.map(|verdict| (verdict.name(), 0)).into();
         let mut order = Vec::new();
-        for finding in &findings {
+        for finding in findings {
+            debug_assert!(finding.verdict == Verdict::Ok || finding.fix.is_some(), "what to do about it? {finding:?}");
             *counts.entry(finding.verdict.name()).or_default() += 1;
             if !order.contains(&finding.check) {
                 order.push(finding.check);
@@ -216,11 +226,12 @@ mod tests {
 
     #[test]
     fn many_are_counted_and_the_gravest_are_told() {
-        let finding = |n: usize, verdict| Finding::new("a", verdict, Object::lease("ops", &n.to_string()), "bad");
+        let finding =
+            |n: usize, verdict| Finding::new("a", verdict, Object::lease("ops", &n.to_string()), "bad").fix("mend it");
         let mut all: Vec<_> = (0..100).map(|n| finding(n, Verdict::Note)).collect();
         all.push(finding(100, Verdict::Failed));
         all.push(Finding::ok("b", Object::new("c", ""), "fine"));
-        let report = Report::new(&Site::example(), all);
+        let report = Report::new(&Site::example(), &all);
         assert_eq!((report.verdict, report.counts["note"], report.counts["failed"]), (Verdict::Failed, 100, 1));
         let [first, .., more, last] = &report.findings[..] else { panic!() };
         assert_eq!((first.verdict, report.findings.len()), (Verdict::Failed, TOLD + 2));

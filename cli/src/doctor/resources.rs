@@ -46,10 +46,7 @@ pub(super) fn judge(site: &Site, seen: &Seen, now: Timestamp) -> Vec<Finding> {
         }
     }
     if found.is_empty() {
-        let object = match site.all {
-            true => Object::new("resources", "in all namespaces"),
-            false => Object::namespaced("resources", &site.namespace, ""),
-        };
+        let object = Object::of_site("resources", site, "");
         found.push(Finding::ok(CHECK, object, format!("{count} of them, none of which has anything to complain of")));
     }
     found
@@ -124,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    fn judged(status: Value) -> Vec<Finding> {
+    fn judged(status: &Value) -> Vec<Finding> {
         let resource = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "DistributedLock",
             "metadata": {"name": "a", "namespace": "ops", "creationTimestamp": "2026-11-22T05:00:00Z"},
@@ -142,7 +139,7 @@ mod tests {
     #[test]
     fn conditions_are_told_with_their_messages() {
         let ready = condition("Ready", "True", "LeaseReady");
-        let good = judged(json!({"conditions": [ready, condition("Deadlocked", "False", "Over")]}));
+        let good = judged(&json!({"conditions": [ready, condition("Deadlocked", "False", "Over")]}));
         assert_eq!((good.len(), good[0].verdict), (1, Verdict::Ok));
         let bad = [
             condition("Ready", "False", "LeaseForbidden"),
@@ -150,16 +147,18 @@ mod tests {
             condition("Abandoned", "True", "NeverReclaimed"),
             condition("Terminating", "True", "InUse"),
         ];
-        let found = judged(json!({ "conditions": bad }));
-        use Verdict::{Failed, Note, Warning};
-        assert_eq!(found.iter().map(|one| one.verdict).collect::<Vec<_>>(), [Failed, Failed, Warning, Note]);
+        let found = judged(&json!({ "conditions": bad }));
+        assert_eq!(
+            found.iter().map(|one| one.verdict).collect::<Vec<_>>(),
+            [Verdict::Failed, Verdict::Failed, Verdict::Warning, Verdict::Note]
+        );
         assert_eq!(found[0].says, "it is not ready (LeaseForbidden): so it is");
         assert_eq!(found[0].command.as_deref().unwrap(), "kubectl describe distributedlock a -n ops --context dev");
     }
 
     #[test]
     fn one_that_no_operator_has_seen_is_told() {
-        let [one] = &judged(Value::Null)[..] else { panic!() };
+        let [one] = &judged(&Value::Null)[..] else { panic!() };
         assert!(one.says.contains("no operator has looked at it"), "{one:?}");
     }
 }

@@ -69,10 +69,7 @@ async fn may(client: &Client, namespace: Option<&str>, verb: &str, group: &str, 
 /// resources at all.
 pub(super) fn judge(site: &Site, seen: &Seen, caller: Option<&str>, strict: bool, defined: bool) -> Vec<Finding> {
     let place = if site.all { "every namespace".to_owned() } else { format!("namespace {}", site.namespace) };
-    let object = |what: &str| match site.all {
-        true => Object::new("rights on", what),
-        false => Object::namespaced("rights on", &site.namespace, what),
-    };
+    let object = |what: &str| Object::of_site("rights on", site, what);
     let grant = |finding: Finding| {
         finding
             .fix(format!("bind the ClusterRole leasehold-user (config/rbac), or a Role with this verb, in {place}"))

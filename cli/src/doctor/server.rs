@@ -106,7 +106,8 @@ pub(super) fn judge(site: &Site, answer: &Answer) -> Vec<Finding> {
     found.push(of_version(site, version));
     found.push(match clock {
         Some(clock) => of_clock(site, *clock),
-        None => Finding::new(CLOCK, Verdict::Skipped, object(), "its answers have no Date: clocks cannot be compared"),
+        None => Finding::new(CLOCK, Verdict::Skipped, object(), "its answers have no Date: clocks cannot be compared")
+            .fix("compare them by hand, if anything uses max_clock_skew"),
     });
     found
 }
@@ -116,27 +117,22 @@ fn of_version(site: &Site, version: &Info) -> Finding {
     let told = &version.git_version;
     let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
     let (Ok(1), Ok(minor)) = (version.major.parse::<u32>(), digits.parse::<u32>()) else {
-        return Finding::new(
-            CHECK,
-            Verdict::Note,
-            object,
-            format!("it is of version {told}, of which nothing is known"),
-        );
+        let says = format!("it is of version {told}, of which nothing is known");
+        return Finding::new(CHECK, Verdict::Note, object, says).fix("see what it is that answers there");
     };
     let says = |more: &str| format!("it is Kubernetes {told}{more}");
-    match minor {
-        ..POLICIES => Finding::new(CHECK, Verdict::Warning, object, says(&format!(", older than 1.{POLICIES}")))
-            .fix("upgrade it: locks work, but config/fencing and config/strict cannot be applied"),
-        ..COMPARABLE => {
-            let more =
-                format!(": before 1.{COMPARABLE} it is not promised that versions can be compared, though they can");
-            Finding::new(CHECK, Verdict::Note, object, says(&more))
-        }
-        ..=TESTED => Finding::ok(CHECK, object, says("")),
-        _ => {
-            let more = format!(", newer than 1.{TESTED}, with which this release was tested");
-            Finding::new(CHECK, Verdict::Note, object, says(&more))
-        }
+    let note = |more: String, fix: &str| Finding::new(CHECK, Verdict::Note, object.clone(), says(&more)).fix(fix);
+    if minor < POLICIES {
+        Finding::new(CHECK, Verdict::Warning, object.clone(), says(&format!(", older than 1.{POLICIES}")))
+            .fix("upgrade it: locks work, but config/fencing and config/strict cannot be applied")
+    } else if minor < COMPARABLE {
+        let more = format!(": before 1.{COMPARABLE} it is not promised that versions can be compared, though they can");
+        note(more, "upgrade it when you can")
+    } else if minor > TESTED {
+        let more = format!(", newer than 1.{TESTED}, with which this release was tested");
+        note(more, "see whether there is a newer release of this program")
+    } else {
+        Finding::ok(CHECK, object.clone(), says(""))
     }
 }
 
@@ -209,8 +205,8 @@ mod tests {
     fn versions() {
         let of = |minor| of_version(&Site::example(), &info(minor)).verdict;
         let all = ["29", "30", "34+", "35", "36", "37", "x"].map(of);
-        use Verdict::{Note, Ok, Warning};
-        assert_eq!(all, [Warning, Note, Note, Ok, Ok, Note, Note]);
+        let [warning, note, ok] = [Verdict::Warning, Verdict::Note, Verdict::Ok];
+        assert_eq!(all, [warning, note, note, ok, ok, note, note]);
     }
 
     #[test]
@@ -232,10 +228,8 @@ mod tests {
             let give_or_take = SignedDuration::from_millis(500);
             of_clock(&Site::example(), Clock { ahead: SignedDuration::from_secs(seconds), give_or_take })
         };
-        assert_eq!([1, -2, 3, -29, 31].map(|seconds| of(seconds).verdict), {
-            use Verdict::{Note, Ok, Warning};
-            [Ok, Ok, Note, Note, Warning]
-        });
+        let [warning, note, ok] = [Verdict::Warning, Verdict::Note, Verdict::Ok];
+        assert_eq!([1, -2, 3, -29, 31].map(|seconds| of(seconds).verdict), [ok, ok, note, note, warning]);
         let behind = of(-90);
         assert!(behind.says.starts_with("its clock is 1m 30s behind this machine's"), "{}", behind.says);
         assert!(behind.says.contains("only where max_clock_skew"), "{}", behind.says);

@@ -72,7 +72,7 @@ fn sick() -> All {
 }
 
 fn report(all: &All) -> Report {
-    Report::new(&Site::example(), all.judge(&Site::example(), NOW.parse().unwrap()))
+    Report::new(&Site::example(), &all.judge(&Site::example(), NOW.parse().unwrap()))
 }
 
 #[test]
@@ -96,10 +96,7 @@ fn what_scripts_read() {
 #[test]
 fn a_server_that_does_not_answer_is_told_alone() {
     let finding = server::unreachable(&Site::example(), &Miss::Failed("refused".to_owned()));
-    insta::assert_snapshot!(
-        "unreachable",
-        text::text(&Report::new(&Site::example(), vec![finding]), Style::Plain, true)
-    );
+    insta::assert_snapshot!("unreachable", text::text(&Report::new(&Site::example(), &[finding]), Style::Plain, true));
 }
 
 #[test]
