@@ -167,7 +167,7 @@ impl LockView {
     }
 
     /// How much of it is held: `2/5`, `3 read`, `write`.
-    fn share(&self) -> String {
+    pub(crate) fn share(&self) -> String {
         match (&self.permits, &self.holders[..]) {
             (Some(PermitsView { total, held, .. }), _) => format!("{held}/{total}"),
             (None, []) => NOTHING.to_owned(),
@@ -201,7 +201,7 @@ impl HolderView {
         }
     }
 
-    fn short(&self) -> &str {
+    pub(crate) fn short(&self) -> &str {
         self.host.as_deref().unwrap_or(&self.identity)
     }
 }
@@ -231,7 +231,7 @@ pub(crate) fn ago(then: Option<Timestamp>, now: Timestamp) -> String {
 }
 
 /// A duration with the precision that kubectl shows. The clock that wrote a time may be ahead of this one.
-fn elapsed(duration: SignedDuration) -> String {
+pub(crate) fn elapsed(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let pair = |major: i64, unit: char, minor: i64, small: char| {
