@@ -56,7 +56,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, place: &str, with_n
                 *at = scroll;
             }
             let lines = text.into_iter().skip(scroll).take(usize::from(body.height)).map(Line::from);
-            frame.render_widget(Paragraph::new(Text::from_iter(lines)), body);
+            frame.render_widget(Paragraph::new(lines.collect::<Text<'_>>()), body);
         }
     }
     frame.render_widget(Line::from(keys(state)).style(Modifier::DIM), foot);
@@ -146,9 +146,9 @@ fn queue(entry: &Entry, now: Now) -> Vec<String> {
     }
     lines.push(format!("{} waiting", view.waiters.len()));
     for (place, waiter) in view.waiters.iter().enumerate() {
-        let waits = entry.waited_by(&waiter.identity, now).map(|age| age.to_string()).unwrap_or_default();
-        let wants = share(&waiter.wants);
-        lines.push(format!("  {waits:>6}  {}. {} ({}){wants}", place + 1, waiter.host, waiter.identity));
+        let age = entry.waited_by(&waiter.identity, now).map(|age| age.to_string()).unwrap_or_default();
+        let (n, wants) = (place + 1, share(&waiter.wants));
+        lines.push(format!("  {age:>6}  {n}. {} ({}){wants}", waiter.host, waiter.identity));
     }
     lines
 }

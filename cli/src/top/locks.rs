@@ -198,7 +198,9 @@ impl Locks {
                         self.entries.insert(key(&entry.view), entry);
                     }
                 }
-                left.iter().for_each(|key| self.gone(key, now));
+                for key in &left {
+                    self.gone(key, now);
+                }
                 if !self.complete {
                     (self.complete, self.started) = (true, now);
                 }

@@ -187,7 +187,7 @@ async fn live(
 
 /// Gives the terminal back, and stops until somebody continues it.
 fn suspend(screen: &mut Screen) -> Result<(), Failure> {
-    screen.close();
+    screen::give_back();
     let stopped = stop_self();
     screen.reopen()?;
     stopped.map_err(|error| Failure::internal(&error))

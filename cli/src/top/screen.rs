@@ -29,11 +29,7 @@ impl Screen {
         self.0.draw(what).map(drop).map_err(|error| Failure::internal(&error))
     }
 
-    /// Until it is opened again.
-    pub(super) fn close(&mut self) {
-        give_back();
-    }
-
+    /// After it was [given back](give_back).
     pub(super) fn reopen(&mut self) -> Result<(), Failure> {
         self.0 = ratatui::try_init().map_err(|error| Failure::internal(&error))?;
         Ok(())
@@ -47,7 +43,7 @@ impl Drop for Screen {
 }
 
 /// Where it cannot be given back there is no terminal any more.
-fn give_back() {
+pub(super) fn give_back() {
     let _ = disable_raw_mode();
     let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
 }

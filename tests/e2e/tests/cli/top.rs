@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use leasehold_testkit::{bin, eventually};
+use leasehold_testkit::{Cluster, bin, eventually};
 use rustix::process::Signal;
 
-use crate::support::{SOON, Scene, UNTIL_EOF, end};
+use crate::support::{LIST, RUN, SOON, Scene, UNTIL_EOF, end};
 use crate::terminal::Terminal;
 
 /// What a program writes to leave the screen of its own, and to show the cursor.
@@ -44,7 +44,7 @@ async fn a_lock_and_its_hand_over_are_shown_and_keys_work() -> Result<()> {
     terminal.resize(30, 6)?;
     terminal.shows("NAME", 3).await?;
     terminal.press("?")?;
-    terminal.shows("any key", 1).await?;
+    terminal.shows("Home", 1).await?;
     terminal.press("x")?;
     terminal.shows("NAME", 4).await?;
     terminal.press("q")?;
@@ -93,6 +93,27 @@ async fn without_a_terminal_one_table_is_printed() -> Result<()> {
     let once = scene.outcome(&["top", "--once", "--for", "1s", "-l", "leasehold.dev/kind=semaphore"]).await?;
     ensure!(!once.output.contains("job") && !once.output.contains("terminal"), "{}", once.output);
     scene.outcome(&["top", "-A", "--for", "1s"]).await?.is(77, &["list", "This needs a ClusterRole"]);
+    drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_outage_is_told_and_ridden_out() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let scene = Scene::with(&cluster, &[&RUN[..], &[LIST]].concat()).await?;
+    let mut terminal = top(&scene)?;
+    terminal.shows("q quit", 1).await?;
+    terminal.shows("0, busiest", 1).await?;
+    cluster.stop_apiserver().await?;
+    terminal.shows("last heard", 1).await?;
+    terminal.shows("s ago: ", 1).await?;
+    cluster.start_apiserver().await?;
+    let mut holder = scene.holder("afterwards", &[]).await?;
+    terminal.shows("afterwards", 1).await?;
+    terminal.press("q")?;
+    assert_eq!(terminal.exit_code().await?, Some(0));
+    is_given_back(&terminal).await?;
     drop(holder.stdin());
     end(&mut holder).await?.is(0, &[]);
     Ok(())
