@@ -25,6 +25,7 @@ mod signals;
 mod strays;
 mod supervise;
 mod terminal;
+mod top;
 mod ui;
 mod view;
 mod wait;
@@ -92,6 +93,10 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Graph(args) => {
             let config = config::load(&cli.cluster).await?;
             return graph::graph(&Leases::new(config)?, &args).await;
+        }
+        Command::Top(args) => {
+            let config = config::load(&cli.cluster).await?;
+            return top::top(Leases::new(config)?, args).await;
         }
         Command::Ui(args) => return ui::ui(&cli.cluster, &args).await,
         Command::Name(args) => read::name(&args)?,

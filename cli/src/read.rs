@@ -70,7 +70,7 @@ impl Leases {
         }
     }
 
-    fn of(&self, all_namespaces: bool) -> Api<Lease> {
+    pub(crate) fn of(&self, all_namespaces: bool) -> Api<Lease> {
         if all_namespaces { Api::all(self.client.clone()) } else { self.namespaced() }
     }
 
@@ -141,7 +141,7 @@ pub(crate) fn view_of(name: &str, lease: Lease) -> Result<LockView, Failure> {
 }
 
 /// Locks, semaphores and read-write locks, of this selector if there is one.
-fn others_than_sessions(selector: Option<&str>) -> String {
+pub(crate) fn others_than_sessions(selector: Option<&str>) -> String {
     let ours = format!("{KIND},{KIND}!={KIND_SESSION}");
     selector.map_or(ours.clone(), |selector| format!("{ours},{selector}"))
 }

@@ -10,6 +10,7 @@ use jiff::SignedDuration;
 use crate::breaking::{self, BreakArgs};
 use crate::generate::Generate;
 use crate::graph::{self, GraphArgs};
+use crate::top::{self, TopArgs};
 
 mod acquire;
 mod elect;
@@ -84,6 +85,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     #[command(about = "Draw who waits for what, and who holds that", long_about = graph::ABOUT, after_help = graph::EXAMPLES)]
     Graph(GraphArgs),
+    #[command(about = "Watch the busiest and the longest-held locks", long_about = top::ABOUT, after_help = top::EXAMPLES)]
+    Top(TopArgs),
     #[command(about = "Show them all on a web page, on this machine only", long_about = ui::ABOUT, after_help = ui::EXAMPLES)]
     Ui(UiArgs),
     #[command(about = "Print the name of the Lease on which a lock stands", long_about = look::NAME_ABOUT, after_help = look::NAME_EXAMPLES)]
@@ -109,7 +112,7 @@ pub(crate) enum HandleFormat {
     Env,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: SignedDuration = text.parse().map_err(|_| "not a duration such as 30s, 5m or 1h30m".to_owned())?;
     parsed.try_into().map_err(|_| "a duration cannot be negative".to_owned())
 }
@@ -160,8 +163,8 @@ mod tests {
         cli.build();
         insta::assert_snapshot!("help", cli.render_help());
         for name in [
-            "run", "elect", "acquire", "renew", "release", "wait", "list", "status", "graph", "ui", "name", "ask",
-            "break",
+            "run", "elect", "acquire", "renew", "release", "wait", "list", "status", "graph", "top", "ui", "name",
+            "ask", "break",
         ] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());

@@ -110,21 +110,8 @@ impl<'a> Drawing<'a> {
                     self.waiter(edge, &format!("{rest}{branch}"), &format!("{rest}{below}"), depth);
                     Ok(())
                 }
-                group => writeln!(self.text, "{rest}{branch}{}", self.some(group)),
+                group => writeln!(self.text, "{rest}{branch}{}", some(group)),
             };
-        }
-    }
-
-    /// Some who hold or wait for the same, and for nothing else.
-    fn some(&self, edges: &[&Edge]) -> String {
-        let [first, .., last] = edges else { return String::new() };
-        let (share, n) = (of_share(first), edges.len());
-        match first.kind {
-            EdgeKind::Holds => format!("held by {n} more{share}"),
-            EdgeKind::Waits => {
-                let of = |edge: &Edge| edge.place.unwrap_or_default();
-                format!("{}. to {}. wait{share}", of(first), of(last))
-            }
         }
     }
 
@@ -217,6 +204,19 @@ impl<'a> Drawing<'a> {
         let name = self.nodes.get(&*edge.from).map_or("", |node| &*node.name);
         let identity = printable(&edge.identity);
         if name == edge.identity { identity } else { format!("{} ({identity})", printable(name)) }
+    }
+}
+
+/// Some who hold or wait for the same, and for nothing else.
+fn some(edges: &[&Edge]) -> String {
+    let [first, .., last] = edges else { return String::new() };
+    let (share, n) = (of_share(first), edges.len());
+    match first.kind {
+        EdgeKind::Holds => format!("held by {n} more{share}"),
+        EdgeKind::Waits => {
+            let of = |edge: &Edge| edge.place.unwrap_or_default();
+            format!("{}. to {}. wait{share}", of(first), of(last))
+        }
     }
 }
 

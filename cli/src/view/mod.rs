@@ -231,7 +231,7 @@ pub(crate) fn ago(then: Option<Timestamp>, now: Timestamp) -> String {
 }
 
 /// A duration with the precision that kubectl shows. The clock that wrote a time may be ahead of this one.
-fn elapsed(duration: SignedDuration) -> String {
+pub(crate) fn elapsed(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let pair = |major: i64, unit: char, minor: i64, small: char| {

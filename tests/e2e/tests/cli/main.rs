@@ -12,3 +12,4 @@ mod read;
 mod run;
 mod support;
 mod terminal;
+mod top;

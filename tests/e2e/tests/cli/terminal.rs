@@ -9,8 +9,9 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use leasehold_testkit::{bin, eventually};
-use rustix::process::{ioctl_tiocsctty, setsid};
+use rustix::process::{Pid, Signal, ioctl_tiocsctty, kill_process, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::support::{SOON, Scene, UNTIL_EOF, end, wait_dead};
 
@@ -36,6 +37,7 @@ fn start(mut command: Command) -> Result<(File, Child)> {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&ours)?;
     unlockpt(&ours)?;
+    tcsetwinsize(&ours, Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 })?;
     let name = ptsname(&ours, Vec::new())?.into_string()?;
     let theirs = OpenOptions::new().read(true).write(true).open(name)?;
     command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
@@ -100,6 +102,24 @@ impl Terminal {
     async fn is_repeated(&mut self, word: &str) -> Result<()> {
         self.press(&format!("{word}\n"))?;
         self.shows(word, 2).await
+    }
+
+    /// What was written so far.
+    pub(crate) fn text(&self) -> String {
+        self.screen.lock().expect("no reader panics").clone()
+    }
+
+    /// Whether it takes lines and repeats what is typed, as terminals do that no program has changed.
+    pub(crate) fn takes_lines(&self) -> Result<bool> {
+        Ok(tcgetattr(&self.keyboard)?.local_modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG))
+    }
+
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        Ok(tcsetwinsize(&self.keyboard, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
     pub(crate) async fn exit_code(&mut self) -> Result<Option<i32>> {

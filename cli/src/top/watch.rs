@@ -1,0 +1,103 @@
+//! All Leases, and whatever becomes of them: by a watch.
+
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{WatchEvent, WatchParams};
+use leasehold::protocol::Record;
+use tokio::sync::mpsc::Sender;
+use tokio::time::{sleep, timeout};
+
+use super::TopArgs;
+use super::locks::{Key, Seen};
+use crate::exit::{self, Failure};
+use crate::follow::{LONGEST_PAUSE, WATCH_SECONDS};
+use crate::read::{Leases, of_selector, others_than_sessions, refused};
+use crate::view::LockView;
+
+/// The API server says once a minute that there is nothing to say. After so long without that a watch has silently died.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// Tells what there is and what changes, until nobody listens. Outages are ridden out, but for the first time.
+pub(super) async fn follow(leases: &Leases, args: &TopArgs, seen: &Sender<Seen>) -> Result<(), Failure> {
+    let selector = args.selector.as_deref();
+    let (mut version, mut first, mut pause) = (None, true, Duration::ZERO);
+    loop {
+        let from: String = match version.take() {
+            Some(version) => version,
+            None => match leases.all(args.all_namespaces, selector).await {
+                Ok((all, version)) => {
+                    first = false;
+                    if seen.send(Seen::All(all.into_iter().filter_map(view).collect())).await.is_err() {
+                        return Ok(());
+                    }
+                    version
+                }
+                Err(failure) if !first && failure.code == exit::UNREACHABLE => {
+                    // What to do about it stands on further lines.
+                    let why = failure.message.lines().next().unwrap_or_default().to_owned();
+                    if seen.send(Seen::Lost(why)).await.is_err() {
+                        return Ok(());
+                    }
+                    rest(&mut pause).await;
+                    continue;
+                }
+                Err(failure) => return Err(of_selector(failure, selector)),
+            },
+        };
+        let params = WatchParams::default().labels(&others_than_sessions(selector)).timeout(WATCH_SECONDS);
+        let (api, mut at) = (leases.of(args.all_namespaces), from.clone());
+        let events = futures::stream::once(async move { api.watch(&params, &from).await }).try_flatten();
+        let mut events = std::pin::pin!(events);
+        loop {
+            let told = match timeout(SILENCE, events.next()).await {
+                Ok(Some(Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)))) => {
+                    at = version_of(&lease, at);
+                    view(lease).map_or(Seen::Alive, |view| Seen::One(Box::new(view)))
+                }
+                Ok(Some(Ok(WatchEvent::Deleted(lease)))) => {
+                    at = version_of(&lease, at);
+                    Seen::Gone(place(lease))
+                }
+                Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => {
+                    at = bookmark.metadata.resource_version;
+                    Seen::Alive
+                }
+                // The API server ends a watch after a while: it goes on from there.
+                Ok(None) => {
+                    version = Some(at);
+                    break;
+                }
+                // What has happened since is seen by listing again.
+                Ok(Some(Ok(WatchEvent::Error(_)))) | Err(_) => break,
+                Ok(Some(Err(error))) => match refused(&error, "watch") {
+                    failure if failure.code == exit::UNREACHABLE => break,
+                    failure => return Err(failure),
+                },
+            };
+            pause = Duration::ZERO;
+            if seen.send(told).await.is_err() {
+                return Ok(());
+            }
+        }
+        rest(&mut pause).await;
+    }
+}
+
+async fn rest(pause: &mut Duration) {
+    sleep(*pause).await;
+    *pause = (*pause * 2).clamp(Duration::from_millis(100), LONGEST_PAUSE);
+}
+
+fn view(lease: Lease) -> Option<LockView> {
+    Record::parse(lease).ok().as_ref().map(LockView::of)
+}
+
+fn version_of(lease: &Lease, before: String) -> String {
+    lease.metadata.resource_version.clone().unwrap_or(before)
+}
+
+fn place(lease: Lease) -> Key {
+    (lease.metadata.namespace.unwrap_or_default(), lease.metadata.name.unwrap_or_default())
+}
