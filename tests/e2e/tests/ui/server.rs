@@ -1,7 +1,11 @@
 //! What the process does by itself: how it begins and ends, whom it answers, and what it says when it hears nothing.
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Event;
+use kube::api::PostParams;
 use leasehold_testkit::{Cluster, Process, Signal};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,7 +25,7 @@ async fn answer(ui: &Ui, text: &str) -> Result<String> {
 }
 
 /// The data of the next event of this name.
-async fn event(lines: &mut Lines<BufReader<TcpStream>>, name: &str) -> Result<serde_json::Value> {
+async fn event(lines: &mut Lines<BufReader<TcpStream>>, name: &str) -> Result<Value> {
     timeout(SOON, async {
         let wanted = format!("event: {name}");
         loop {
@@ -91,6 +95,58 @@ async fn errors_say_what_to_do() -> Result<()> {
     browserless.wait_for_line(SOON, |line| line.starts_with("http://")).await?;
     browserless.signal(Signal::TERM)?;
     ends_with(&mut browserless, 0, &["no browser can be opened", "yourself"]).await
+}
+
+#[tokio::test]
+async fn what_its_resource_says_is_shown_where_it_may_be_read() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    cluster.kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../../crds")]).await?;
+    cluster.kubectl(&["wait", "--for=condition=Established", "crd/distributedlocks.leasehold.dev"]).await?;
+    let scene = Scene::in_cluster(&cluster).await?;
+    let file = scene.path().join("job.yaml");
+    let meta = "apiVersion: leasehold.dev/v1alpha1\nkind: DistributedLock\nmetadata: {name: job}\nspec: {}\n";
+    std::fs::write(&file, meta)?;
+    scene.namespace.kubectl(&["apply", "-f", &file.display().to_string()]).await?;
+    let status = r#"{"status": {"conditions": [{"type": "Abandoned", "status": "True", "reason": "HolderDead",
+        "message": "<b>web-0</b> is dead", "lastTransitionTime": "2026-11-21T09:00:00Z"}]}}"#;
+    let patch = ["patch", "dlock", "job", "--subresource=status", "--type=merge", "-p", status];
+    scene.namespace.kubectl(&patch).await?;
+    let lease: Lease = serde_json::from_value(json!({
+        "metadata": {
+            "name": "job", "labels": { "leasehold.dev/kind": "lock" },
+            "annotations": { "leasehold.dev/owner": "DistributedLock/job/1" },
+        },
+        "spec": { "holderIdentity": "" },
+    }))?;
+    scene.namespace.api().create(&PostParams::default(), &lease).await?;
+    let event: Event = serde_json::from_value(json!({
+        "metadata": { "name": "job.1", "namespace": scene.namespace.name() },
+        "involvedObject": { "kind": "DistributedLock", "name": "job", "namespace": scene.namespace.name() },
+        "reason": "Evicted", "message": "web-0 was evicted", "type": "Warning", "count": 2,
+        "lastTimestamp": "2026-11-21T09:00:00Z",
+    }))?;
+    scene.namespace.api().create(&PostParams::default(), &event).await?;
+
+    let admin = cluster.kubeconfig_path().display().to_string();
+    let get = format!(
+        "GET /api/locks/{}/job/resource HTTP/1.1\nHost: localhost\nConnection: close\n\n",
+        scene.namespace.name()
+    );
+    let told = async |options: &[&str]| -> Result<Value> {
+        let answer = answer(&scene.ui(options).await?, &get).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        Ok(serde_json::from_str(body)?)
+    };
+    let all = told(&["--kubeconfig", &admin, "-n", scene.namespace.name()]).await?;
+    assert_eq!(all["conditions"][0]["message"], "<b>web-0</b> is dead");
+    assert_eq!((&all["events"][0]["reason"], &all["events"][0]["count"]), (&json!("Evicted"), &json!(2)));
+    assert_eq!(all["problems"], json!([]));
+    // Who may read Leases and nothing else is told so.
+    let little = told(&[]).await?;
+    let problems = little["problems"].to_string();
+    ensure!(problems.contains("cannot get resource") && problems.contains("cannot list resource"), "{problems}");
+    Ok(())
 }
 
 #[tokio::test]

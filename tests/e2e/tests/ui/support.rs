@@ -1,5 +1,6 @@
 //! A namespace with somebody in it who may use locks, and the page of it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -42,6 +43,11 @@ impl Scene {
         account.write_kubeconfig(&folder.path().join("kubeconfig"))?;
         let dump = DumpOnFailure::new(&namespace);
         Ok(Self { namespace, folder, _dump: dump })
+    }
+
+    /// For the files of a test.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The program, as somebody in this Pod.
