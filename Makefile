@@ -9,6 +9,10 @@ HOST = $(shell rustc -vV | sed -n "s/^host: //p")
 EXAMPLES = $(basename $(notdir $(wildcard examples/*.rs)))
 CRDS = $(addprefix crds/,distributedlock.yaml semaphore.yaml readwritelock.yaml)
 
+# The benchmark of peers is a workspace of its own, and shares the folder of what is built.
+PEERS_TARGET = --manifest-path bench-peers/Cargo.toml --target-dir $(TARGET)
+PEERS_GO = CGO_ENABLED=0 GOFLAGS=-mod=readonly GOWORK=off go
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -25,7 +29,9 @@ example: controlplane-tool controlplane ## Run one of examples/ in the cluster o
 	@$(CARGO) build --quiet --package leasehold-examples --bin $(NAME)
 	@eval "$$($(BINARIES)/controlplane up)" && $(BINARIES)/$(NAME)
 
+# Most tests wait for something to expire: more of them run at once than there are cores.
 .PHONY: test
+test: export RUST_TEST_THREADS ?= 4
 test: test-image binaries controlplane tools ## Run all tests against a real control plane
 	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
 	$(CARGO) test --package leasehold-operator --features otlp --lib otlp
@@ -86,6 +92,17 @@ check-deps:
 		echo "(cargo install cargo-deny --locked)" >&2; \
 	fi
 
+# The benchmark of peers is a workspace of its own. Its figures in docs/, if there are any, are those of a run.
+.PHONY: check-peers
+check-peers:
+	cd bench-peers && $(CARGO) fmt --all --check
+	$(CARGO) clippy --quiet --locked --no-deps --all-targets $(PEERS_TARGET) -- -D warnings
+	$(CARGO) test --quiet --locked --package bench-peers $(PEERS_TARGET)
+	cd bench-peers/go && $(PEERS_GO) vet .
+	@if [ -e docs/benchmarks.json ]; then \
+		$(CARGO) run --quiet --locked --package bench-peers $(PEERS_TARGET) -- --from docs/benchmarks.json --check; \
+	fi
+
 .PHONY: prove
 prove: controlplane ## Prove the guarantees: model, simulation, real faults, client-go (a quarter of an hour)
 	$(CARGO) build --release --bins --package leasehold-prove --package leasehold-operator
@@ -106,6 +123,10 @@ crds: ## Write the resource definitions anew from the code
 		$(BINARIES)/leasehold-operator crds $$(basename $$crd .yaml) > $$crd.new || { rm -f $$crd.new; exit 1; }; \
 		mv $$crd.new $$crd; \
 	done
+
+.PHONY: screenshot
+screenshot: binaries controlplane ## Take the picture in docs/ui.png anew (a minute or two; needs chromium)
+	$(BINARIES)/controlplane run -- $(CARGO) test --package leasehold-e2e --test ui -- --ignored a_picture_of_the_page
 
 .PHONY: image
 image: ## Write the operator's image to target/image as an OCI layout, without Docker
@@ -131,6 +152,12 @@ check-chart:
 bench: controlplane ## Measure, in an optimized build
 	$(CARGO) build --release --package leasehold-operator
 	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: controlplane ## Measure beside client-go, etcd, Redis and others (40 minutes); ARGS=--quick
+	$(CARGO) build --release --locked $(PEERS_TARGET)
+	cd bench-peers/go && $(PEERS_GO) build -trimpath -buildvcs=false -ldflags "-s -w" -o $(abspath $(TARGET))/release/peer-go .
+	$(TARGET)/release/bench-peers $(ARGS)
 
 .PHONY: interop
 interop: controlplane ## Let client-go's leader election contend with ours (DURATION=10m)

@@ -29,6 +29,16 @@ pub(crate) fn of_context() -> String {
     context.map_or(String::new(), |context| format!(" of context {context}"))
 }
 
+/// Its context's name, if it has one.
+pub(crate) fn context() -> Option<&'static str> {
+    CLUSTER.get().and_then(|cluster| cluster.context.as_deref())
+}
+
+/// Its address, for people.
+pub(crate) fn server() -> &'static str {
+    CLUSTER.get().map_or("", |cluster| &cluster.server)
+}
+
 /// That the API server cannot be reached, which one, and what to look at.
 pub(crate) fn unreachable(why: &str) -> String {
     let server = CLUSTER.get().map_or(String::new(), |cluster| format!(" at {}", cluster.server));

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+/// Something that was checked is not as it should be.
+pub(crate) const BAD: u8 = 1;
 /// Wrong usage (`EX_USAGE`).
 pub(crate) const USAGE: u8 = 64;
 /// The API server cannot be reached (`EX_UNAVAILABLE`).
@@ -16,6 +18,8 @@ pub(crate) const LOST: u8 = 76;
 pub(crate) const FORBIDDEN: u8 = 77;
 /// What a handle names is over.
 pub(crate) const OVER: u8 = 79;
+/// There is a deadlock, and whoever asks wants to hear of it by the code.
+pub(crate) const DEADLOCK: u8 = 80;
 /// The command cannot be run.
 pub(crate) const CANNOT_RUN: u8 = 126;
 /// The command was not found.

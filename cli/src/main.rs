@@ -7,6 +7,7 @@ mod breaking;
 mod child;
 mod complete;
 mod config;
+mod doctor;
 #[cfg(test)]
 mod documents;
 mod elect;
@@ -14,6 +15,7 @@ mod exit;
 mod follow;
 mod forbidden;
 mod generate;
+mod graph;
 mod handles;
 mod held;
 mod output;
@@ -24,6 +26,7 @@ mod signals;
 mod strays;
 mod supervise;
 mod terminal;
+mod ui;
 mod view;
 mod wait;
 mod waiting;
@@ -79,6 +82,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Ask(args) => return ask::ask(config::load(&cli.cluster).await?, &args).await,
         Command::Break(args) => return breaking::run(config::load(&cli.cluster).await?, &args).await,
+        Command::Doctor(args) => return doctor::run(&cli.cluster, &args).await,
         Command::List(args) => {
             let config = config::load(&cli.cluster).await?;
             read::list(&Leases::new(config)?, &args).await?;
@@ -87,6 +91,11 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             let config = config::load(&cli.cluster).await?;
             read::status(&Leases::new(config)?, &args).await?;
         }
+        Command::Graph(args) => {
+            let config = config::load(&cli.cluster).await?;
+            return graph::graph(&Leases::new(config)?, &args).await;
+        }
+        Command::Ui(args) => return ui::ui(&cli.cluster, &args).await,
         Command::Name(args) => read::name(&args)?,
         Command::Complete { words } => return complete::for_kubectl(&words),
         Command::Generate(what) => return generate::generate(&what),

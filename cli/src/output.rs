@@ -10,6 +10,11 @@ pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|error| Failure::internal(&error))
 }
 
+/// On one line, for programs.
+pub(crate) fn compact(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":{:?}}}", error.to_string()))
+}
+
 pub(crate) fn yaml(value: &impl Serialize) -> Result<String, Failure> {
     serde_yaml_ng::to_string(value).map_err(|error| Failure::internal(&error))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
@@ -25,6 +26,9 @@ use crate::view::{self, Columns, LockView, State, Style};
 const LIMIT: Duration = Duration::from_secs(15);
 /// How many Leases to ask for at a time.
 const PAGE: u32 = 500;
+
+/// What becomes of some Leases.
+pub(crate) type LeaseEvents = BoxStream<'static, kube::Result<WatchEvent<Lease>>>;
 
 /// The Leases of a cluster.
 #[derive(Clone)]
@@ -76,19 +80,54 @@ impl Leases {
         all_namespaces: bool,
         selector: Option<&str>,
     ) -> Result<(Vec<LockView>, String), Failure> {
+        let (leases, version) = self.all(all_namespaces, selector).await?;
+        let view = |lease| Record::parse(lease).map(|record| LockView::of(&record));
+        let locks = leases.into_iter().map(view).collect::<Result<_, _>>();
+        Ok((locks.map_err(|error| Failure::internal(&error))?, version))
+    }
+
+    /// The Leases themselves, as they were at one time.
+    pub(crate) async fn all(
+        &self,
+        all_namespaces: bool,
+        selector: Option<&str>,
+    ) -> Result<(Vec<Lease>, String), Failure> {
         let leases = self.of(all_namespaces);
         let mut params = ListParams::default().labels(&others_than_sessions(selector)).limit(PAGE);
-        let mut locks = Vec::new();
+        let mut all = Vec::new();
         loop {
             let page: ObjectList<Lease> = within_limit(leases.list(&params), "list").await?;
-            for lease in page.items {
-                locks.push(LockView::of(&Record::parse(lease).map_err(|error| Failure::internal(&error))?));
-            }
+            all.extend(page.items);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
-                None => return Ok((locks, page.metadata.resource_version.unwrap_or_default())),
+                None => return Ok((all, page.metadata.resource_version.unwrap_or_default())),
             }
         }
+    }
+
+    /// Begins to watch them from this version on.
+    pub(crate) async fn watch(&self, all_namespaces: bool, from: &str) -> Result<LeaseEvents, Failure> {
+        let params = WatchParams::default().labels(&others_than_sessions(None)).timeout(WATCH_SECONDS);
+        let leases = self.of(all_namespaces);
+        Ok(within_limit(leases.watch(&params, from), "watch").await?.boxed())
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+}
+
+/// Where the API server finds fault with a list, it is with its selector.
+pub(crate) fn of_selector(failure: Failure, selector: Option<&str>) -> Failure {
+    match selector {
+        Some(selector) if failure.code == exit::USAGE => {
+            Failure::usage(format!("-l {selector:?} is no selector of labels: {}", failure.message))
+        }
+        _ => failure,
     }
 }
 
@@ -138,12 +177,7 @@ pub(crate) async fn list(leases: &Leases, args: &ListArgs) -> Result<(), Failure
         items: &'a [LockView],
     }
     let listed = leases.list(args.all_namespaces, args.selector.as_deref()).await;
-    let (items, version) = listed.map_err(|failure| match &args.selector {
-        Some(selector) if failure.code == exit::USAGE => {
-            Failure::usage(format!("-l {selector:?} is no selector of labels: {}", failure.message))
-        }
-        _ => failure,
-    })?;
+    let (items, version) = listed.map_err(|failure| of_selector(failure, args.selector.as_deref()))?;
     let columns = Columns { namespace: args.all_namespaces, wide: args.output == Some(ListFormat::Wide) };
     if args.watch {
         return follow(leases, args, columns, items, version).await;

@@ -7,8 +7,9 @@ use leasehold::protocol::{Moment, Waiter, write};
 
 use super::Place;
 use super::decide::{Deed, DeedKind};
+use super::incidents::Incident;
 use super::lock::Lock;
-use super::state::{Incident, Warden};
+use super::state::Warden;
 
 /// Of how many characters at most a circle is shown to a waiter.
 const LONGEST_CIRCLE: usize = 1000;

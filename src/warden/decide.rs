@@ -59,6 +59,8 @@ pub enum DeedKind {
 pub struct Evicted {
     pub identity: String,
     pub why: Why,
+    /// It lives as long as its session does.
+    pub by_session: bool,
 }
 
 /// What is to be done about this lock now, if anything.
@@ -134,7 +136,11 @@ fn decide_shared(sight: &Sight<'_>, stamp: Timestamp) -> Option<Deed> {
 }
 
 fn evicted(sight: &Sight<'_>, holder: &Holder) -> Evicted {
-    Evicted { identity: holder.identity.clone(), why: (sight.gone)(holder).unwrap_or(Why::Ended) }
+    Evicted {
+        identity: holder.identity.clone(),
+        why: (sight.gone)(holder).unwrap_or(Why::Ended),
+        by_session: matches!(holder.liveness, Liveness::Session(_)),
+    }
 }
 
 /// A Lease of somebody else's leader election stays as it is while nobody of ours has to do with it.

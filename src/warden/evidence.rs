@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leasehold::protocol::observer::Request;
 use leasehold::protocol::record::Pod;
-use leasehold::protocol::{Moment, SessionId, Version, Write};
+use leasehold::protocol::{Moment, Version, Write};
 
 use super::Place;
 use super::state::Warden;
@@ -91,11 +91,5 @@ impl Warden {
             Request::End(write) => Some(write),
             Request::Read => None,
         }
-    }
-
-    /// Whether this session was ended by evidence.
-    pub(super) fn ended_by_evidence(&self, lock: &Place, session: &SessionId) -> bool {
-        let place = Place { namespace: lock.namespace.clone(), name: session.lease_name() };
-        self.sessions.get(&place).is_some_and(|session| session.observer.ended_by_evidence())
     }
 }

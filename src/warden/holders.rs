@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn each_policy_has_its_time() {
-        let silent = Some(End { since: at(12), by_evidence: false, duration: Duration::from_secs(7) });
+        let silent = Some(End { since: at(12), by_evidence: false, duration: Duration::from_secs(7), version: None });
         let evident = silent.map(|end| End { by_evidence: true, ..end });
         // It would be evicted while the delay is not over.
         let late = silent.map(|end| End { since: at(110), ..end });

@@ -7,10 +7,9 @@ use leasehold::protocol::observer::{End, Verdict};
 use leasehold::protocol::{Holder, Liveness, Moment, Now, Record, SessionId, Version};
 
 use super::Place;
-use super::breaks::{broken, told};
 use super::decide::{Sight, decide};
 use super::lock::Lock;
-use super::state::{Incident, Warden, What};
+use super::state::{Warden, What};
 
 impl Warden {
     pub(super) fn saw_lock(&mut self, place: &Place, record: Record, now: Moment) {
@@ -24,7 +23,7 @@ impl Warden {
                 lock.doubtful = false;
                 return;
             }
-            self.note_break(place, &before, Some(&record), now);
+            self.note_losses(place, &before, Some(&record), now);
             if let Some(lock) = self.locks.get_mut(place) {
                 lock.take(Arc::clone(&record), now);
             }
@@ -44,7 +43,7 @@ impl Warden {
             return;
         }
         if let Some(before) = self.locks.get(place).map(|lock| Arc::clone(&lock.record)) {
-            self.note_break(place, &before, None, now);
+            self.note_losses(place, &before, None, now);
             self.drop_lock(place, now);
         }
     }
@@ -56,21 +55,8 @@ impl Warden {
         self.forget(place);
     }
 
-    fn note_break(&mut self, place: &Place, before: &Record, after: Option<&Record>, now: Moment) {
-        let broken = |holder: &Holder| {
-            let said = after.and_then(|after| told(before, holder, after));
-            // Of one who had died anyway only what somebody says is told.
-            let how = said.or_else(|| broken(before, holder, after).filter(|_| self.is_alive(place, holder, now)))?;
-            Some(Incident::Broken { holder: holder.identity.clone(), how })
-        };
-        let broken: Vec<Incident> = before.holders().filter_map(broken).collect();
-        if let Some(incidents) = self.followed.get_mut(place).and_then(|kinds| kinds.get_mut(&before.kind)) {
-            incidents.extend(broken);
-        }
-    }
-
     /// Whether a holder lived until now, as far as can be told.
-    fn is_alive(&self, place: &Place, holder: &Holder, now: Moment) -> bool {
+    pub(super) fn is_alive(&self, place: &Place, holder: &Holder, now: Moment) -> bool {
         match &holder.liveness {
             Liveness::Session(_) => self.ended(place, holder).is_none(),
             Liveness::Own(_) => {
@@ -81,7 +67,7 @@ impl Warden {
     }
 
     /// The end of the session by which a holder lives, if it has come.
-    fn ended(&self, place: &Place, holder: &Holder) -> Option<End> {
+    pub(super) fn ended(&self, place: &Place, holder: &Holder) -> Option<End> {
         match &holder.liveness {
             Liveness::Session(id) => self.sessions.get(&session_place(place, id))?.observer.end(),
             Liveness::Own(_) => None,

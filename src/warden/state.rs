@@ -13,10 +13,9 @@ use leasehold::protocol::{HolderId, Kind, Moment, Now, Record, Version, Write};
 
 use super::Place;
 use super::alarms::Alarms;
-use super::breaks::Break;
-use super::decide::{Deed, DeedKind, Evicted};
+use super::decide::{Deed, DeedKind};
 use super::evidence::Homes;
-use super::holders::Why;
+use super::incidents::Incident;
 use super::lock::Lock;
 use crate::leases::Failure;
 
@@ -44,29 +43,6 @@ pub enum What {
     Sweep(Write),
     /// Write to a lock's Lease.
     Do(Deed),
-}
-
-/// Something that befell a lock, for people to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Incident {
-    Evicted {
-        holder: String,
-        to: Vec<HolderId>,
-        why: Why,
-        /// Its process is known to have ended.
-        by_evidence: bool,
-    },
-    Broken {
-        holder: String,
-        how: Break,
-    },
-    /// Those who wait for it, and others, wait for each other.
-    Deadlock(Deadlock),
-    /// One of those was told to give up.
-    ToldToGiveUp {
-        waiter: HolderId,
-        circle: String,
-    },
 }
 
 /// What has been done, for whoever counts.
@@ -104,7 +80,7 @@ pub struct Warden {
     pub(super) sessions: HashMap<Place, Session>,
     /// Places of which the controllers of some kinds want to be told, and what to tell.
     pub(super) followed: HashMap<Place, HashMap<Kind, Vec<Incident>>>,
-    changed: BTreeSet<Place>,
+    pub(super) changed: BTreeSet<Place>,
     /// Those that there were when they were last looked for.
     pub(super) deadlocks: Vec<Deadlock>,
     /// Who of these is to give up where, and the circle.
@@ -260,49 +236,6 @@ impl Warden {
         self.locks.get(place).map(|lock| lock.record.version)
     }
 
-    /// Tell of this lock from now on, those who are concerned with this kind.
-    pub fn follow(&mut self, place: &Place, kind: Kind) {
-        self.followed.entry(place.clone()).or_default().entry(kind).or_default();
-    }
-
-    /// Tell these of this lock no more.
-    pub fn unfollow(&mut self, place: &Place, kind: Kind) {
-        if let Some(kinds) = self.followed.get_mut(place) {
-            kinds.remove(&kind);
-            if kinds.is_empty() {
-                self.followed.remove(place);
-            }
-        }
-    }
-
-    /// Tell nobody of any lock any more.
-    pub fn unfollow_all(&mut self) {
-        self.followed.clear();
-        self.changed.clear();
-    }
-
-    /// The followed locks that have changed since the last call, and the kinds as which they are followed.
-    pub fn take_changed(&mut self) -> Vec<(Place, Kind)> {
-        let changed = std::mem::take(&mut self.changed).into_iter();
-        let kinds = |place: Place| {
-            let kinds = self.followed.get(&place).into_iter().flat_map(HashMap::keys);
-            kinds.map(|kind| (place.clone(), *kind)).collect::<Vec<_>>()
-        };
-        changed.flat_map(kinds).collect()
-    }
-
-    /// What befell a followed lock since the last call.
-    pub fn take_incidents(&mut self, place: &Place, kind: Kind) -> Vec<Incident> {
-        let kinds = self.followed.get_mut(place);
-        kinds.and_then(|kinds| kinds.get_mut(&kind)).map(std::mem::take).unwrap_or_default()
-    }
-
-    /// Whether something befell a followed lock that nobody was told yet.
-    pub fn has_incidents(&self, place: &Place, kind: Kind) -> bool {
-        let kinds = self.followed.get(place);
-        kinds.and_then(|kinds| kinds.get(&kind)).is_some_and(|incidents| !incidents.is_empty())
-    }
-
     /// How many there are.
     pub fn census(&self) -> Census {
         let mut census = Census { sessions: self.sessions.len(), ..Census::default() };
@@ -407,17 +340,6 @@ impl Warden {
         }
     }
 
-    fn note_evictions(&mut self, place: &Place, holders: &[Evicted], to: &[HolderId]) {
-        let evicted = |evicted: &Evicted| Incident::Evicted {
-            holder: evicted.identity.clone(),
-            to: to.to_vec(),
-            why: evicted.why.clone(),
-            by_evidence: evicted.identity.parse().is_ok_and(|id: HolderId| self.ended_by_evidence(place, &id.session)),
-        };
-        let evicted: Vec<Incident> = holders.iter().map(evicted).collect();
-        self.note_incidents(place, evicted);
-    }
-
     /// The Lease of this task is not there, or no longer.
     fn removed(&mut self, task: &Task, now: Moment) {
         let place = &task.place;
@@ -452,13 +374,6 @@ impl Warden {
     pub(super) fn touch(&mut self, place: &Place, now: Moment) {
         self.alarms.set_by(place, now);
         self.tell_of(place);
-    }
-
-    /// Something is to be told of this, if anybody follows it.
-    pub(super) fn tell_of(&mut self, place: &Place) {
-        if self.followed.contains_key(place) {
-            self.changed.insert(place.clone());
-        }
     }
 
     pub(super) fn forget(&mut self, place: &Place) {

@@ -3,7 +3,7 @@
 use leasehold::protocol::deadlock::Deadlock;
 
 use super::Place;
-use super::state::{Incident, Warden};
+use super::state::Warden;
 
 /// What people should know of a lock, for as long as it is so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,15 +22,6 @@ impl Warden {
         Troubles {
             deadlock: deadlocks.find(|one| one.steps.iter().any(|step| step.name == name)).cloned(),
             abandoned: self.locks.get(place).map(|lock| lock.abandoned.clone()).unwrap_or_default(),
-        }
-    }
-
-    /// Whoever follows this lock as what it is, is to be told.
-    pub(super) fn note_incidents(&mut self, place: &Place, incidents: impl IntoIterator<Item = Incident>) {
-        let kind = self.locks.get(place).map(|lock| lock.record.kind);
-        let kinds = self.followed.get_mut(place).zip(kind);
-        if let Some(known) = kinds.and_then(|(kinds, kind)| kinds.get_mut(&kind)) {
-            known.extend(incidents);
         }
     }
 }

@@ -8,16 +8,20 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::breaking::{self, BreakArgs};
+use crate::doctor::{self, DoctorArgs};
 use crate::generate::Generate;
+use crate::graph::{self, GraphArgs};
 
 mod acquire;
 mod elect;
 mod look;
+mod ui;
 mod wanted;
 
 pub(crate) use acquire::{AcquireArgs, ReleaseArgs, RenewArgs, RunArgs, VoiceArgs};
 pub(crate) use elect::{AfterLoss, ElectArgs};
 pub(crate) use look::{AskArgs, Awaited, ListArgs, ListFormat, NameArgs, StatusArgs, WaitArgs};
+pub(crate) use ui::UiArgs;
 pub(crate) use wanted::{Wanted, What};
 
 const EXAMPLES: &str = "\
@@ -81,12 +85,18 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show one: its holders, since when, its queue
     Status(StatusArgs),
+    #[command(about = "Draw who waits for what, and who holds that", long_about = graph::ABOUT, after_help = graph::EXAMPLES)]
+    Graph(GraphArgs),
+    #[command(about = "Show them all on a web page, on this machine only", long_about = ui::ABOUT, after_help = ui::EXAMPLES)]
+    Ui(UiArgs),
     #[command(about = "Print the name of the Lease on which a lock stands", long_about = look::NAME_ABOUT, after_help = look::NAME_EXAMPLES)]
     Name(NameArgs),
     #[command(about = "Ask whoever holds something to let go", long_about = look::ASK_ABOUT, after_help = look::ASK_EXAMPLES)]
     Ask(AskArgs),
     #[command(about = "Break what others hold", long_about = breaking::ABOUT, after_help = breaking::EXAMPLES)]
     Break(BreakArgs),
+    #[command(about = "Check an installation, and say what to do", long_about = doctor::ABOUT, after_help = doctor::EXAMPLES)]
+    Doctor(DoctorArgs),
     #[command(name = "__complete", hide = true)]
     Complete {
         #[arg(last = true)]
@@ -104,7 +114,7 @@ pub(crate) enum HandleFormat {
     Env,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: SignedDuration = text.parse().map_err(|_| "not a duration such as 30s, 5m or 1h30m".to_owned())?;
     parsed.try_into().map_err(|_| "a duration cannot be negative".to_owned())
 }
@@ -154,7 +164,10 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_help());
-        for name in ["run", "elect", "acquire", "renew", "release", "wait", "list", "status", "name", "ask", "break"] {
+        for name in [
+            "run", "elect", "acquire", "renew", "release", "wait", "list", "status", "graph", "ui", "name", "ask",
+            "break", "doctor",
+        ] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

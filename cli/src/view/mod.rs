@@ -167,7 +167,7 @@ impl LockView {
     }
 
     /// How much of it is held: `2/5`, `3 read`, `write`.
-    fn share(&self) -> String {
+    pub(crate) fn share(&self) -> String {
         match (&self.permits, &self.holders[..]) {
             (Some(PermitsView { total, held, .. }), _) => format!("{held}/{total}"),
             (None, []) => NOTHING.to_owned(),
@@ -201,7 +201,7 @@ impl HolderView {
         }
     }
 
-    fn short(&self) -> &str {
+    pub(crate) fn short(&self) -> &str {
         self.host.as_deref().unwrap_or(&self.identity)
     }
 }
@@ -226,7 +226,7 @@ fn when(then: Timestamp, now: Timestamp) -> String {
     format!("{then:.0} ({} ago)", elapsed(now.duration_since(then)))
 }
 
-fn ago(then: Option<Timestamp>, now: Timestamp) -> String {
+pub(crate) fn ago(then: Option<Timestamp>, now: Timestamp) -> String {
     then.map_or(NOTHING.to_owned(), |then| elapsed(now.duration_since(then)))
 }
 

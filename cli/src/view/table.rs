@@ -23,6 +23,7 @@ pub(crate) enum Style {
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const YELLOW: &str = "\x1b[33m";
+const RED: &str = "\x1b[31m";
 const RESET: &str = "\x1b[0m";
 
 impl Style {
@@ -34,8 +35,12 @@ impl Style {
         if std::io::stdout().is_terminal() && !unwanted { Self::Coloured } else { Self::Plain }
     }
 
-    pub(super) fn bold(self, text: &str) -> String {
+    pub(crate) fn bold(self, text: &str) -> String {
         self.wrap(BOLD, text)
+    }
+
+    pub(crate) fn alarm(self, text: &str) -> String {
+        self.wrap(RED, text)
     }
 
     fn wrap(self, code: &str, text: &str) -> String {

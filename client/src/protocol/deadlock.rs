@@ -202,7 +202,9 @@ pub fn deadlocks(places: &[Place]) -> Vec<Deadlock> {
                     held_by: held_by.clone(),
                 };
                 let mut steps: Vec<_> = circle.iter().map(step).collect();
-                let oldest = (0..steps.len()).min_by_key(|n| (steps[*n].ticket.is_none(), steps[*n].ticket));
+                // Wherever the circle was entered, it begins with the same: more than one of them may be upgrading.
+                let age = |step: &Step| (step.ticket.is_none(), step.ticket, step.waiter.clone());
+                let oldest = (0..steps.len()).min_by_key(|n| age(&steps[*n]));
                 steps.rotate_left(oldest.unwrap_or_default());
                 let deadlock = Deadlock { steps, told: None };
                 if !found.contains(&deadlock) {
@@ -317,6 +319,27 @@ mod tests {
         assert!(told(&[readers, other.clone()]).is_empty(), "both can read");
         let writer = place("a", "rwlock", 0, &["x_x.1 read"], &["y_y.2 write y_y.1"]);
         assert_eq!(deadlocks(&[writer, other]).len(), 1);
+    }
+
+    #[test]
+    fn a_circle_of_two_who_upgrade_is_one() {
+        // Each reads both, says so, and waits to write one of them.
+        let upgrading = |name: &str, id: &str, other: &str| {
+            let mut place = place(name, "rwlock", 0, &[&format!("{id} upgradeable"), &format!("{other} read")], &[]);
+            let waits = Waits {
+                who: id.to_owned(),
+                ticket: Some(Ticket::default()),
+                mode: Mode::Write,
+                holds: BTreeSet::new(),
+            };
+            place.also(waits);
+            place
+        };
+        let mut places = [upgrading("a", "x_x.1", "y_y.2"), upgrading("b", "y_y.1", "x_x.2")];
+        assert!(places[0].holds_elsewhere("x_x.1", ["x_x.2".to_owned()]));
+        assert!(places[1].holds_elsewhere("y_y.1", ["y_y.2".to_owned()]));
+        let told = told(&places);
+        assert_eq!(told.len(), 1, "{told:?}");
     }
 
     #[test]

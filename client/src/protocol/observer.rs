@@ -51,6 +51,8 @@ pub struct End {
     pub by_evidence: bool,
     /// For how long it could have lived without a renewal.
     pub duration: Duration,
+    /// The version of its tombstone, unless its Lease is not there.
+    pub version: Option<Version>,
 }
 
 /// What an observer wants done.
@@ -81,6 +83,7 @@ impl Observer {
             since: *since,
             by_evidence: record.as_ref().is_some_and(|record| record.by_evidence),
             duration: record.as_ref().map_or(LONGEST_SESSION, |record| record.duration),
+            version: record.as_ref().map(|record| record.version),
         })
     }
 
@@ -145,12 +148,6 @@ impl Observer {
             }
             Seen::Nothing | Seen::Present { .. } | Seen::Absent { .. } | Seen::Ended { .. } => None,
         }
-    }
-
-    /// Whether it was ended since its process is known to have ended.
-    #[must_use]
-    pub fn ended_by_evidence(&self) -> bool {
-        matches!(&self.seen, Seen::Ended { record: Some(record), .. } if record.by_evidence)
     }
 
     /// What is to be done now, if anything. `by` tells people who ended the session.

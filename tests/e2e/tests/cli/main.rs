@@ -1,8 +1,10 @@
 //! `kubectl leasehold` as a program, against a real API server.
 
 mod breaking;
+mod doctor;
 mod elect;
 mod examples;
+mod graph;
 mod handles;
 mod kinds;
 mod loss;

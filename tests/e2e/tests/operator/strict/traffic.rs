@@ -1,5 +1,6 @@
 //! What clients do themselves passes, and what they may not do they leave to the operator.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -37,7 +38,11 @@ async fn clients_in_pods_keep_every_promise() -> Result<()> {
         Arc::new(client_of(&pod, &scene.namespace, 30, &forbidden).expect("a client")) as Arc<dyn Provider>
     };
     conformance::all(process, Promises::all()).await;
-    ensure!(forbidden.all().is_empty(), "{:#?}", forbidden.all());
+    // Where somebody dies, whoever waits tries to take over, unless the operator is faster. It is told once to leave it.
+    let death = |why: &String| why.starts_with("conformance-") && why.contains("-expiry-");
+    let (deaths, others): (Vec<_>, Vec<_>) = forbidden.all().into_iter().partition(death);
+    let names: BTreeSet<&str> = deaths.iter().filter_map(|why| Some(why.split_once(':')?.0)).collect();
+    ensure!(others.is_empty() && deaths.len() == names.len(), "{others:#?} {deaths:#?}");
     Ok(())
 }
 

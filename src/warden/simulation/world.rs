@@ -1,7 +1,4 @@
-//! The warden against clients that live and die at random, on a clock of the test's own.
-//!
-//! Watch events come late, requests are carried out late, and answers get lost. Whatever happens, nobody who renews in
-//! time is ended or taken off a lock; and when all is over nobody who is dead stands in anybody's way.
+//! Clients, an API server in memory, and what is on its way between them.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -10,7 +7,7 @@ use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::policy::{self, LOCK_DELAY, MAX_HOLD, RECLAIM};
-use leasehold::protocol::record::{ENDED_BY, ENDED_FOR, EVIDENCE, Pod, SessionRecord};
+use leasehold::protocol::record::{ENDED_FOR, EVIDENCE, Pod, SessionRecord};
 use leasehold::protocol::write::shared::{self, Round};
 use leasehold::protocol::write::{self, Term};
 use leasehold::protocol::{
@@ -18,100 +15,39 @@ use leasehold::protocol::{
 };
 use leasehold::testing::ApiServer;
 use leasehold::{Failure, MemoryStore, Store as _};
-use proptest::prelude::*;
 
-use super::state::{Done, Task, What};
-use super::{DeedKind, Place, Warden, Why};
+use super::super::state::{Task, What};
+use super::super::{DeedKind, Place, Warden, Why};
+use super::{CLIENTS, D, DELAY, DELAYED, LOCKS, LONGEST, NAMESPACE, NEVER, PERMITS, SEMAPHORE, Step};
 
-const D: Duration = Duration::from_secs(10);
-const CLIENTS: usize = 4;
-/// Two locks, a semaphore, and two locks with policies.
-const LOCKS: [&str; 5] = ["a", "b", SEMAPHORE, DELAYED, NEVER];
-const SEMAPHORE: &str = "s";
-/// What a holder had that fell silent is given to nobody for a while, and nobody holds it for long.
-const DELAYED: &str = "delayed";
-const DELAY: Duration = Duration::from_secs(4);
-const LONGEST: Duration = Duration::from_secs(5);
-/// What a dead holder had is given to nobody.
-const NEVER: &str = "never";
-const PERMITS: u32 = 3;
-const NAMESPACE: &str = "ns";
-
-#[derive(Clone, Debug)]
-enum Step {
-    Pass(u64),
-    Renew(usize),
-    Die(usize),
-    /// With all that its Pod has run. Whoever comes back to that Pod then should not be there, and lives all the same.
-    Terminate(usize),
-    /// The watch of Pods shows this many of those that have terminated.
-    ShowPods(usize),
-    /// Somebody deletes the Lease of a session that is dead anyway.
-    Vanish(usize),
-    /// Somebody who knows that it is dead ends its session.
-    Witness(usize),
-    Join(usize, usize),
-    Leave(usize, usize),
-    /// The watch shows what has changed of this many Leases.
-    Show(usize),
-    /// The watch begins anew and lists everything.
-    Relist,
-    Poll,
-    /// The oldest request but so many is carried out, and answered.
-    Answer(usize),
-    /// The same, but the answer is lost, and perhaps the request too.
-    Lose(usize, bool),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let client = 0..CLIENTS;
-    let lock = 0..LOCKS.len();
-    prop_oneof![
-        3 => (50..4000_u64).prop_map(Step::Pass),
-        4 => client.clone().prop_map(Step::Renew),
-        1 => client.clone().prop_map(Step::Die),
-        1 => client.clone().prop_map(Step::Vanish),
-        2 => client.clone().prop_map(Step::Terminate),
-        2 => (1..3_usize).prop_map(Step::ShowPods),
-        1 => client.clone().prop_map(Step::Witness),
-        1 => Just(Step::Relist),
-        4 => (client.clone(), lock.clone()).prop_map(|(client, lock)| Step::Join(client, lock)),
-        2 => (client, lock).prop_map(|(client, lock)| Step::Leave(client, lock)),
-        4 => (1..6_usize).prop_map(Step::Show),
-        6 => Just(Step::Poll),
-        6 => (0..3_usize).prop_map(Step::Answer),
-        1 => (0..3_usize, any::<bool>()).prop_map(|(which, carried)| Step::Lose(which, carried)),
-    ]
-}
-
-struct Client {
+pub(super) struct Client {
     /// It is made anew in the same Pod.
-    pod: Pod,
-    session: SessionRecord,
+    pub(super) pod: Pod,
+    pub(super) session: SessionRecord,
     /// When its last renewal was carried out. It believes in its session until shortly before a duration later.
-    renewed: Moment,
-    alive: bool,
-    next: u32,
+    pub(super) renewed: Moment,
+    pub(super) alive: bool,
+    pub(super) next: u32,
 }
 
-struct World {
-    store: MemoryStore,
-    warden: Warden,
-    now: Now,
-    clients: Vec<Client>,
-    unseen: BTreeSet<String>,
+pub(super) struct World {
+    pub(super) store: MemoryStore,
+    pub(super) warden: Warden,
+    pub(super) now: Now,
+    pub(super) clients: Vec<Client>,
+    pub(super) unseen: BTreeSet<String>,
     /// Pods that have terminated, and at which version that was written.
-    terminated: VecDeque<(Pod, Version)>,
-    requests: Vec<Task>,
-    opened: u32,
+    pub(super) terminated: VecDeque<(Pod, Version)>,
+    pub(super) requests: Vec<Task>,
+    pub(super) opened: u32,
     /// When sessions were ended by the warden, since they had fallen silent.
-    ended: HashMap<String, Moment>,
+    pub(super) ended: HashMap<String, Moment>,
     /// When who came to hold something.
-    held: HashMap<String, Moment>,
+    pub(super) held: HashMap<String, Moment>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Now { moment: Moment::from_start(Duration::from_hours(1)), stamp: Timestamp::UNIX_EPOCH };
         let mut world = Self {
             store: ApiServer::new().store(NAMESPACE),
@@ -132,7 +68,7 @@ impl World {
         world
     }
 
-    fn open(&mut self, pod: Pod) -> Client {
+    pub(super) fn open(&mut self, pod: Pod) -> Client {
         self.opened += 1;
         let id = SessionId::new("pod", &format!("x{}", self.opened));
         let open = write::open_session_in(Some(&pod), &id, D, self.now.stamp);
@@ -140,7 +76,7 @@ impl World {
         Client { pod, session, renewed: self.now.moment, alive: true, next: 0 }
     }
 
-    fn terminate(&mut self, client: usize) {
+    pub(super) fn terminate(&mut self, client: usize) {
         self.clients[client].alive = false;
         // A Pod has a version of the same store: that of a Lease that is made for it, and is nobody's business.
         let note = SessionId::new("note", &format!("x{}", self.terminated.len()));
@@ -152,21 +88,21 @@ impl World {
         self.terminated.push_back((self.clients[client].pod.clone(), record.version));
     }
 
-    fn show_pods(&mut self, count: usize) {
+    pub(super) fn show_pods(&mut self, count: usize) {
         for (pod, version) in self.terminated.drain(..count.min(self.terminated.len())) {
             self.warden.pod_ended(NAMESPACE, pod, version, self.now.moment);
         }
     }
 
-    fn read(&self, name: &str) -> Option<Lease> {
+    pub(super) fn read(&self, name: &str) -> Option<Lease> {
         self.store.read(name).now_or_never().unwrap().ok()
     }
 
-    fn record(&self, lock: &str) -> Option<Record> {
+    pub(super) fn record(&self, lock: &str) -> Option<Record> {
         self.read(lock).map(|lease| Record::parse(lease).unwrap())
     }
 
-    fn write(&mut self, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
+    pub(super) fn write(&mut self, name: &str, write: &Write) -> Result<Option<Lease>, Failure> {
         let written = self.store.write(name, write).now_or_never().unwrap()?;
         self.unseen.insert(name.to_owned());
         if LOCKS.contains(&name) {
@@ -178,7 +114,7 @@ impl World {
         Ok(written)
     }
 
-    fn take(&mut self, step: &Step) {
+    pub(super) fn take(&mut self, step: &Step) {
         match step {
             Step::Pass(ms) => self.pass(Duration::from_millis(*ms)),
             Step::Renew(client) => self.renew(*client),
@@ -197,7 +133,7 @@ impl World {
         }
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now.moment = self.now.moment + time;
         for client in &mut self.clients {
             // Its own deadline comes before anybody else's.
@@ -207,7 +143,7 @@ impl World {
         }
     }
 
-    fn renew(&mut self, client: usize) {
+    pub(super) fn renew(&mut self, client: usize) {
         if !self.clients[client].alive {
             return;
         }
@@ -218,7 +154,7 @@ impl World {
         self.clients[client].renewed = self.now.moment;
     }
 
-    fn vanish(&mut self, client: usize) {
+    pub(super) fn vanish(&mut self, client: usize) {
         let name = self.clients[client].session.id.lease_name();
         if let (false, Some(lease)) = (self.clients[client].alive, self.read(&name)) {
             let session = SessionRecord::parse(lease).unwrap();
@@ -226,7 +162,7 @@ impl World {
         }
     }
 
-    fn witness(&mut self, client: usize) {
+    pub(super) fn witness(&mut self, client: usize) {
         let name = self.clients[client].session.id.lease_name();
         let session = self.read(&name).map(|lease| SessionRecord::parse(lease).unwrap());
         if let (false, Some(session)) = (self.clients[client].alive, session.filter(|session| !session.ended)) {
@@ -237,7 +173,7 @@ impl World {
         }
     }
 
-    fn relist(&mut self) {
+    pub(super) fn relist(&mut self) {
         let sessions = (1..=self.opened).map(|number| SessionId::new("pod", &format!("x{number}")).lease_name());
         let names = LOCKS.iter().map(|lock| (*lock).to_owned()).chain(sessions);
         let mut there = HashSet::new();
@@ -251,7 +187,7 @@ impl World {
     }
 
     /// A client that wants a lock makes it, takes it or queues up. One that is dead comes back under a new name.
-    fn join(&mut self, client: usize, lock: &str) {
+    pub(super) fn join(&mut self, client: usize, lock: &str) {
         if !self.clients[client].alive {
             self.clients[client] = self.open(self.clients[client].pod.clone());
         }
@@ -287,7 +223,7 @@ impl World {
 
     /// A client that holds a lock hands it on or releases it. Permits it only gives back: nobody goes ahead by himself
     /// here.
-    fn leave(&mut self, client: usize, lock: &str) {
+    pub(super) fn leave(&mut self, client: usize, lock: &str) {
         let (client, Some(record)) = (&self.clients[client], self.record(lock)) else { return };
         let mine = |id: &HolderId| client.alive && id.session == client.session.id;
         let Some(holder) = record.holders().find(|holder| holder.id.as_ref().is_some_and(mine)) else { return };
@@ -299,7 +235,7 @@ impl World {
         self.write(lock, &write).unwrap();
     }
 
-    fn show(&mut self, count: usize) {
+    pub(super) fn show(&mut self, count: usize) {
         for _ in 0..count {
             let Some(name) = self.unseen.pop_first() else { return };
             match self.read(&name) {
@@ -309,7 +245,7 @@ impl World {
         }
     }
 
-    fn answer(&mut self, which: usize, lost: Option<bool>) {
+    pub(super) fn answer(&mut self, which: usize, lost: Option<bool>) {
         if self.requests.is_empty() {
             return;
         }
@@ -322,7 +258,7 @@ impl World {
     }
 
     /// The API server's side of a request, with an eye on what may not happen.
-    fn carry_out(&mut self, task: &Task) -> Result<Option<Lease>, Failure> {
+    pub(super) fn carry_out(&mut self, task: &Task) -> Result<Option<Lease>, Failure> {
         let name = &task.place.name;
         match &task.what {
             What::Read => self.read(name).map(Some).ok_or(Failure::Absent),
@@ -391,7 +327,7 @@ impl World {
     }
 
     /// Time goes on, those who live renew, and nothing gets lost any more.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..400 {
             self.pass(Duration::from_millis(500));
             for client in 0..self.clients.len() {
@@ -409,7 +345,7 @@ impl World {
         }
     }
 
-    fn check_all_is_well(&self) {
+    pub(super) fn check_all_is_well(&self) {
         let alive: BTreeSet<String> =
             self.clients.iter().filter(|client| client.alive).map(|client| client.session.id.lease_name()).collect();
         let abandoned: BTreeSet<String> = self.record(NEVER).iter().flat_map(holding).collect();
@@ -461,108 +397,4 @@ fn with_policy(lock: &str, write: Write) -> Write {
     let said = said.into_iter().map(|(key, value)| (key.to_owned(), value));
     lease.metadata.annotations.get_or_insert_default().extend(said);
     Write::Create(lease)
-}
-
-fn run(steps: &[Step]) {
-    let mut world = World::new();
-    for step in steps {
-        world.take(step);
-    }
-    world.settle();
-    world.check_all_is_well();
-}
-
-/// Until its session has been read nothing is granted to a waiter. That it lives has to be news, too.
-#[test]
-fn a_waiter_that_turns_out_to_live_gets_the_lock_of_the_dead() {
-    use Step::{Answer, Join, Pass, Poll, Show};
-    let dead = [Show(2), Show(2), Pass(3449), Join(2, 0), Pass(6551), Poll, Poll, Pass(1108)];
-    let new = [Join(0, 1), Poll, Answer(0), Answer(0), Answer(0), Join(0, 0), Join(0, 0), Show(4)];
-    run(&[&dead[..], &new[..], &[Poll, Poll, Show(1), Poll]].concat());
-}
-
-fn terminated(world: &mut World) -> Vec<Task> {
-    world.take(&Step::Join(0, 0));
-    world.show(usize::MAX);
-    while let Some(task) = world.warden.poll(world.now) {
-        let answer = world.carry_out(&task);
-        world.warden.answer(&task, answer, world.now.moment);
-    }
-    world.take(&Step::Terminate(0));
-    world.show_pods(1);
-    world.warden.poll(world.now).into_iter().collect()
-}
-
-#[test]
-fn whose_pod_has_terminated_is_ended_and_evicted_without_any_time_passing() {
-    let mut world = World::new();
-    let task = terminated(&mut world).pop().expect("there is evidence");
-    assert!(matches!(task.what, What::EndByEvidence(_)), "{task:?}");
-    let ended = world.carry_out(&task);
-    let record = SessionRecord::parse(ended.clone().unwrap().unwrap()).unwrap();
-    let by = record.lease.metadata.annotations.as_ref().unwrap()[ENDED_BY].clone();
-    assert_eq!(by, "operator test: every container of Pod pod-0 has terminated");
-    assert!(record.ended && record.by_evidence);
-    let done = world.warden.answer(&task, ended, world.now.moment);
-    assert_eq!(done, Some(Done::SessionEnded { by_evidence: true }));
-    let task = world.warden.poll(world.now).expect("it is to be evicted");
-    assert!(matches!(task.what, What::Do(_)), "{task:?}");
-    world.requests.push(task);
-    world.settle();
-    world.check_all_is_well();
-}
-
-/// A process that was started in that Pod though it was over has nothing to fear, and neither has one that renews.
-#[test]
-fn whoever_is_heard_of_after_the_evidence_lives() {
-    let mut world = World::new();
-    world.show(usize::MAX);
-    world.take(&Step::Terminate(0));
-    world.clients[0].alive = true;
-    world.renew(0);
-    world.show_pods(1);
-    let mut answers = 0;
-    while let Some(task) = world.warden.poll(world.now) {
-        let answer = world.carry_out(&task);
-        world.warden.answer(&task, answer, world.now.moment);
-        answers += 1;
-        assert!(answers < 10, "it tries again and again: {task:?}");
-    }
-    world.show(usize::MAX);
-    assert!(world.warden.poll(world.now).is_none());
-}
-
-#[test]
-fn who_only_keeps_watch_leaves_it_to_others_and_acts_when_it_is_his_turn() {
-    let mut world = World::new();
-    world.warden.set_acts(false, world.now.moment);
-    assert!(terminated(&mut world).is_empty(), "it wrote");
-    world.warden.set_acts(true, world.now.moment);
-    let task = world.warden.poll(world.now).expect("it knows");
-    assert!(matches!(task.what, What::EndByEvidence(_)), "{task:?}");
-}
-
-#[test]
-fn evidence_may_come_before_its_session_is_seen_and_is_forgotten_in_the_end() {
-    let mut world = World::new();
-    world.take(&Step::Terminate(0));
-    world.show_pods(1);
-    assert!(world.warden.poll(world.now).is_none());
-    world.show(usize::MAX);
-    let task = world.warden.poll(world.now).expect("it was kept");
-    assert!(matches!(task.what, What::EndByEvidence(_)), "{task:?}");
-    assert_eq!(world.warden.known_to_have_ended(), 1);
-    world.pass(Duration::from_mins(6));
-    world.take(&Step::Terminate(1));
-    world.show_pods(1);
-    assert_eq!(world.warden.known_to_have_ended(), 1, "the old one is forgotten");
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn only_the_dead_are_taken_off_and_all_of_them_in_the_end(steps in prop::collection::vec(step(), 1..150)) {
-        run(&steps);
-    }
 }

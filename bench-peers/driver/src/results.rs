@@ -1,0 +1,153 @@
+//! What was measured, as it is kept: everything in the document is made from this.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// All of a run of the benchmark.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Results {
+    /// A smoke run: too short for anything but to see that everything works.
+    pub(crate) quick: bool,
+    pub(crate) runs: u32,
+    /// What it was measured on and with: title and value, in order.
+    pub(crate) conditions: Vec<(String, String)>,
+    pub(crate) contestants: Vec<Entry>,
+    /// How many seconds each part took, of all runs together.
+    pub(crate) parts: BTreeMap<String, f64>,
+    pub(crate) figures: Vec<Figure>,
+    /// What did not go as it should, and who was left out.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One who took part.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) options: String,
+    /// Its locks are in the API server.
+    pub(crate) kubernetes: bool,
+}
+
+/// One number of one run.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Figure {
+    pub(crate) run: u32,
+    pub(crate) workload: String,
+    pub(crate) contestant: String,
+    pub(crate) metric: String,
+    pub(crate) value: f64,
+    /// Of how many samples.
+    pub(crate) n: u64,
+}
+
+/// A figure of all runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+    /// Of how many samples in all.
+    pub(crate) n: u64,
+}
+
+impl Spread {
+    fn of(values: Vec<f64>, n: u64) -> Option<Self> {
+        let mut values = values;
+        values.sort_by(f64::total_cmp);
+        Some(Self { median: quantile(&values, 0.5)?, least: *values.first()?, most: *values.last()?, n })
+    }
+}
+
+/// Of values in order: what this part of them does not exceed; half way between two where there is no one in the middle.
+pub(crate) fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    #[expect(clippy::cast_precision_loss, reason = "there are few")]
+    let place = last as f64 * part;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and their number")]
+    let (below, above) = (place.floor() as usize, place.ceil() as usize);
+    Some(sorted[below] + (sorted[above] - sorted[below]) * place.fract())
+}
+
+impl Results {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not what this program wrote", path.display()))
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn values(&self, workload: &str, contestant: &str, metric: &str) -> BTreeMap<u32, (f64, u64)> {
+        let wanted = |figure: &&Figure| {
+            figure.workload == workload && figure.contestant == contestant && figure.metric == metric
+        };
+        self.figures.iter().filter(wanted).map(|figure| (figure.run, (figure.value, figure.n))).collect()
+    }
+
+    /// A figure over all runs.
+    pub(crate) fn spread(&self, workload: &str, contestant: &str, metric: &str) -> Option<Spread> {
+        let values = self.values(workload, contestant, metric);
+        let n = values.values().map(|(_, n)| n).sum();
+        Spread::of(values.values().map(|(value, _)| *value).collect(), n)
+    }
+
+    /// A figure as a multiple of another, run by run.
+    pub(crate) fn ratio(&self, of: [&str; 3], to: [&str; 3]) -> Option<Spread> {
+        let (of, to) = (self.values(of[0], of[1], of[2]), self.values(to[0], to[1], to[2]));
+        let ratio = |(run, (value, _)): (&u32, &(f64, u64))| {
+            let (other, _) = to.get(run)?;
+            (*other > 0.0).then(|| value / other)
+        };
+        let ratios: Vec<f64> = of.iter().filter_map(ratio).collect();
+        let n = ratios.len() as u64;
+        Spread::of(ratios, n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results(values: &[(u32, &str, f64)]) -> Results {
+        let figure = |&(run, contestant, value): &(u32, &str, f64)| Figure {
+            run,
+            workload: "w".to_owned(),
+            contestant: contestant.to_owned(),
+            metric: "m".to_owned(),
+            value,
+            n: 2,
+        };
+        Results { figures: values.iter().map(figure).collect(), ..Results::default() }
+    }
+
+    #[test]
+    fn a_spread_is_the_median_and_both_ends() {
+        let results = results(&[(1, "a", 3.0), (2, "a", 1.0), (3, "a", 2.0), (1, "b", 9.0)]);
+        assert_eq!(results.spread("w", "a", "m"), Some(Spread { median: 2.0, least: 1.0, most: 3.0, n: 6 }));
+        assert_eq!(results.spread("w", "c", "m"), None);
+    }
+
+    #[test]
+    fn a_ratio_is_taken_within_a_run() {
+        let results = results(&[(1, "a", 3.0), (1, "b", 1.0), (2, "a", 8.0), (2, "b", 2.0), (3, "a", 9.0)]);
+        let ratio = results.ratio(["w", "a", "m"], ["w", "b", "m"]);
+        assert_eq!(ratio, Some(Spread { median: 3.5, least: 3.0, most: 4.0, n: 2 }));
+    }
+
+    #[test]
+    fn quantiles_lie_between_values() {
+        assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(quantile(&[1.0], 0.95), Some(1.0));
+        assert_eq!(quantile(&[1.0, 2.0, 3.0, 4.0, 5.0], 0.95), Some(4.8));
+    }
+}

@@ -1,0 +1,431 @@
+//! What stands on each Lease: whether it can be read, means something, and has room.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use leasehold::protocol::name::{lease_name, looks_mapped};
+use leasehold::protocol::policy::{LOCK_DELAY, MAX_DURATION, MAX_HOLD, MAX_WAITERS, MIN_DURATION};
+use leasehold::protocol::record::{
+    CROWDED_BYTES, DEADLOCK, DEFAULT_DURATION, HOLDER, HOLDS, ID, JOIN, KIND, KIND_SESSION, PAYLOAD, PERMITS, REQUEST,
+    UPGRADE, WANT,
+};
+use leasehold::protocol::{HolderId, Kind, Record, Version, Want};
+
+use super::census::{Census, Unreadable, place_of};
+use super::report::{Finding, Object, Verdict};
+use super::site::Site;
+
+pub(super) const CHECK: &str = "leases";
+
+/// Of so many keys one is told of by name.
+const NAMED: usize = 5;
+
+/// All of them; and that they can be read, if nothing is wrong with any.
+pub(super) fn judge(site: &Site, census: &Census) -> Vec<Finding> {
+    let mut found: Vec<_> = census.unreadable.iter().map(|one| of_unreadable(site, one)).collect();
+    for session in census.sessions.values() {
+        let labels = session.lease.metadata.labels.as_ref();
+        if labels.and_then(|labels| labels.get(KIND)).is_some_and(|kind| kind != KIND_SESSION) {
+            let says = format!("it has the name of a session's Lease, and its label {KIND} says otherwise");
+            let of = Of::new(site, &session.lease);
+            found.push(of.label(of.finding(Verdict::Warning, says), &format!("{KIND}={KIND_SESSION}")));
+        }
+    }
+    found.extend(census.locks.iter().flat_map(|record| of_lock(site, record)));
+    if found.is_empty() {
+        let (locks, sessions) = (census.locks.len(), census.sessions.len());
+        let says =
+            format!("{locks} of locks, semaphores and read-write locks, {sessions} of sessions: all can be read");
+        found.push(Finding::ok(CHECK, whole(site), says));
+    }
+    found
+}
+
+/// What a finding is about that is about all of them.
+pub(super) fn whole(site: &Site) -> Object {
+    match site.all {
+        true => Object::new("Leases", "in all namespaces"),
+        false => Object::namespaced("Leases", &site.namespace, ""),
+    }
+}
+
+/// Findings about one Lease.
+struct Of<'a> {
+    site: &'a Site,
+    lease: &'a Lease,
+    namespace: String,
+    name: String,
+}
+
+impl<'a> Of<'a> {
+    fn new(site: &'a Site, lease: &'a Lease) -> Self {
+        let (namespace, name) = place_of(lease);
+        Self { site, lease, namespace, name }
+    }
+
+    fn finding(&self, verdict: Verdict, says: impl Into<String>) -> Finding {
+        Finding::new(CHECK, verdict, Object::lease(&self.namespace, &self.name), says)
+    }
+
+    fn kubectl(&self, words: &[&str]) -> String {
+        self.site.kubectl(Some(&self.namespace), words)
+    }
+
+    fn label(&self, finding: Finding, label: &str) -> Finding {
+        finding.fix("set the label right").command(self.kubectl(&["label", "lease", &self.name, label, "--overwrite"]))
+    }
+
+    fn annotations(&self) -> &'a BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.lease.metadata.annotations.as_ref().unwrap_or(&NONE)
+    }
+
+    /// These keys, taken off.
+    fn without(&self, keys: &[String]) -> String {
+        let gone: Vec<String> = keys.iter().map(|key| format!("{key}-")).collect();
+        let mut words = vec!["annotate", "lease", &self.name];
+        words.extend(gone.iter().map(String::as_str));
+        self.kubectl(&words)
+    }
+}
+
+fn of_unreadable(site: &Site, Unreadable { lease, why }: &Unreadable) -> Finding {
+    let of = Of::new(site, lease);
+    let finding = of.finding(Verdict::Failed, format!("it cannot be read: {why}"));
+    if why.contains("format") {
+        return finding.fix("upgrade this program, and every client and operator that says the same");
+    }
+    finding
+        .fix("nobody uses it as a session: take off the label, or delete it if it is nobody's")
+        .command(of.kubectl(&["label", "lease", &of.name, &format!("{KIND}-")]))
+}
+
+fn of_lock(site: &Site, record: &Record) -> Vec<Finding> {
+    let of = Of::new(site, &record.lease);
+    let mut found = Vec::new();
+    found.extend(of_kind(&of, record));
+    found.extend(of_holder_field(&of, record));
+    found.extend(of_keys(&of, record));
+    found.extend(of_name(&of, record));
+    found.extend(of_room(&of, record));
+    found.extend(of_others(&of));
+    found
+}
+
+fn of_kind(of: &Of<'_>, record: &Record) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let kind = of.lease.metadata.labels.as_ref().and_then(|labels| labels.get(KIND)).map_or("", String::as_str);
+    if Kind::named(kind).is_none() {
+        let says = format!("its label {KIND} says {kind:?}, which is no kind: clients take it for a lock");
+        found.push(of.label(of.finding(Verdict::Warning, says), &format!("{KIND}={}", Kind::Lock.name())));
+    }
+    if record.kind == Kind::Semaphore && of.annotations().get(PERMITS).is_none_or(|text| text.parse::<u32>().is_err()) {
+        let says = format!("nobody can tell how many permits it has (annotation {PERMITS}): nobody is let in");
+        found.push(
+            of.finding(Verdict::Warning, says)
+                .fix("say how many there are; where a Semaphore stands for it, see why the operator does not")
+                .command(of.kubectl(&["annotate", "lease", &of.name, &format!("{PERMITS}=N"), "--overwrite"])),
+        );
+    }
+    for key in [MIN_DURATION, MAX_DURATION, MAX_HOLD, LOCK_DELAY, MAX_WAITERS, DEFAULT_DURATION] {
+        if let Some(text) = of.annotations().get(key).filter(|text| text.parse::<u32>().is_err()) {
+            let says = format!("its annotation {key} is {text:?}, which cannot be read: it counts as absent");
+            found.push(
+                of.finding(Verdict::Warning, says)
+                    .fix("take it off; where a resource stands for it, the operator writes it as the resource says")
+                    .command(of.without(&[key.to_owned()])),
+            );
+        }
+    }
+    found
+}
+
+fn of_holder_field(of: &Of<'_>, record: &Record) -> Option<Finding> {
+    let identity = of.lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    let wrong = match record.kind {
+        Kind::Lock => [Kind::Semaphore, Kind::ReadWriteLock].iter().any(|kind| identity == kind.name()),
+        kind => !identity.is_empty() && identity != kind.name(),
+    };
+    let noun = record.kind.name();
+    wrong.then(|| {
+        of.finding(
+            Verdict::Warning,
+            format!(
+                "holderIdentity is {identity:?}, which no client of a {noun} writes: another program uses this Lease"
+            ),
+        )
+        .fix("give one of the two another name")
+        .command(of.kubectl(&["get", "lease", &of.name, "-o", "yaml"]))
+    })
+}
+
+/// Keys that mean nothing: of no acquisition, or of one that neither holds nor waits.
+fn of_keys(of: &Of<'_>, record: &Record) -> Vec<Finding> {
+    let (mut bad, mut left) = (Vec::new(), Vec::new());
+    let there = |identity: &str| {
+        record.holders().any(|holder| holder.identity == identity)
+            || record.waiters.iter().any(|waiter| waiter.id.to_string() == identity)
+    };
+    for (key, value) in of.annotations() {
+        let after = |prefix: &str| key.strip_prefix(prefix);
+        if let Some(id) = after(JOIN) {
+            if id.parse::<HolderId>().is_err() || value.parse::<Version>().is_err() {
+                bad.push(key.clone());
+            }
+        } else if let Some(id) = after(HOLDER) {
+            match id.parse::<HolderId>() {
+                Ok(_) if record.kind == Kind::Lock => left.push(key.clone()),
+                Ok(_) => {}
+                Err(_) => bad.push(key.clone()),
+            }
+        } else if let Some(id) = after(WANT) {
+            if !there(id) {
+                left.push(key.clone());
+            } else if value.parse::<Want>().is_err() {
+                bad.push(key.clone());
+            }
+        } else if let Some(id) = [HOLDS, UPGRADE, PAYLOAD, REQUEST, DEADLOCK].iter().find_map(|prefix| after(prefix))
+            && !there(id)
+        {
+            left.push(key.clone());
+        }
+    }
+    let mut found = Vec::new();
+    if !bad.is_empty() {
+        let says = format!("{} cannot be read, and clients pass over it: nobody is let in by it", some(&bad));
+        found.push(
+            of.finding(Verdict::Warning, says)
+                .fix("take it off, and see who wrote it: no client does")
+                .command(of.without(&bad)),
+        );
+    }
+    if !left.is_empty() {
+        let says = format!("{} is of nobody who holds it or waits for it", some(&left));
+        found.push(
+            of.finding(Verdict::Note, says)
+                .fix("most go by themselves when it changes hands; or take them off")
+                .command(of.without(&left)),
+        );
+    }
+    found
+}
+
+/// The first of them, and how many more there are.
+fn some(keys: &[String]) -> String {
+    let more = keys.len().saturating_sub(NAMED);
+    let first = keys[..keys.len() - more].join(", ");
+    let noun = if keys.len() == 1 { "annotation" } else { "annotations" };
+    if more == 0 { format!("{noun} {first}") } else { format!("{noun} {first} and {more} more") }
+}
+
+fn of_name(of: &Of<'_>, record: &Record) -> Option<Finding> {
+    match &record.resource_id {
+        None if looks_mapped(&of.name) => {
+            let says = format!("its name is made of a text, and the annotation {ID} that says of which is not there");
+            Some(
+                of.finding(Verdict::Warning, says)
+                    .fix("write it there, if you know it (kubectl leasehold name TEXT prints the name that is made of TEXT)")
+                    .command(of.kubectl(&["annotate", "lease", &of.name, &format!("{ID}=TEXT")])),
+            )
+        }
+        Some(id) if lease_name(id).map_or(true, |name| name != of.name) => {
+            let says =
+                format!("it says that it is that of {id:?} (annotation {ID}), which has a Lease of another name");
+            Some(
+                of.finding(Verdict::Warning, says)
+                    .fix("take it off: clients of neither name can use this Lease")
+                    .command(of.without(&[ID.to_owned()])),
+            )
+        }
+        _ => None,
+    }
+}
+
+fn of_room(of: &Of<'_>, record: &Record) -> Option<Finding> {
+    let bytes = record.bytes_to_come();
+    let (waiters, holders) = (record.waiters.len(), record.holders().count());
+    let full = format!("{holders} hold it and {waiters} wait, {} KB of {} KB", bytes / 1024, CROWDED_BYTES / 1024);
+    let (verdict, says) = if bytes >= CROWDED_BYTES {
+        (Verdict::Warning, format!("it is full, and nobody can join its queue any more: {full}"))
+    } else if bytes >= CROWDED_BYTES / 5 * 4 {
+        (Verdict::Note, format!("it is nearly full: {full}"))
+    } else {
+        return None;
+    };
+    Some(
+        of.finding(verdict, says)
+            .fix("spread what is wanted over several names (docs/limits.md#beyond)")
+            .command(of.kubectl(&["leasehold", "status", record.resource_id.as_deref().unwrap_or(&of.name)])),
+    )
+}
+
+/// What others have written there.
+fn of_others(of: &Of<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let meta = &of.lease.metadata;
+    let applied = meta.managed_fields.iter().flatten().filter(|entry| entry.operation.as_deref() == Some("Apply"));
+    let mut managers: Vec<&str> = applied.filter_map(|entry| entry.manager.as_deref()).collect();
+    managers.dedup();
+    if !managers.is_empty() {
+        let says = format!(
+            "{} applies it (managedFields): from then on the API server keeps account of every field, and writes cost more",
+            managers.join(", ")
+        );
+        found.push(
+            of.finding(Verdict::Note, says).fix("take the Lease out of what is applied: locks are made by being named"),
+        );
+    }
+    if let Some(owner) = meta.owner_references.iter().flatten().next() {
+        let says = format!(
+            "it has an owner ({} {}): garbage collection deletes it with that one, under its holder",
+            owner.kind, owner.name
+        );
+        let patch = r#"{"metadata":{"ownerReferences":null}}"#;
+        found.push(of.finding(Verdict::Warning, says).fix("take the owner off").command(of.kubectl(&[
+            "patch",
+            "lease",
+            &of.name,
+            "--type=merge",
+            "-p",
+            patch,
+        ])));
+    }
+    if meta.deletion_timestamp.is_some() {
+        let finalizers = meta.finalizers.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let says = format!("it is deleted, and stays for its finalizers ({finalizers}): it can be used until it goes");
+        found.push(of.finding(Verdict::Note, says).fix("see to whoever put the finalizers there"));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::census::tests::{NOW, census, lock, session};
+    use super::*;
+
+    /// What is found of these besides that all is in order.
+    fn judged(leases: &[Value]) -> Vec<(Verdict, String, Option<String>)> {
+        let found = judge(&Site::example(), &census(leases)).into_iter().filter(|one| one.verdict != Verdict::Ok);
+        found.map(|one| (one.verdict, one.says, one.command)).collect()
+    }
+
+    fn one(lease: Value) -> (Verdict, String, String) {
+        let mut found = judged(&[lease]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let (verdict, says, command) = found.remove(0);
+        (verdict, says, command.unwrap_or_default())
+    }
+
+    fn changed(path: &str, value: Value) -> Value {
+        let mut lease = lock("a", "web-0_x1.1", json!({}));
+        *lease.pointer_mut(path).unwrap() = value;
+        lease
+    }
+
+    #[test]
+    fn what_clients_write_is_in_order() {
+        let annotations = json!({
+            "leasehold.dev/format": "1", "join.leasehold.dev/web-1_x2.1": "6", "holds.leasehold.dev/web-1_x2.1": "web-1_x2.0",
+            "payload.leasehold.dev/web-0_x1.1": "step 3", "request.leasehold.dev/web-0_x1.1": "30 web-2 why",
+            "leasehold.dev/max-hold-seconds": "600",
+        });
+        let mut shared = lock(
+            "s",
+            "",
+            json!({
+                "leasehold.dev/permits": "3", "holder.leasehold.dev/web-0_x1.1": "5", "want.leasehold.dev/web-0_x1.1": "2",
+            }),
+        );
+        shared["metadata"]["labels"]["leasehold.dev/kind"] = "semaphore".into();
+        shared["spec"]["holderIdentity"] = "semaphore".into();
+        let mut mapped = lock("order-payment-4711--u5aja2xsokmdklzq54c4iifvzd", "", json!({}));
+        mapped["metadata"]["annotations"]["leasehold.dev/id"] = "order:payment:4711".into();
+        let good = [lock("a", "web-0_x1.1", annotations), shared, mapped, session("session-web-0.x1", "web-0_x1", NOW)];
+        assert_eq!(judged(&good), []);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told() {
+        let later = changed("/metadata/annotations", json!({"leasehold.dev/format": "2"}));
+        let (verdict, says, _) = one(later);
+        assert_eq!(verdict, Verdict::Failed);
+        assert!(says.contains("it is of format 2"), "{says}");
+        let mut no_session = session("heartbeat", "web-0_x1", NOW);
+        no_session["metadata"]["namespace"] = "other".into();
+        let (verdict, says, command) = one(no_session);
+        assert_eq!((verdict, says.as_str()), (Verdict::Failed, "it cannot be read: its name is not a session's"));
+        assert_eq!(command, "kubectl label lease heartbeat leasehold.dev/kind- -n other --context dev");
+    }
+
+    #[test]
+    fn keys_of_nobody_are_told_with_what_takes_them_off() {
+        let (verdict, says, command) =
+            one(changed("/metadata/annotations", json!({"join.leasehold.dev/gone_z3": "6"})));
+        assert_eq!(verdict, Verdict::Warning);
+        assert!(says.starts_with("annotation join.leasehold.dev/gone_z3 cannot be read"), "{says}");
+        assert_eq!(command, "kubectl annotate lease a join.leasehold.dev/gone_z3- -n ops --context dev");
+        for (key, value) in [("join.leasehold.dev/web-1_x2.1", "first"), ("want.leasehold.dev/web-0_x1.1", "all of it")]
+        {
+            assert_eq!(one(changed("/metadata/annotations", json!({ key: value }))).0, Verdict::Warning, "{key}");
+        }
+        for key in ["want", "holds", "payload", "request", "upgrade", "deadlock", "holder"] {
+            let key = format!("{key}.leasehold.dev/gone_z3.1");
+            let (verdict, says, _) = one(changed("/metadata/annotations", json!({ key: "1" })));
+            assert_eq!(verdict, Verdict::Note);
+            assert!(says.contains("is of nobody"), "{says}");
+        }
+    }
+
+    #[test]
+    fn what_a_lease_is_for_can_be_said_wrongly() {
+        let says = |lease| one(lease).1;
+        assert!(
+            says(changed("/metadata/labels/leasehold.dev~1kind", "mutex".into()))
+                .contains("\"mutex\", which is no kind")
+        );
+        assert!(says(changed("/spec/holderIdentity", "semaphore".into())).contains("another program"));
+        let mut semaphore = lock("s", "", json!({}));
+        semaphore["metadata"]["labels"]["leasehold.dev/kind"] = "semaphore".into();
+        assert!(says(semaphore.clone()).contains("how many permits"));
+        semaphore["metadata"]["annotations"]["leasehold.dev/permits"] = "2".into();
+        semaphore["spec"]["holderIdentity"] = "controller-7c9".into();
+        assert!(says(semaphore).contains("\"controller-7c9\", which no client of a semaphore writes"));
+        assert!(says(lock("a--u5aja2xsokmdklzq54c4iifvzd", "", json!({}))).contains("is not there"));
+        assert!(says(lock("a", "", json!({"leasehold.dev/id": "b"}))).contains("another name"));
+        assert!(says(lock("a", "", json!({"leasehold.dev/max-waiters": "many"}))).contains("counts as absent"));
+        let mut lock = session("session-web-0.x1", "web-0_x1", NOW);
+        lock["metadata"]["labels"]["leasehold.dev/kind"] = "lock".into();
+        assert!(says(lock).contains("name of a session's Lease"));
+    }
+
+    #[test]
+    fn a_full_one_is_told_before_it_is_full() {
+        let full =
+            |bytes: usize| lock("a", "web-0_x1.1", json!({"payload.leasehold.dev/web-0_x1.1": "x".repeat(bytes)}));
+        assert_eq!(judged(&[full(180 * 1024)]), []);
+        assert_eq!(one(full(200 * 1024)).0, Verdict::Note);
+        let (verdict, says, _) = one(full(240 * 1024));
+        assert_eq!(
+            (verdict, says.contains("1 hold it and 0 wait, 240 KB of 240 KB")),
+            (Verdict::Warning, true),
+            "{says}"
+        );
+    }
+
+    #[test]
+    fn what_others_do_to_it_is_told() {
+        let mut lease = lock("a", "", json!({}));
+        lease["metadata"]["managedFields"] = json!([{"manager": "web", "operation": "Update"}]);
+        assert_eq!(judged(std::slice::from_ref(&lease)), []);
+        lease["metadata"]["managedFields"] = json!([{"manager": "argocd", "operation": "Apply"}]);
+        assert!(one(lease).1.starts_with("argocd applies it"));
+        let mut lease = lock("a", "", json!({}));
+        lease["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": "u"}]);
+        let (verdict, says, command) = one(lease);
+        assert_eq!((verdict, says.contains("(Pod web-0)")), (Verdict::Warning, true));
+        assert!(command.contains(r#"-p '{"metadata":{"ownerReferences":null}}'"#), "{command}");
+    }
+}
