@@ -73,8 +73,8 @@ fn arguments(name: &str, instead: &[(&str, &str)]) -> Result<Vec<String>> {
     let [line] = &lines[..] else { anyhow::bail!("{name}: {lines:?}") };
     let mut words = line[1..].to_vec();
     for (from, to) in instead {
-        *words.iter_mut().find(|word| word == from).with_context(|| format!("{name} has no {from}"))? =
-            (*to).to_owned();
+        let word = words.iter_mut().find(|word| word == from).with_context(|| format!("{name} has no {from}"))?;
+        (*to).clone_into(word);
     }
     Ok(words)
 }

@@ -142,6 +142,12 @@ async fn who_only_looks_rides_out_an_outage() -> Result<()> {
     proxy.close();
     drop(holder.stdin());
     end(&mut holder).await?.is(0, &[]);
+    // Each of the two has tried again, more than once.
+    eventually(SOON, "attempts in vain", async || {
+        ensure!(proxy.refused() >= 6, "{}", proxy.refused());
+        Ok(())
+    })
+    .await?;
     assert!(wait.try_wait()?.is_none(), "{}", wait.output());
     proxy.join();
     end(&mut wait).await?.is(0, &[]);

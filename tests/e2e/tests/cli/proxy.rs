@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,6 +27,7 @@ enum State {
 pub(crate) struct Proxy {
     kubeconfig: PathBuf,
     state: watch::Sender<State>,
+    refused: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
@@ -37,9 +40,12 @@ impl Proxy {
         let kubeconfig = scene.folder.path().join("behind-proxy");
         fs::write(&kubeconfig, fs::read_to_string(scene.kubeconfig())?.replace(&server, &here))?;
         let (state, now) = watch::channel(State::Passes);
+        let refused = Arc::new(AtomicU32::new(0));
+        let counted = refused.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *now.borrow() == State::Closed {
+                    counted.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
@@ -48,7 +54,7 @@ impl Proxy {
                 tokio::spawn(pass(from_server, to_client, now.clone()));
             }
         });
-        Ok(Self { kubeconfig, state, task })
+        Ok(Self { kubeconfig, state, refused, task })
     }
 
     /// The kubeconfig that leads through it.
@@ -64,6 +70,11 @@ impl Proxy {
     /// All connections are closed, and so is every new one.
     pub(crate) fn close(&self) {
         self.state.send_replace(State::Closed);
+    }
+
+    /// How many new connections it has closed.
+    pub(crate) fn refused(&self) -> u32 {
+        self.refused.load(Ordering::SeqCst)
     }
 
     /// Everything passes, also what was sent while it was silent.
