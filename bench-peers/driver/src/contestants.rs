@@ -21,6 +21,8 @@ pub(crate) struct Contestant {
     pub(crate) settle: u64,
     /// Whoever waits looks so seldom that hand-offs are measured beside others that have nothing to do either.
     pub(crate) slow: bool,
+    /// Those who wait have turns in order, so that it can be waited for that all have had some.
+    pub(crate) queues: bool,
     /// For how many seconds at least it is watched while many contend: it has few turns.
     pub(crate) patience: u64,
     /// Needs a Lease that is there already.
@@ -54,6 +56,7 @@ const PLAIN: Contestant = Contestant {
     crash_lease: CRASH_LEASE,
     settle: 100,
     slow: false,
+    queues: false,
     patience: 0,
     needs_lease: false,
     alone_only: false,
@@ -84,6 +87,7 @@ pub(crate) const ALL: &[Contestant] = &[
         options: "defaults: session 30 s; the Lease stays when it is free, as the operator makes them",
         arguments: &["--peer", "leasehold"],
         crash_arguments: &["--peer", "leasehold", "--lease", "15"],
+        queues: true,
         needs_lease: true,
         ..PLAIN
     },
@@ -183,6 +187,7 @@ pub(crate) const ALL: &[Contestant] = &[
         go: true,
         arguments: &["--peer", "etcd", "--lease", "60s"],
         crash_arguments: &["--peer", "etcd", "--lease", "15s"],
+        queues: true,
         ..PLAIN
     },
     Contestant {

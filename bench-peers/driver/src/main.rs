@@ -178,7 +178,7 @@ impl Bench {
         let turn = number as usize % all.len().max(1);
         all.rotate_left(turn);
         let (plan, mut failures, mut asides, mut parts) = (self.plan.clone(), Vec::new(), Vec::new(), Vec::new());
-        let mut run = Run::new(&self.stage, &plan, number);
+        let mut run = Run::new(&self.stage, &plan, number, self.options.runs);
         let mut since = Instant::now();
         let mut over = |name: &str, since: &mut Instant| {
             parts.push((name.to_owned(), since.elapsed().as_secs_f64()));

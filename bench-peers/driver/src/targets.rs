@@ -52,7 +52,6 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
     targets.push(beats(results, "uncontended", "median_ms", "a cycle's time", Better::Less));
     for workload in &contended {
         targets.push(beats(results, workload, "cycles_per_s", "cycles a second", Better::More));
-        targets.push(beats(results, workload, "fairness", "fewest turns by most", Better::More));
     }
     targets.push(beats(results, "handoff", "median_ms", "time", Better::Less));
     targets.push(beats(results, "crash", "leases", "lease durations", Better::Less));
