@@ -27,6 +27,8 @@ pub(crate) struct Contestant {
     pub(crate) patience: u64,
     /// Needs a Lease that is there already.
     pub(crate) needs_lease: bool,
+    /// It has other options only for those who wait: who holds does as with defaults.
+    pub(crate) holds_alike: bool,
     /// Measured only where nobody else wants the lock.
     pub(crate) alone_only: bool,
 }
@@ -59,6 +61,7 @@ const PLAIN: Contestant = Contestant {
     queues: false,
     patience: 0,
     needs_lease: false,
+    holds_alike: false,
     alone_only: false,
 };
 
@@ -138,6 +141,7 @@ pub(crate) const ALL: &[Contestant] = &[
         arguments: &["--peer", "kube-leader-election", "--retry", "100"],
         crash_arguments: &["--peer", "kube-leader-election", "--retry", "100"],
         patience: 6,
+        holds_alike: true,
         ..PLAIN
     },
     Contestant {
@@ -177,6 +181,7 @@ pub(crate) const ALL: &[Contestant] = &[
         arguments: &["--peer", "kubert", "--retry", "100"],
         crash_arguments: &["--peer", "kubert", "--retry", "100", "--lease", "15"],
         needs_lease: true,
+        holds_alike: true,
         ..PLAIN
     },
     Contestant {
@@ -207,6 +212,7 @@ pub(crate) const ALL: &[Contestant] = &[
         arguments: &["--peer", "redis", "--retry", "10"],
         crash_arguments: &["--peer", "redis", "--retry", "10"],
         settle: 50,
+        holds_alike: true,
         ..PLAIN
     },
 ];

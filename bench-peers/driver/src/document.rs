@@ -213,9 +213,9 @@ impl Document<'_> {
     fn held(&mut self) {
         self.section(
             "Very many locks of one process",
-            "One process, by one connection, takes 10,000 locks, or as many as it can within 15 s, and holds them. Who \
-             still held them half a minute later believes so itself. Others than Leasehold do so in fewer runs, since they \
-             keep the API server busy.",
+            "One process, by one connection, takes 10,000 locks, or as many as it can within 10 s (Leasehold a minute), and \
+             holds them. Who still held them half a minute later believes so itself. Others than Leasehold do so in fewer \
+             runs, since they keep the API server busy, and once where options make no difference to who holds.",
         );
         let rows = self.rows("held", |this, entry| {
             vec![

@@ -21,7 +21,7 @@ pub(crate) struct Plan {
     pub(crate) contenders: Vec<(usize, Duration)>,
     /// Whether those who have few turns are watched for longer.
     pub(crate) patient: bool,
-    /// Contenders are left to find into it for so long at most and for a third of their time, where there is no queue.
+    /// Contenders are left to find into it for so long at most and for a quarter of their time, where there is no queue.
     pub(crate) warm_up: Duration,
     /// Hand-offs, and for how long at most.
     pub(crate) hand_offs: (u32, Duration),
@@ -205,9 +205,9 @@ impl<'a> Run<'a> {
     }
 
     /// Until everybody has had two turns, and so has a session, a connection and a place in the queue. Where there is no
-    /// queue some never have a turn: then for a second and a third of the time that is measured, at most.
+    /// queue some never have a turn: then for a moment and a quarter of the time that is measured.
     async fn warm_up(&self, peer: &mut Peer, contestant: &Contestant, time: Duration) -> Result<()> {
-        let limit = if contestant.queues { SOON } else { self.plan.warm_up + time / 3 };
+        let limit = if contestant.queues { SOON } else { self.plan.warm_up + time / 4 };
         let end = Instant::now() + limit;
         while Instant::now() < end {
             if peer.mark().await?.acquired.iter().all(|&turns| turns >= 2) {
@@ -268,7 +268,7 @@ impl<'a> Run<'a> {
         let each = contestants.iter().map(|&contestant| {
             let slow = async {
                 if contestant.slow {
-                    let took = hand_offs(stage, contestant, true, &hand_off_name, u32::MAX, idle).await;
+                    let took = hand_offs(stage, contestant, true, &hand_off_name, u32::MAX, idle.mul_f64(0.7)).await;
                     took.map(Some)
                 } else {
                     Ok(None)
@@ -317,9 +317,11 @@ impl<'a> Run<'a> {
     /// One process holds very many locks.
     pub(crate) async fn held(&mut self, contestant: &Contestant) -> Result<()> {
         let (count, limit, time) = self.plan.held;
+        // What it is held to is to hold all of them.
+        let limit = if contestant.id == LEASEHOLD { limit * 6 } else { limit };
         let mut peer = self.stage.peer(contestant, false, false).await?;
         if contestant.needs_lease && contestant.id != LEASEHOLD {
-            for number in 0..count.min(2000) {
+            for number in 0..count {
                 // Once: they stay.
                 let _ = self.stage.lease(contestant, false, &format!("held-{number}")).await;
             }
