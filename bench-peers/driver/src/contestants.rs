@@ -21,10 +21,14 @@ pub(crate) struct Contestant {
     pub(crate) settle: u64,
     /// Whoever waits looks so seldom that hand-offs are measured beside others that have nothing to do either.
     pub(crate) slow: bool,
+    /// Those who wait have turns in order, so that it can be waited for that all have had some.
+    pub(crate) queues: bool,
     /// For how many seconds at least it is watched while many contend: it has few turns.
     pub(crate) patience: u64,
     /// Needs a Lease that is there already.
     pub(crate) needs_lease: bool,
+    /// It has other options only for those who wait: who holds does as with defaults.
+    pub(crate) holds_alike: bool,
     /// Measured only where nobody else wants the lock.
     pub(crate) alone_only: bool,
 }
@@ -54,8 +58,10 @@ const PLAIN: Contestant = Contestant {
     crash_lease: CRASH_LEASE,
     settle: 100,
     slow: false,
+    queues: false,
     patience: 0,
     needs_lease: false,
+    holds_alike: false,
     alone_only: false,
 };
 
@@ -84,6 +90,7 @@ pub(crate) const ALL: &[Contestant] = &[
         options: "defaults: session 30 s; the Lease stays when it is free, as the operator makes them",
         arguments: &["--peer", "leasehold"],
         crash_arguments: &["--peer", "leasehold", "--lease", "15"],
+        queues: true,
         needs_lease: true,
         ..PLAIN
     },
@@ -134,6 +141,7 @@ pub(crate) const ALL: &[Contestant] = &[
         arguments: &["--peer", "kube-leader-election", "--retry", "100"],
         crash_arguments: &["--peer", "kube-leader-election", "--retry", "100"],
         patience: 6,
+        holds_alike: true,
         ..PLAIN
     },
     Contestant {
@@ -173,6 +181,7 @@ pub(crate) const ALL: &[Contestant] = &[
         arguments: &["--peer", "kubert", "--retry", "100"],
         crash_arguments: &["--peer", "kubert", "--retry", "100", "--lease", "15"],
         needs_lease: true,
+        holds_alike: true,
         ..PLAIN
     },
     Contestant {
@@ -183,6 +192,7 @@ pub(crate) const ALL: &[Contestant] = &[
         go: true,
         arguments: &["--peer", "etcd", "--lease", "60s"],
         crash_arguments: &["--peer", "etcd", "--lease", "15s"],
+        queues: true,
         ..PLAIN
     },
     Contestant {
@@ -202,6 +212,7 @@ pub(crate) const ALL: &[Contestant] = &[
         arguments: &["--peer", "redis", "--retry", "10"],
         crash_arguments: &["--peer", "redis", "--retry", "10"],
         settle: 50,
+        holds_alike: true,
         ..PLAIN
     },
 ];

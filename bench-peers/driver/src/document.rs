@@ -16,7 +16,7 @@ pub(crate) fn files(results: &Results) -> BTreeMap<String, String> {
     let mut document = Document { results, text: String::new(), files: BTreeMap::new() };
     document.write();
     let Document { text, mut files, .. } = document;
-    files.insert("benchmarks.md".to_owned(), text);
+    files.insert("benchmarks.md".to_owned(), text.replace("\n\n\n", "\n\n"));
     files
 }
 
@@ -181,9 +181,11 @@ impl Document<'_> {
     fn crash(&mut self) {
         self.section(
             "A holder crashes",
-            "The process that holds the lock is killed (SIGKILL) at any moment between two renewals, and another waits; \
-             until the other has it. Everybody's lease lasts 15 s here, but that of kube-lease-manager with the shortest \
-             one. Leasehold's operator, which hands on at once where a Pod is known to have ended, does not run.",
+            "The process that holds the lock is killed (SIGKILL), and one waits in another; until the other has it. The \
+             holder is killed when it has held for a second and a part of the lease's duration, which is the same for \
+             everybody in a run and another in each run: who renews seldom leaves an older lease behind, which ends sooner, \
+             so look at the most as well. Everybody's lease lasts 15 s here, but that of kube-lease-manager with the \
+             shortest one. Leasehold's operator, which hands on at once where a Pod is known to have ended, does not run.",
         );
         let rows = self.rows("crash", |this, entry| {
             vec![
@@ -211,9 +213,9 @@ impl Document<'_> {
     fn held(&mut self) {
         self.section(
             "Very many locks of one process",
-            "One process, by one connection, takes 10,000 locks, or as many as it can within 15 s, and holds them. Who \
-             still held them half a minute later believes so itself. Others than Leasehold do so in fewer runs, since they \
-             keep the API server busy.",
+            "One process, by one connection, takes 10,000 locks, or as many as it can within 10 s (Leasehold a minute), and \
+             holds them. Who still held them half a minute later believes so itself. Others than Leasehold do so in fewer \
+             runs, since they keep the API server busy, and once where options make no difference to who holds.",
         );
         let rows = self.rows("held", |this, entry| {
             vec![
@@ -290,16 +292,16 @@ impl Document<'_> {
         self.results.spread(workload, &entry.id, metric).map_or_else(nothing, ranged)
     }
 
-    /// Without the ends.
+    /// A count, without the ends.
     fn plain(&self, workload: &str, entry: &Entry, metric: &str) -> String {
         let spread = self.results.spread(workload, &entry.id, metric);
-        spread.map_or_else(nothing, |spread| short(spread.median))
+        spread.map_or_else(nothing, |spread| plot::whole(spread.median))
     }
 
     /// The most of all runs.
     fn most(&self, workload: &str, entry: &Entry, metric: &str) -> String {
         let spread = self.results.spread(workload, &entry.id, metric);
-        spread.map_or_else(nothing, |spread| short(spread.most))
+        spread.map_or_else(nothing, |spread| plot::whole(spread.most))
     }
 
     fn factor(&self, workload: &str, entry: &Entry, metric: &str, of: &str) -> String {

@@ -87,12 +87,17 @@ pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if size == 0.0 => "0".to_owned(),
-        _ if size >= 10_000.0 => grouped(&format!("{value:.0}")),
+        _ if size >= 10_000.0 => whole(value),
         _ if size >= 100.0 => format!("{value:.0}"),
         _ if size >= 10.0 => format!("{value:.1}"),
         _ if size >= 0.1 => format!("{value:.2}"),
         _ => format!("{value:.3}"),
     }
+}
+
+/// Without what is behind the point.
+pub(crate) fn whole(value: f64) -> String {
+    grouped(&format!("{value:.0}"))
 }
 
 /// A comma between thousands.

@@ -21,7 +21,7 @@ pub(crate) struct Plan {
     pub(crate) contenders: Vec<(usize, Duration)>,
     /// Whether those who have few turns are watched for longer.
     pub(crate) patient: bool,
-    /// Contenders are left to find into it for so long at most, and for a third of their time.
+    /// Contenders are left to find into it for so long at most and for a quarter of their time, where there is no queue.
     pub(crate) warm_up: Duration,
     /// Hand-offs, and for how long at most.
     pub(crate) hand_offs: (u32, Duration),
@@ -46,6 +46,8 @@ pub(crate) struct Run<'a> {
     stage: &'a Stage,
     plan: &'a Plan,
     number: u32,
+    /// Of so many.
+    runs: u32,
     figures: Vec<Figure>,
     counts: Vec<Count>,
 }
@@ -86,8 +88,8 @@ struct Asked {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(stage: &'a Stage, plan: &'a Plan, number: u32) -> Self {
-        Self { stage, plan, number, figures: Vec::new(), counts: Vec::new() }
+    pub(crate) fn new(stage: &'a Stage, plan: &'a Plan, number: u32, runs: u32) -> Self {
+        Self { stage, plan, number, runs, figures: Vec::new(), counts: Vec::new() }
     }
 
     fn figure(&self, workload: &str, contestant: &Contestant, metric: &str, value: f64, n: u64) -> Figure {
@@ -170,7 +172,7 @@ impl<'a> Run<'a> {
         let time = if self.plan.patient { time.max(Duration::from_secs(contestant.patience)) } else { time };
         let mut peer = self.opened(contestant, &self.lock(&workload), contenders, false).await?;
         peer.ask("start", "started", SOON).await?;
-        self.warm_up(&mut peer, time).await?;
+        self.warm_up(&mut peer, contestant, time).await?;
         let (etcd, before) = (self.stage.etcd_messages().await?, peer.mark().await?);
         let from = self.asked(contestant, before.requests).await?;
         sleep(time).await;
@@ -202,16 +204,18 @@ impl<'a> Run<'a> {
         self.count((&workload, contestant, "requests_per_cycle"), (&from, &to), ratio(cycles, 1.0))
     }
 
-    /// Until everybody has had two turns, so has a session, a connection and a place in the queue, if there is one; not
-    /// longer than a second and a third of the time that is measured, since some never have a turn.
-    async fn warm_up(&self, peer: &mut Peer, time: Duration) -> Result<()> {
-        let end = Instant::now() + self.plan.warm_up + time / 3;
+    /// Until everybody has had two turns, and so has a session, a connection and a place in the queue. Where there is no
+    /// queue some never have a turn: then for a moment and a quarter of the time that is measured.
+    async fn warm_up(&self, peer: &mut Peer, contestant: &Contestant, time: Duration) -> Result<()> {
+        let limit = if contestant.queues { SOON } else { self.plan.warm_up + time / 4 };
+        let end = Instant::now() + limit;
         while Instant::now() < end {
             if peer.mark().await?.acquired.iter().all(|&turns| turns >= 2) {
-                break;
+                return Ok(());
             }
             sleep(Duration::from_millis(50)).await;
         }
+        ensure!(!contestant.queues, "not everybody had two turns within {limit:?}");
         Ok(())
     }
 
@@ -258,11 +262,13 @@ impl<'a> Run<'a> {
     /// waiters that sleep. All contestants at the same time, and what fails.
     pub(crate) async fn aside(&mut self, contestants: &[&Contestant]) -> Vec<String> {
         let (stage, idle) = (self.stage, self.plan.idle);
+        // The same for everybody, and another in each run: how old the lease is then makes most of the difference.
+        let moment = (f64::from(self.number - 1) + rand::random_range(0.0..1.0)) / f64::from(self.runs);
         let (idle_name, crash_name, hand_off_name) = (self.lock("idle"), self.lock("crash"), self.lock("aside"));
         let each = contestants.iter().map(|&contestant| {
             let slow = async {
                 if contestant.slow {
-                    let took = hand_offs(stage, contestant, true, &hand_off_name, u32::MAX, idle).await;
+                    let took = hand_offs(stage, contestant, true, &hand_off_name, u32::MAX, idle.mul_f64(0.7)).await;
                     took.map(Some)
                 } else {
                     Ok(None)
@@ -271,7 +277,7 @@ impl<'a> Run<'a> {
             async {
                 tokio::join!(
                     idle_requests(stage, contestant, &idle_name, idle),
-                    crash(stage, contestant, &crash_name),
+                    crash(stage, contestant, &crash_name, moment),
                     slow,
                 )
             }
@@ -311,9 +317,11 @@ impl<'a> Run<'a> {
     /// One process holds very many locks.
     pub(crate) async fn held(&mut self, contestant: &Contestant) -> Result<()> {
         let (count, limit, time) = self.plan.held;
+        // What it is held to is to hold all of them.
+        let limit = if contestant.id == LEASEHOLD { limit * 6 } else { limit };
         let mut peer = self.stage.peer(contestant, false, false).await?;
         if contestant.needs_lease && contestant.id != LEASEHOLD {
-            for number in 0..count.min(2000) {
+            for number in 0..count {
                 // Once: they stay.
                 let _ = self.stage.lease(contestant, false, &format!("held-{number}")).await;
             }
@@ -439,8 +447,9 @@ async fn idle_requests(
     Ok((before, after))
 }
 
-/// From the SIGKILL of a holder until a waiter in another process has the lock, in seconds.
-async fn crash(stage: &Stage, contestant: &Contestant, lock: &str) -> Result<f64> {
+/// From the SIGKILL of a holder until a waiter in another process has the lock, in seconds. It is killed when it has
+/// held for a part of its lease's duration, and a second.
+async fn crash(stage: &Stage, contestant: &Contestant, lock: &str, moment: f64) -> Result<f64> {
     stage.lease(contestant, true, lock).await?;
     let (mut holder, mut waiter) =
         (stage.peer(contestant, true, true).await?, stage.peer(contestant, true, true).await?);
@@ -449,8 +458,7 @@ async fn crash(stage: &Stage, contestant: &Contestant, lock: &str) -> Result<f64
     holder.acquire(0).await?;
     holder.acquired(0, SOON).await?;
     waiter.acquire(0).await?;
-    // At any moment between two renewals.
-    sleep(Duration::from_secs(1).mul_f64(1.0 + rand::random_range(0.0..contestant.crash_lease / 3.0))).await;
+    sleep(Duration::from_secs(1).mul_f64(1.0 + moment * contestant.crash_lease)).await;
     let killed = holder.kill().await?;
     let limit = Duration::from_secs(1).mul_f64(contestant.crash_lease * 3.0 + 10.0);
     let acquired = waiter.acquired(0, limit).await?;
