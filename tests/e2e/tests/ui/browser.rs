@@ -1,4 +1,4 @@
-//! Chromium without a window, driven by its DevTools protocol over a pair of pipes.
+//! Chromium without a window, driven by its `DevTools` protocol over a pair of pipes.
 //!
 //! There is no test of a page without it: where Chromium is missing, tests fail and say so, unless they are told to do
 //! without it.
