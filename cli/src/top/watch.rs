@@ -22,7 +22,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// Tells what there is and what changes, until nobody listens. Outages are ridden out, but for the first time.
 pub(super) async fn follow(leases: &Leases, args: &TopArgs, seen: &Sender<Seen>) -> Result<(), Failure> {
     let selector = args.selector.as_deref();
-    let (mut version, mut first, mut pause) = (None, true, Duration::ZERO);
+    let (mut version, mut first, mut watches, mut pause) = (None, true, 0_u64, Duration::ZERO);
     loop {
         let from: String = match version.take() {
             Some(version) => version,
@@ -34,10 +34,9 @@ pub(super) async fn follow(leases: &Leases, args: &TopArgs, seen: &Sender<Seen>)
                     }
                     version
                 }
-                Err(failure) if !first && failure.code == exit::UNREACHABLE => {
-                    // What to do about it stands on further lines.
-                    let why = failure.message.lines().next().unwrap_or_default().to_owned();
-                    if seen.send(Seen::Lost(why)).await.is_err() {
+                // One that has just come back knows nobody's rights for a moment.
+                Err(failure) if !first => {
+                    if seen.send(lost(&failure)).await.is_err() {
                         return Ok(());
                     }
                     rest(&mut pause).await;
@@ -47,6 +46,7 @@ pub(super) async fn follow(leases: &Leases, args: &TopArgs, seen: &Sender<Seen>)
             },
         };
         let params = WatchParams::default().labels(&others_than_sessions(selector)).timeout(WATCH_SECONDS);
+        watches += 1;
         let (api, mut at) = (leases.of(args.all_namespaces), from.clone());
         let events = futures::stream::once(async move { api.watch(&params, &from).await }).try_flatten();
         let mut events = std::pin::pin!(events);
@@ -72,8 +72,13 @@ pub(super) async fn follow(leases: &Leases, args: &TopArgs, seen: &Sender<Seen>)
                 // What has happened since is seen by listing again.
                 Ok(Some(Ok(WatchEvent::Error(_)))) | Err(_) => break,
                 Ok(Some(Err(error))) => match refused(&error, "watch") {
-                    failure if failure.code == exit::UNREACHABLE => break,
-                    failure => return Err(failure),
+                    failure if failure.code != exit::UNREACHABLE && watches == 1 => return Err(failure),
+                    failure => {
+                        if seen.send(lost(&failure)).await.is_err() {
+                            return Ok(());
+                        }
+                        break;
+                    }
                 },
             };
             pause = Duration::ZERO;
@@ -83,6 +88,11 @@ pub(super) async fn follow(leases: &Leases, args: &TopArgs, seen: &Sender<Seen>)
         }
         rest(&mut pause).await;
     }
+}
+
+/// What to do about it stands on further lines.
+fn lost(failure: &Failure) -> Seen {
+    Seen::Lost(failure.message.lines().next().unwrap_or_default().to_owned())
 }
 
 async fn rest(pause: &mut Duration) {

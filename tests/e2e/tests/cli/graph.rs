@@ -25,14 +25,14 @@ async fn who_waits_for_each_other_is_drawn_as_a_circle() -> Result<()> {
         let _held = billing.lock("accounts").build()?.acquire().await?;
         let _ = has_first.send(());
         second.await?;
-        drop(billing.lock("orders").build()?.acquire().await?);
+        let _waits = billing.lock("orders").build()?.acquire().await?;
         anyhow::Ok(())
     });
     let two = tokio::spawn(async move {
         first.await?;
         let _held = shipping.lock("orders").build()?.acquire().await?;
         let _ = has_second.send(());
-        drop(shipping.lock("accounts").build()?.acquire().await?);
+        let _waits = shipping.lock("accounts").build()?.acquire().await?;
         anyhow::Ok(())
     });
     let _unconnected = other.lock("beside").build()?.acquire().await?;
