@@ -49,7 +49,7 @@ fn contender() -> Contender {
 
 /// The end of a session that has fallen silent.
 fn silent() -> End {
-    End { since: at(0).moment, by_evidence: false, duration: D }
+    End { since: at(0).moment, by_evidence: false, duration: D, version: None }
 }
 
 fn wish() -> Wish {
