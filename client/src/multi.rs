@@ -12,7 +12,7 @@ use crate::error::{AcquireError, ApiError, Lost, OptionsError, ReleaseError, Try
 use crate::hold::Hold;
 use crate::lock::Lock;
 use crate::protocol::contender::Wish;
-use crate::protocol::{Kind, Mode};
+use crate::protocol::{Kind, Mode, Moment};
 use crate::rwlock::{self, ReadWriteLock};
 use crate::semaphore::Semaphore;
 use crate::task::Tasks;
@@ -141,6 +141,9 @@ impl MultiLock {
 
     /// Acquires all, and waits as long as it takes, or for the shortest wait limit of what is named.
     ///
+    /// One after the other is acquired. Where one is lost while another is still waited for (its session has run out in an
+    /// outage, somebody broke it, its maximum hold is over), all that was acquired is given back, and it begins anew.
+    ///
     /// # Cancel safety
     /// Cancelled, it releases what it has in the background.
     ///
@@ -207,23 +210,55 @@ impl MultiLock {
     ) -> Result<MultiGuard, AcquireError> {
         let least = || self.parts.values().filter_map(|(access, _)| access.wait_limit).min();
         let end = limit.or_else(least).map(|limit| clock::moment() + limit);
-        let mut holds = Vec::with_capacity(self.parts.len());
+        loop {
+            if let Some(guard) = self.attempt(end, &mut progress).await? {
+                return Ok(guard);
+            }
+        }
+    }
+
+    /// Acquires one after the other. Nothing where one of them was lost while others were waited for.
+    async fn attempt(
+        &self,
+        end: Option<Moment>,
+        progress: &mut impl FnMut(&str, Progress),
+    ) -> Result<Option<MultiGuard>, AcquireError> {
+        let mut holds: Vec<Hold> = Vec::with_capacity(self.parts.len());
         for (access, wish) in self.parts.values() {
             let left = end.map(|end| end.since(clock::moment()));
-            match access.acquire_part(wish, left, |step| progress(&access.name, step)).await {
-                Ok(hold) => holds.push(hold),
-                Err(error) => {
-                    // What was held until then is given back before anybody hears of it.
+            let part = access.acquire_part(wish, left, |step| progress(&access.name, step));
+            let part = tokio::select! {
+                biased;
+                part = part => Some(part),
+                () = any_lost(&holds) => None,
+            };
+            match part {
+                Some(Ok(hold)) => holds.push(hold),
+                // What was held until then is given back before anybody hears of it.
+                Some(Err(error)) => {
                     let _ = release_all(holds).await;
                     return Err(error);
                 }
+                None => {
+                    let _ = release_all(holds).await;
+                    return Ok(None);
+                }
             }
         }
-        all_or_nothing(holds).await.map_err(|(name, source)| AcquireError::Api { name, source })
+        Ok(all_or_nothing(holds).await.ok())
     }
 }
 
-/// All have been acquired. The first may have been lost while the last was waited for.
+/// Waits until one of these is known to be lost. It costs nothing, and so is told of a break within a renew interval.
+async fn any_lost(holds: &[Hold]) {
+    let lost = holds.iter().map(|hold| Box::pin(hold.validity().lost().cancelled()));
+    if holds.is_empty() {
+        return std::future::pending().await;
+    }
+    futures::future::select_all(lost).await;
+}
+
+/// All have been acquired. The first may have been lost while the last was waited for: then all is given back.
 async fn all_or_nothing(holds: Vec<Hold>) -> Result<MultiGuard, (String, ApiError)> {
     let mut guard = MultiGuard { holds, lost: OnceLock::new() };
     match guard.check() {

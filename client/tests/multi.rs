@@ -96,6 +96,34 @@ async fn one_loss_is_the_loss_of_all() {
 }
 
 #[tokio::test]
+async fn what_is_lost_while_the_rest_is_waited_for_is_acquired_anew() {
+    let store = MemoryStore::new();
+    let (client, other) = (client(&store), client(&store));
+    let first = client.semaphore("a").with_permits(1).build().unwrap();
+    let last = other.lock("b").build().unwrap().acquire().await.unwrap();
+    let all = MultiLock::new().permits(&first, 1).lock(&client.lock("b").build().unwrap()).build().unwrap();
+    let waiting = tokio::spawn(async move { all.acquire().await });
+    let holder = async |not: &str| {
+        loop {
+            let mut held = first.status().await.unwrap().holders.into_iter().map(|share| share.holder.identity);
+            if let Some(identity) = held.find(|identity| identity != not) {
+                return identity;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let lost = holder("").await;
+    first.revoke(&lost).await.unwrap();
+    // It holds the first again before it can have the last.
+    let again = tokio::time::timeout(LIMIT, holder(&lost)).await.expect("it waits on, and holds half of it no more");
+    last.release().await.unwrap();
+    let guard = tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap().unwrap();
+    guard.check().unwrap();
+    assert_eq!(guard.get("a").unwrap().holder_identity(), again);
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_named_twice_is_acquired_once() {
     let store = MemoryStore::new();
     let client = client(&store);
