@@ -100,7 +100,7 @@ async fn what_is_lost_while_the_rest_is_waited_for_is_acquired_anew() {
     let store = MemoryStore::new();
     let (client, other) = (client(&store), client(&store));
     let first = client.semaphore("a").with_permits(1).build().unwrap();
-    let last = other.lock("b").build().unwrap().acquire().await.unwrap();
+    let second = other.lock("b").build().unwrap().acquire().await.unwrap();
     let all = MultiLock::new().permits(&first, 1).lock(&client.lock("b").build().unwrap()).build().unwrap();
     let waiting = tokio::spawn(async move { all.acquire().await });
     let holder = async |not: &str| {
@@ -114,9 +114,9 @@ async fn what_is_lost_while_the_rest_is_waited_for_is_acquired_anew() {
     };
     let lost = holder("").await;
     first.revoke(&lost).await.unwrap();
-    // It holds the first again before it can have the last.
+    // It holds the first again before it can have the second.
     let again = tokio::time::timeout(LIMIT, holder(&lost)).await.expect("it waits on, and holds half of it no more");
-    last.release().await.unwrap();
+    second.release().await.unwrap();
     let guard = tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap().unwrap();
     guard.check().unwrap();
     assert_eq!(guard.get("a").unwrap().holder_identity(), again);
