@@ -118,7 +118,7 @@ impl World {
                 self.contender.publish(&self.me.clone(), text);
             }
             Step::Verdict(session, ended) => {
-                let end = End { since: self.now.moment, by_evidence: false, duration: D };
+                let end = End { since: self.now.moment, by_evidence: false, duration: D, version: None };
                 self.contender.verdict(session.parse().unwrap(), ended.then_some(end));
             }
         }
