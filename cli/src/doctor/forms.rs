@@ -14,6 +14,7 @@ use leasehold::protocol::{HolderId, Kind, Record, Version, Want};
 use super::census::{Census, Unreadable, place_of};
 use super::report::{Finding, Object, Verdict};
 use super::site::Site;
+use crate::view::name_to_type;
 
 pub(super) const CHECK: &str = "leases";
 
@@ -252,7 +253,7 @@ fn of_room(of: &Of<'_>, record: &Record) -> Option<Finding> {
     Some(
         of.finding(verdict, says)
             .fix("spread what is wanted over several names (docs/limits.md#beyond)")
-            .command(of.kubectl(&["leasehold", "status", record.resource_id.as_deref().unwrap_or(&of.name)])),
+            .command(name_to_type(record).map(|name| of.kubectl(&["leasehold", "status", name]))),
     )
 }
 

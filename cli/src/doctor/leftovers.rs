@@ -9,6 +9,7 @@ use super::census::{Life, Place, Sight, place_of, told};
 use super::forms::whole;
 use super::report::{Finding, Object, Verdict};
 use super::site::Site;
+use crate::view::name_to_type;
 
 pub(super) const CHECK: &str = "leftovers";
 
@@ -124,18 +125,20 @@ fn free(site: &Site, sight: &Sight) -> Vec<Finding> {
     let free = sight.census.locks.iter().filter(|lock| lock.ephemeral && !lock.is_held() && lock.waiters.is_empty());
     free.map(|record| {
         let (namespace, lease) = place_of(&record.lease);
-        let name = record.resource_id.as_ref().unwrap_or(&lease);
-        let mut words = vec!["leasehold", "run", name, "--no-wait"];
-        words.extend(match record.kind {
-            Kind::Lock => None,
-            Kind::Semaphore => Some("--semaphore"),
-            Kind::ReadWriteLock => Some("--write"),
-        });
-        words.extend(["--", "true"]);
+        let take = |name| {
+            let mut words = vec!["leasehold", "run", name, "--no-wait"];
+            words.extend(match record.kind {
+                Kind::Lock => None,
+                Kind::Semaphore => Some("--semaphore"),
+                Kind::ReadWriteLock => Some("--write"),
+            });
+            words.extend(["--", "true"]);
+            site.kubectl(Some(&namespace), &words)
+        };
         let says = "it was made on the spot, nobody holds it or waits for it, and it is still there";
         Finding::new(CHECK, Verdict::Note, Object::lease(&namespace, &lease), says)
             .fix("it harms nobody, and the operator removes it after 5 s; or take it once, which removes it safely")
-            .command(site.kubectl(Some(&namespace), &words))
+            .command(name_to_type(record).map(take))
     })
     .collect()
 }
@@ -181,7 +184,7 @@ mod tests {
     #[test]
     fn what_was_made_on_the_spot_goes_by_being_taken() {
         let mut lease = lock(
-            "a-b--u5aja2xsokmdklzq54c4iifvzd",
+            &leasehold::protocol::name::lease_name("a b").unwrap(),
             "",
             json!({"leasehold.dev/ephemeral": "true", "leasehold.dev/id": "a b"}),
         );
@@ -190,6 +193,9 @@ mod tests {
             one.command.as_deref().unwrap(),
             "kubectl leasehold run 'a b' --no-wait -n ops --context dev -- true"
         );
+        let mut of_another = lease.clone();
+        of_another["metadata"]["annotations"]["leasehold.dev/id"] = "live".into();
+        assert_eq!(bad(&sight(&[of_another]))[0].command, None);
         lease["metadata"]["annotations"]["join.leasehold.dev/web-1_x2.1"] = "5".into();
         assert_eq!(bad(&sight(&[lease])), []);
     }

@@ -12,6 +12,7 @@ use super::forms::whole;
 use super::report::{Finding, Object, Verdict};
 use super::server::CLOCK;
 use super::site::Site;
+use crate::view::name_to_type;
 
 pub(super) const HOLDERS: &str = "holders";
 pub(super) const WAITERS: &str = "waiters";
@@ -56,13 +57,14 @@ struct Named<'a> {
     site: &'a Site,
     namespace: String,
     lease: String,
-    name: String,
+    /// `None`: what was named in a command would be another.
+    name: Option<String>,
 }
 
 impl<'a> Named<'a> {
     fn new(site: &'a Site, record: &Record) -> Self {
         let (namespace, lease) = place_of(&record.lease);
-        let name = record.resource_id.clone().unwrap_or_else(|| lease.clone());
+        let name = name_to_type(record).map(str::to_owned);
         Self { site, namespace, lease, name }
     }
 
@@ -70,9 +72,10 @@ impl<'a> Named<'a> {
         Finding::new(check, verdict, Object::lease(&self.namespace, &self.lease), says)
     }
 
-    fn break_it(&self, holder: &str) -> String {
-        let words = ["leasehold", "break", &self.name, "--holder", holder, "--reason", "its process is dead"];
-        self.site.kubectl(Some(&self.namespace), &words)
+    fn break_it(&self, holder: &str) -> Option<String> {
+        let name = self.name.as_deref()?;
+        let words = ["leasehold", "break", name, "--holder", holder, "--reason", "its process is dead"];
+        Some(self.site.kubectl(Some(&self.namespace), &words))
     }
 
     /// With the command that watches for so long that it can be told, where anybody would wait for that.
@@ -336,6 +339,18 @@ mod tests {
         never[0]["metadata"]["annotations"]["leasehold.dev/reclaim"] = "never".into();
         let [never] = &bad(&sight(&never))[..] else { panic!() };
         assert!(never.fix.as_deref().unwrap().contains("only a break ends it"), "{never:?}");
+    }
+
+    #[test]
+    fn nothing_is_broken_by_the_name_of_another() {
+        let mut leases = held(Some(session("session-web-0.x1", "web-0_x1", LONG_AGO)));
+        leases[0]["metadata"]["annotations"]["leasehold.dev/id"] = "live".into();
+        let [dead] = &bad(&watched(&leases, 30))[..] else { panic!() };
+        assert_eq!(dead.command, None, "{dead:?}");
+        leases[0]["metadata"]["annotations"] = json!({});
+        leases[0]["metadata"]["name"] = "a--u5aja2xsokmdklzq54c4iifvzd".into();
+        let [dead] = &bad(&watched(&leases, 30))[..] else { panic!() };
+        assert_eq!(dead.command, None, "{dead:?}");
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(super) struct Finding {
     pub(super) says: String,
     /// What to do about it.
     pub(super) fix: Option<String>,
-    /// What to type for that.
+    /// What to type for that. `None` also where nobody can tell what to type.
     pub(super) command: Option<String>,
 }
 
@@ -102,8 +102,8 @@ impl Finding {
     }
 
     #[must_use]
-    pub(super) fn command(mut self, command: impl Into<String>) -> Self {
-        self.command = Some(command.into());
+    pub(super) fn command(mut self, command: impl Into<Option<String>>) -> Self {
+        self.command = command.into();
         self
     }
 
