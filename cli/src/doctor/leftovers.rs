@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use leasehold::protocol::Kind;
 
 use super::census::{Life, Place, Sight, place_of, told};
-use super::forms::whole;
+use super::forms::{is_labelled, whole};
 use super::report::{Finding, Object, Verdict};
 use super::site::Site;
 use crate::view::name_to_type;
@@ -139,6 +139,7 @@ fn free(site: &Site, sight: &Sight) -> Vec<Finding> {
         Finding::new(CHECK, Verdict::Note, Object::lease(&namespace, &lease), says)
             .fix("it harms nobody, and the operator removes it after 5 s; or take it once, which removes it safely")
             .command(name_to_type(record).map(take))
+            .typed_only_if(is_labelled(record))
     })
     .collect()
 }
@@ -196,6 +197,9 @@ mod tests {
         let mut of_another = lease.clone();
         of_another["metadata"]["annotations"]["leasehold.dev/id"] = "live".into();
         assert_eq!(bad(&sight(&[of_another]))[0].command, None);
+        let mut of_no_kind = lease.clone();
+        of_no_kind["metadata"]["labels"]["leasehold.dev/kind"] = "semaphor".into();
+        assert_eq!(bad(&sight(&[of_no_kind]))[0].command, None);
         lease["metadata"]["annotations"]["join.leasehold.dev/web-1_x2.1"] = "5".into();
         assert_eq!(bad(&sight(&[lease])), []);
     }

@@ -8,7 +8,7 @@ use leasehold::protocol::record::{ENDED_BY, JOIN, WANT};
 use leasehold::protocol::{Holder, LONGEST_SESSION, Liveness, Reclaim, Record, SessionId, Waiter};
 
 use super::census::{Life, Sight, place_of, told};
-use super::forms::whole;
+use super::forms::{is_labelled, whole};
 use super::report::{Finding, Object, Verdict};
 use super::server::CLOCK;
 use super::site::Site;
@@ -27,7 +27,8 @@ pub(super) fn judge(site: &Site, sight: &Sight) -> Vec<Finding> {
     for record in &sight.census.locks {
         holders += record.holders().count();
         waiters += record.waiters.len();
-        found.extend(record.holders().filter_map(|holder| of_holder(site, sight, record, holder)));
+        let of_record = record.holders().filter_map(|holder| of_holder(site, sight, record, holder));
+        found.extend(of_record.map(|one| one.typed_only_if(is_labelled(record))));
     }
     let says = |count: usize, none: &str, one: &str, many: &str| {
         let who = match count {
@@ -44,7 +45,9 @@ pub(super) fn judge(site: &Site, sight: &Sight) -> Vec<Finding> {
         found.push(Finding::ok(HOLDERS, whole(site), says(holders, "nobody holds anything", "1 holds", "hold")));
     }
     let before = found.len();
-    found.extend(sight.census.locks.iter().flat_map(|record| of_waiters(site, sight, record)));
+    for record in &sight.census.locks {
+        found.extend(of_waiters(site, sight, record).into_iter().map(|one| one.typed_only_if(is_labelled(record))));
+    }
     if found.len() == before {
         found.push(Finding::ok(WAITERS, whole(site), says(waiters, "nobody waits", "1 waits", "wait")));
     }
@@ -351,6 +354,15 @@ mod tests {
         leases[0]["metadata"]["name"] = "a--u5aja2xsokmdklzq54c4iifvzd".into();
         let [dead] = &bad(&watched(&leases, 30))[..] else { panic!() };
         assert_eq!(dead.command, None, "{dead:?}");
+    }
+
+    #[test]
+    fn nothing_is_typed_for_what_is_of_no_kind() {
+        let mut leases = held(Some(session("session-web-0.x1", "web-0_x1", LONG_AGO)));
+        leases[0]["metadata"]["labels"]["leasehold.dev/kind"] = "semaphor".into();
+        leases[0]["metadata"]["annotations"]["join.leasehold.dev/web-0_x1.2"] = "9".into();
+        let [holder, waiter] = &bad(&watched(&leases, 30))[..] else { panic!() };
+        assert_eq!((&holder.command, &waiter.command), (&None, &None));
     }
 
     #[test]

@@ -107,6 +107,13 @@ impl Finding {
         self
     }
 
+    /// Without what to type, where that would be for something else.
+    #[must_use]
+    pub(super) fn typed_only_if(mut self, sure: bool) -> Self {
+        self.command = self.command.filter(|_| sure);
+        self
+    }
+
     /// On one line: what, where, and what about it. Others wrote some of it: it does nothing to a terminal.
     fn message(&self, site: &Site) -> String {
         let Object { kind, name, namespace } = &self.object;
