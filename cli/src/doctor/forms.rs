@@ -25,9 +25,8 @@ const NAMED: usize = 5;
 pub(super) fn judge(site: &Site, census: &Census) -> Vec<Finding> {
     let mut found: Vec<_> = census.unreadable.iter().map(|one| of_unreadable(site, one)).collect();
     for session in census.sessions.values() {
-        let labels = session.lease.metadata.labels.as_ref();
-        if labels.and_then(|labels| labels.get(KIND)).is_some_and(|kind| kind != KIND_SESSION) {
-            let says = format!("it has the name of a session's Lease, and its label {KIND} says otherwise");
+        if label(&session.lease) != KIND_SESSION {
+            let says = format!("it has the name of a session's Lease, and its label {KIND} does not say so");
             let of = Of::new(site, &session.lease);
             found.push(of.label(of.finding(Verdict::Warning, says), &format!("{KIND}={KIND_SESSION}")));
         }
@@ -482,7 +481,9 @@ mod tests {
         assert!(says(lock("a", "", json!({"leasehold.dev/max-waiters": "many"}))).contains("counts as absent"));
         let mut lock = session("session-web-0.x1", "web-0_x1", NOW);
         lock["metadata"]["labels"]["leasehold.dev/kind"] = "lock".into();
-        assert!(says(lock).contains("name of a session's Lease"));
+        assert!(says(lock.clone()).contains("name of a session's Lease"));
+        lock["metadata"]["labels"] = json!({});
+        assert!(says(lock).contains("does not say so"));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) const CHECK: &str = "leftovers";
 
 /// The operator removes tombstones after two minutes from when it has seen them.
 const OLD: SignedDuration = SignedDuration::from_mins(5);
+/// Looks twice, as far apart as any session lasts.
+const WATCH: [&str; 4] = ["leasehold", "doctor", "--watch-for", "61s"];
 /// So many are named in a command.
 const NAMED: usize = 20;
 
@@ -31,28 +33,30 @@ pub(super) fn judge(site: &Site, sight: &Sight) -> Vec<Finding> {
 fn sessions(site: &Site, sight: &Sight) -> Vec<Finding> {
     let in_use = sight.census.named();
     let mut tombstones: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut old: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut dead: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut silent: BTreeMap<&str, Vec<(&str, SignedDuration)>> = BTreeMap::new();
     let unnamed = sight.census.sessions.iter().filter(|(place, _): &(&Place, _)| !in_use.contains(*place));
     for ((namespace, name), session) in unnamed {
         match sight.of_record(session) {
+            Life::Ended if sight.stood(session) => tombstones.entry(namespace).or_default().push(name),
             Life::Ended => {
                 let spec = session.lease.spec.as_ref();
                 let renewed = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
                 // One that was never renewed was not written by a client, and nobody has use for it.
                 if renewed.is_none_or(|renewed| sight.now().duration_since(renewed) > OLD) {
-                    tombstones.entry(namespace).or_default().push(name);
+                    old.entry(namespace).or_default().push(name);
                 }
             }
             Life::Dead => dead.entry(namespace).or_default().push(name),
             Life::Silent(age) => silent.entry(namespace).or_default().push((name, age)),
-            Life::Alive | Life::Absent | Life::Unknown => {}
+            Life::Alive | Life::Absent | Life::Gone | Life::Unknown => {}
         }
     }
     let mut found = Vec::new();
     for (namespace, names) in tombstones {
         let says = format!(
-            "{}, of sessions that have ended, last renewed more than five minutes ago by their own timestamps, and nothing names them: {}",
+            "{}, of sessions that have ended, which stood there while this watched for longer than they lived, and nothing names them: {}",
             tombstones_of(names.len()),
             some(&names)
         );
@@ -63,6 +67,19 @@ fn sessions(site: &Site, sight: &Sight) -> Vec<Finding> {
             says,
             "they harm nobody, and the operator sweeps them after two minutes; or",
         ));
+    }
+    for (namespace, names) in old {
+        let says = format!(
+            "{}, of sessions that have ended, last renewed more than five minutes ago by their own timestamps, and nothing names them: {}",
+            tombstones_of(names.len()),
+            some(&names)
+        );
+        let object = Object::namespaced("sessions", namespace, "");
+        found.push(
+            Finding::new(CHECK, Verdict::Note, object, says)
+                .fix("they harm nobody, and the operator sweeps them after two minutes; watch them before you remove any")
+                .command(site.kubectl(Some(namespace), &WATCH)),
+        );
     }
     for (namespace, names) in dead {
         let says = format!(
@@ -91,7 +108,7 @@ fn sessions(site: &Site, sight: &Sight) -> Vec<Finding> {
         found.push(
             Finding::new(CHECK, Verdict::Note, object, says)
                 .fix("most likely their processes did not shut down; watch them before you remove any")
-                .command(site.kubectl(Some(namespace), &["leasehold", "doctor", "--watch-for", "60s"])),
+                .command(site.kubectl(Some(namespace), &WATCH)),
         );
     }
     found
@@ -160,7 +177,13 @@ mod tests {
     #[test]
     fn a_tombstone_is_told_when_it_is_old_and_nothing_names_it() {
         let old = session("session-web-0.x1", "", LONG_AGO);
-        let [one] = &bad(&sight(std::slice::from_ref(&old)))[..] else { panic!() };
+        let [seen] = &bad(&sight(std::slice::from_ref(&old)))[..] else { panic!() };
+        assert!(seen.says.contains("five minutes ago by their own timestamps"), "{}", seen.says);
+        for early in [sight(std::slice::from_ref(&old)), watched(std::slice::from_ref(&old), 29)] {
+            let command = bad(&early)[0].command.clone().unwrap();
+            assert_eq!(command, "kubectl leasehold doctor --watch-for 61s -n ops --context dev");
+        }
+        let [one] = &bad(&watched(std::slice::from_ref(&old), 30))[..] else { panic!() };
         assert!(one.says.starts_with("1 tombstone, of sessions that have ended"), "{}", one.says);
         assert_eq!(one.command.as_deref().unwrap(), "kubectl delete lease session-web-0.x1 -n ops --context dev");
         assert_eq!(bad(&sight(&[session("session-web-0.x1", "", NOW)])), []);

@@ -114,6 +114,12 @@ fn of_session_holder(
     let lease = session.lease_name();
     let place = (named.namespace.clone(), lease.clone());
     let seen = sight.census.sessions.get(&place);
+    let watch = match record.policy.reclaim {
+        Reclaim::Never => {
+            "watch it for as long as a session lasts; its policy is reclaim: Never, so only a break ends it"
+        }
+        _ => "watch it for as long as a session lasts; the operator, or whoever waits, does so and takes it over",
+    };
     let says = match sight.of_session(&named.namespace, session) {
         Life::Alive => return None,
         Life::Ended => {
@@ -122,7 +128,13 @@ fn of_session_holder(
             format!("it is held by {who}, whose session has ended{by}")
         }
         Life::Absent => {
-            format!("it is held by {who}, whose session is not there (Lease {lease}): it counts as dead after a minute")
+            let says = format!(
+                "it is held by {who}, whose session is not there (Lease {lease}): it counts as dead after a minute; {ONLY_A_LOOK}"
+            );
+            return Some(named.watch(named.finding(HOLDERS, Verdict::Warning, says).fix(watch), LONGEST_SESSION));
+        }
+        Life::Gone => {
+            format!("it is held by {who}, whose session was not there for a minute while this watched (Lease {lease})")
         }
         Life::Dead => {
             let time = seen.map_or(60, |seen| seen.duration.as_secs());
@@ -136,9 +148,7 @@ fn of_session_holder(
                 "it is held by {who}, whose session has not been renewed for {}, by its own timestamps; {ONLY_A_LOOK}",
                 told(age)
             );
-            let fix =
-                "watch it for as long as a session lasts; the operator, or whoever waits, does so and takes it over";
-            return Some(named.watch(named.finding(HOLDERS, Verdict::Warning, says).fix(fix), duration));
+            return Some(named.watch(named.finding(HOLDERS, Verdict::Warning, says).fix(watch), duration));
         }
         Life::Unknown => {
             let says = format!("it is held by {who}, whose session (Lease {lease}) cannot be read here");
@@ -193,17 +203,19 @@ fn of_own_holder(
             );
             Some(named.watch(named.finding(HOLDERS, verdict, says).fix(takes), duration))
         }
-        Life::Alive | Life::Ended | Life::Absent | Life::Unknown => None,
+        Life::Alive | Life::Ended | Life::Absent | Life::Gone | Life::Unknown => None,
     }
 }
 
 fn of_waiters(site: &Site, sight: &Sight, record: &Record) -> Vec<Finding> {
     let named = Named::new(site, record);
     let mut gone: Vec<&Waiter> = Vec::new();
+    let mut absent: Vec<&Waiter> = Vec::new();
     let mut silent: Vec<&Waiter> = Vec::new();
     for waiter in &record.waiters {
         match sight.of_session(&named.namespace, &waiter.id.session) {
-            Life::Ended | Life::Absent | Life::Dead => gone.push(waiter),
+            Life::Ended | Life::Gone | Life::Dead => gone.push(waiter),
+            Life::Absent => absent.push(waiter),
             Life::Silent(_) => silent.push(waiter),
             Life::Alive | Life::Unknown => {}
         }
@@ -227,6 +239,15 @@ fn of_waiters(site: &Site, sight: &Sight, record: &Record) -> Vec<Finding> {
                 )
                 .command(site.kubectl(Some(&named.namespace), &words)),
         );
+    }
+    if !absent.is_empty() {
+        let says = format!(
+            "{} of {of} who wait for it have no sessions: {}; they count as dead after a minute",
+            absent.len(),
+            some(&absent)
+        );
+        let finding = named.finding(WAITERS, Verdict::Warning, says);
+        found.push(named.watch(finding.fix("watch them for a minute; the dead are passed over"), LONGEST_SESSION));
     }
     if !silent.is_empty() {
         let says = format!(
@@ -334,14 +355,19 @@ mod tests {
     fn a_holder_without_a_session_is_told() {
         let [absent] = &bad(&sight(&held(None)))[..] else { panic!() };
         assert!(absent.says.contains("(Lease session-web-0.x1): it counts as dead after a minute"), "{}", absent.says);
+        assert!(absent.command.as_deref().unwrap().starts_with("kubectl leasehold doctor --watch-for 61s"));
+        let [gone] = &bad(&watched(&held(None), 60))[..] else { panic!() };
+        assert!(gone.command.as_deref().unwrap().starts_with("kubectl leasehold break a"), "{gone:?}");
         let mut ended = session("session-web-0.x1", "", NOW);
         ended["metadata"]["annotations"]["leasehold.dev/ended-by"] = "operator x".into();
         let [ended] = &bad(&sight(&held(Some(ended))))[..] else { panic!() };
         assert_eq!(ended.says, "it is held by web-0_x1.1, whose session has ended (by operator x)");
         let mut never = held(None);
         never[0]["metadata"]["annotations"]["leasehold.dev/reclaim"] = "never".into();
-        let [never] = &bad(&sight(&never))[..] else { panic!() };
-        assert!(never.fix.as_deref().unwrap().contains("only a break ends it"), "{never:?}");
+        for sight in [sight(&never), watched(&never, 60)] {
+            let [never] = &bad(&sight)[..] else { panic!() };
+            assert!(never.fix.as_deref().unwrap().contains("only a break ends it"), "{never:?}");
+        }
     }
 
     #[test]
@@ -389,7 +415,12 @@ mod tests {
             session("session-web-0.x1", "web-0_x1", NOW),
             session("session-web-1.x2", "web-1_x2", NOW),
         ];
-        let [gone] = &bad(&sight(&leases))[..] else { panic!() };
+        let [absent] = &bad(&sight(&leases))[..] else { panic!() };
+        assert!(absent.says.starts_with("1 of 2 who wait for it have no sessions: web-2_x3.1"), "{}", absent.says);
+        assert!(absent.command.as_deref().unwrap().starts_with("kubectl leasehold doctor --watch-for 61s"));
+        let mut ended = leases.to_vec();
+        ended.push(session("session-web-2.x3", "", NOW));
+        let [gone] = &bad(&sight(&ended))[..] else { panic!() };
         assert_eq!(gone.says, "1 of 2 who wait for it are gone, by their sessions: web-2_x3.1");
         assert_eq!(
             gone.command.as_deref().unwrap(),
