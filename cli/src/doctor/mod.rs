@@ -169,7 +169,7 @@ async fn examine(site: &Site, client: &Client, args: &DoctorArgs, stages: &Stage
         stages.at("the caller", server::caller(client)),
         stages.at("definitions", definitions::look(client)),
         stages.at("rights", rights::look(client, namespace)),
-        stages.at("the operator", operator::look(client, &site.operator_namespace)),
+        stages.at("the operator", operator::look(client, &site.operator_namespace, args.watch_for)),
         stages.at("resources", resources::look(client, namespace)),
         stages.at("policies", extras::look(client, namespace)),
         stages.at("Leases", sight(client, namespace, args, answer.clock)),

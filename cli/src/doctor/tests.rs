@@ -36,6 +36,7 @@ fn all(leases: &[Value]) -> All {
             pods: Ok(Vec::new()),
             elsewhere: Vec::new(),
             at: NOW.parse().unwrap(),
+            before: None,
         },
         resources: Vec::new(),
         extras: extras::Seen {

@@ -1,6 +1,7 @@
 //! `doctor`: a healthy namespace, and one broken thing after the other, each with the command that mends it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -10,10 +11,13 @@ use leasehold_testkit::{Cluster, Namespace, Program, bin, eventually};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::{Outcome, RUN, SOON, Scene, outcome};
+use crate::support::{Outcome, RUN, SOON, Scene, end};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const LONG_AGO: &str = "2026-01-01T00:00:00.000000Z";
+
+/// Within this it has watched for a minute, and looked at the rest.
+const WATCHED: Duration = Duration::from_secs(120);
 
 /// What it found, and its exit code.
 struct Report {
@@ -23,7 +27,9 @@ struct Report {
 
 impl Report {
     async fn of(program: Program) -> Result<Self> {
-        let Outcome { code, output } = outcome(program.args(["-o", "json"])).await?;
+        let mut process = program.args(["-o", "json"]).start()?;
+        process.wait_exit(WATCHED).await?;
+        let Outcome { code, output } = end(&mut process).await?;
         // Standard error may be in between.
         let json: String = output.lines().filter(|line| !line.starts_with("leasehold: ")).collect();
         let report = serde_json::from_str(&json).with_context(|| output.clone())?;
