@@ -226,7 +226,8 @@ fn of_keys(of: &Of<'_>, record: &Record) -> Vec<Finding> {
         found.push(
             of.finding(Verdict::Warning, says)
                 .fix("take it off, and see who wrote it: no client does")
-                .command(of.without(&bad)),
+                .command(of.without(&bad))
+                .for_the_operator(of.site),
         );
     }
     if !of_shares.is_empty() {
@@ -242,7 +243,8 @@ fn of_keys(of: &Of<'_>, record: &Record) -> Vec<Finding> {
         found.push(
             of.finding(Verdict::Note, says)
                 .fix("most go by themselves when it changes hands; or take them off")
-                .command(of.without(&left)),
+                .command(of.without(&left))
+                .for_the_operator(of.site),
         );
     }
     found

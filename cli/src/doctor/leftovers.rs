@@ -128,6 +128,7 @@ fn remove(site: &Site, namespace: &str, names: &[&str], says: String, why: &str)
     Finding::new(CHECK, Verdict::Note, Object::namespaced("sessions", namespace, ""), says)
         .fix(format!("{why} remove them by hand"))
         .command(site.kubectl(Some(namespace), &words))
+        .for_the_operator(site)
 }
 
 /// The first of them, and how many more there are.
@@ -188,6 +189,14 @@ mod tests {
         assert_eq!(one.command.as_deref().unwrap(), "kubectl delete lease session-web-0.x1 -n ops --context dev");
         assert_eq!(bad(&sight(&[session("session-web-0.x1", "", NOW)])), []);
         assert_eq!(bad(&sight(&[old, lock("a", "web-0_x1.1", json!({}))])), []);
+    }
+
+    #[test]
+    fn in_strict_mode_the_operator_removes_what_is_left() {
+        let site = Site { strict: ["ops".to_owned()].into(), ..Site::example() };
+        let found = judge(&site, &watched(&[session("session-web-0.x1", "", LONG_AGO)], 30));
+        assert_eq!(found[0].command, None);
+        assert!(found[0].fix.as_deref().unwrap().starts_with("in strict mode only the operator"), "{found:?}");
     }
 
     #[test]

@@ -237,7 +237,8 @@ fn of_waiters(site: &Site, sight: &Sight, record: &Record) -> Vec<Finding> {
                 .fix(
                     "they are passed over when it is next handed on, and the operator takes them off; or do it by hand",
                 )
-                .command(site.kubectl(Some(&named.namespace), &words)),
+                .command(site.kubectl(Some(&named.namespace), &words))
+                .for_the_operator(site),
         );
     }
     if !absent.is_empty() {
@@ -426,6 +427,9 @@ mod tests {
             gone.command.as_deref().unwrap(),
             "kubectl annotate lease a join.leasehold.dev/web-2_x3.1- -n ops --context dev"
         );
+        let strict = Site { strict: ["ops".to_owned()].into(), ..Site::example() };
+        let found = judge(&strict, &sight(&ended));
+        assert!(found.iter().any(|one| one.says == gone.says && one.command.is_none()), "{found:?}");
         let mut silent = leases.to_vec();
         silent.push(session("session-web-2.x3", "web-2_x3", LONG_AGO));
         let [silent] = &bad(&sight(&silent))[..] else { panic!() };

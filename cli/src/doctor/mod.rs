@@ -149,6 +149,7 @@ fn site(config: &Config, cluster: &ClusterArgs, args: &DoctorArgs) -> Site {
         namespace: config.default_namespace.clone(),
         all: args.all_namespaces,
         operator_namespace: args.operator_namespace.clone(),
+        strict: std::collections::BTreeSet::new(),
     }
 }
 
@@ -205,6 +206,8 @@ struct All {
 
 impl All {
     fn judge(&self, site: &Site, now: Timestamp) -> Vec<Finding> {
+        let strict = self.extras.strict.iter().flatten().cloned().collect();
+        let site = &Site { strict, ..site.clone() };
         let clock = self.answer.clock;
         let by_server = clock.map_or(now, |clock| clock.at(now));
         let name = self.caller.as_ref().ok().and_then(|user| user.username.as_deref());

@@ -114,6 +114,16 @@ impl Finding {
         self
     }
 
+    /// In strict mode only the operator may do what was to be typed.
+    #[must_use]
+    pub(super) fn for_the_operator(mut self, site: &Site) -> Self {
+        if self.object.namespace.as_deref().is_some_and(|namespace| site.is_strict(namespace)) {
+            self.command = None;
+            self.fix = Some("in strict mode only the operator may take that off: see that it acts".to_owned());
+        }
+        self
+    }
+
     /// On one line: what, where, and what about it. Others wrote some of it: it does nothing to a terminal.
     fn message(&self, site: &Site) -> String {
         let Object { kind, name, namespace } = &self.object;
