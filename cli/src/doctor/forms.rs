@@ -108,7 +108,9 @@ fn of_lock(site: &Site, record: &Record) -> Vec<Finding> {
     found.extend(of_others(&of));
     if !is_labelled(record) {
         // It is read as something else than it is. What would be right for that would take away what it is.
-        found.iter_mut().for_each(|one| one.command = None);
+        for one in &mut found {
+            one.command = None;
+        }
         found.insert(0, of_label(&of));
     }
     found
