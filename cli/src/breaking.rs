@@ -12,6 +12,7 @@ use leasehold::{BreakError, Client, ReadError};
 use crate::backend;
 use crate::exit::{self, Failure, chain, say};
 use crate::read::within_limit;
+use crate::view::printable;
 
 pub(crate) const ABOUT: &str = "\
 Break what others hold
@@ -77,7 +78,7 @@ pub(crate) async fn run(config: Config, args: &BreakArgs) -> Result<u8, Failure>
         return Err(Failure::usage(format!(
             "{} hold {name}: name one by --holder, or break all with --all-holders\n  {}",
             concerned.len(),
-            concerned.join("\n  ")
+            concerned.iter().map(|holder| printable(holder)).collect::<Vec<_>>().join("\n  ")
         )));
     }
     if !args.yes {
@@ -92,7 +93,10 @@ pub(crate) async fn run(config: Config, args: &BreakArgs) -> Result<u8, Failure>
         broken.extend(client.break_holds(name, Some(holder), &args.reason).await.map_err(refused)?);
     }
     for identity in &broken {
-        say(format_args!("broke what {identity} held of {name}; it may be at work still until it notices"));
+        say(format_args!(
+            "broke what {} held of {name}; it may be at work still until it notices",
+            printable(identity)
+        ));
     }
     if broken.is_empty() {
         say(format_args!("nobody holds {name} any more who did"));
@@ -150,7 +154,18 @@ fn confirm(name: &str, record: &Record, concerned: &[&str]) -> Result<(), Failur
 
 fn held_by(concerned: &[&str]) -> String {
     match concerned {
-        [one] => format!("{one} holds"),
-        all => format!("{} hold", all.join(", ")),
+        [one] => format!("{} holds", printable(one)),
+        all => format!("{} hold", printable(&all.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_do_nothing_to_a_terminal() {
+        assert_eq!(held_by(&["a\n\u{1b}b"]), "a\\n\\u{1b}b holds");
+        assert_eq!(held_by(&["a\u{7}", "b"]), "a\\u{7}, b hold");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::view::printable;
+
 /// Something that was checked is not as it should be.
 pub(crate) const BAD: u8 = 1;
 /// Wrong usage (`EX_USAGE`).
@@ -74,10 +76,15 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Says something to the person or the log behind standard error.
 ///
-/// Where nobody reads it any more, that is no reason to end.
+/// Others wrote some of it: it does nothing to a terminal. Where nobody reads it any more, that is no reason to end.
 pub(crate) fn say(message: impl fmt::Display) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr().lock(), "leasehold: {message}");
+    let _ = writeln!(std::io::stderr().lock(), "leasehold: {}", lines(&message.to_string()));
+}
+
+/// Line by line as a terminal may have it.
+fn lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -101,6 +108,11 @@ mod tests {
         let refused = || std::io::Error::other("refused");
         assert_eq!(chain(&Outer("cannot connect", refused())), "cannot connect: refused");
         assert_eq!(chain(&Outer("cannot connect: refused", refused())), "cannot connect: refused");
+    }
+
+    #[test]
+    fn what_an_api_server_says_does_nothing_to_a_terminal() {
+        assert_eq!(lines("forbidden: \u{1b}[2J\u{9b}no\nThis needs"), "forbidden: \\u{1b}[2J\\u{9b}no\nThis needs");
     }
 
     #[test]

@@ -3,19 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
 use kube::api::ListParams;
 use leasehold::clock::now;
 use leasehold::protocol::record::{KIND, KIND_SESSION, SESSION_PREFIX, SessionRecord};
-use leasehold::protocol::{Holder, Liveness, Moment, Record, SessionId};
+use leasehold::protocol::{Holder, LONGEST_SESSION, Liveness, Moment, Record, SessionId};
 
-use super::fetch::{Look, api, list};
+use super::fetch::{Look, Miss, api, ask, list};
 use super::server::Clock;
 
 /// By how much a timestamp may be off before anything is said of it.
 pub(super) const SLACK: SignedDuration = SignedDuration::from_secs(5);
+
+/// So many sessions that were not listed are asked for by name, so many at a time.
+const ASKED: usize = 1000;
+const AT_A_TIME: usize = 8;
 
 /// Namespace and name of a Lease.
 pub(super) type Place = (String, String);
@@ -31,6 +36,8 @@ pub(super) struct Census {
     pub(super) locks: Vec<Record>,
     pub(super) sessions: BTreeMap<Place, SessionRecord>,
     pub(super) unreadable: Vec<Unreadable>,
+    /// Sessions that something names, and that were not there when they were asked for by name.
+    pub(super) absent: BTreeSet<Place>,
 }
 
 /// A Lease that this program cannot read.
@@ -40,11 +47,22 @@ pub(super) struct Unreadable {
     pub(super) why: String,
 }
 
-/// Lists all that are labelled as ours. It is one consistent state: later pages are of the first one's version.
+/// Lists all that are labelled as ours. It is one consistent state: later pages are of the first one's version. A session that
+/// is missing there may have lost its label, so it is asked for by name.
 pub(super) async fn take(client: &Client, namespace: Option<&str>) -> Look<Census> {
     let begun = now();
     let leases = list(&api::<Lease>(client, namespace), ListParams::default().labels(KIND)).await?;
-    Ok(Census::of(leases, begun.moment, begun.stamp, now().moment))
+    let mut census = Census::of(leases, begun.moment, begun.stamp, begun.moment);
+    let missing = census.missing().into_iter().take(ASKED).map(|place| async move {
+        let answer = ask(api::<Lease>(client, Some(&place.0)).get_opt(&place.1)).await;
+        (place, answer)
+    });
+    let answers: Vec<_> = futures::stream::iter(missing).buffer_unordered(AT_A_TIME).collect().await;
+    for (place, answer) in answers {
+        census.asked(place, answer);
+    }
+    census.ended = now().moment;
+    Ok(census)
 }
 
 pub(super) fn place_of(lease: &Lease) -> Place {
@@ -53,8 +71,8 @@ pub(super) fn place_of(lease: &Lease) -> Place {
 
 impl Census {
     pub(super) fn of(leases: Vec<Lease>, begun: Moment, stamp: Timestamp, ended: Moment) -> Self {
-        let (locks, sessions, unreadable) = Default::default();
-        let mut all = Self { begun, stamp, ended, locks, sessions, unreadable };
+        let (locks, sessions, unreadable, absent) = Default::default();
+        let mut all = Self { begun, stamp, ended, locks, sessions, unreadable, absent };
         for lease in leases {
             let place = place_of(&lease);
             let kind = lease.metadata.labels.as_ref().and_then(|labels| labels.get(KIND));
@@ -72,6 +90,28 @@ impl Census {
         all
     }
 
+    /// Sessions that something names, and of which nothing is known.
+    fn missing(&self) -> BTreeSet<Place> {
+        let unknown = |place: &Place| !self.sessions.contains_key(place) && !self.cannot_be_read(place);
+        self.named().into_iter().filter(unknown).collect()
+    }
+
+    fn cannot_be_read(&self, place: &Place) -> bool {
+        self.unreadable.iter().any(|one| place_of(&one.lease) == *place)
+    }
+
+    /// What came of asking for a session by name. Where it could not be asked for, nothing is known of it.
+    fn asked(&mut self, place: Place, answer: Look<Option<Lease>>) {
+        match answer {
+            Ok(Some(lease)) => match SessionRecord::parse(lease.clone()) {
+                Ok(record) => drop(self.sessions.insert(place, record)),
+                Err(error) => self.unreadable.push(Unreadable { lease, why: error.why.into_owned() }),
+            },
+            Ok(None) | Err(Miss::Absent) => drop(self.absent.insert(place)),
+            Err(_) => {}
+        }
+    }
+
     pub(super) fn count(&self) -> usize {
         self.locks.len() + self.sessions.len() + self.unreadable.len()
     }
@@ -84,8 +124,9 @@ impl Census {
 
     /// For how long all would have to be watched to know for each whether it lives.
     pub(super) fn longest(&self) -> Duration {
-        let sessions = self.sessions.values().filter(|session| !session.ended).map(|session| session.duration);
-        sessions.chain(self.locks.iter().flat_map(own_durations)).max().unwrap_or_default()
+        let sessions = self.sessions.values().map(|session| session.duration);
+        let absent = self.absent.iter().map(|_| LONGEST_SESSION);
+        sessions.chain(absent).chain(self.locks.iter().flat_map(own_durations)).max().unwrap_or_default()
     }
 
     /// The sessions that hold something or wait for something, by their Leases.
@@ -126,8 +167,10 @@ pub(super) enum Life {
     Dead,
     /// It has been ended, and cannot be renewed.
     Ended,
-    /// Its Lease is not there.
+    /// Its Lease is not there. Whether it has been away for as long as it may count as alive only watching tells.
     Absent,
+    /// Its Lease was not there for the whole of the longest session while this watched.
+    Gone,
     /// Its Lease cannot be read here.
     Unknown,
 }
@@ -160,9 +203,28 @@ impl Sight {
         let place = (namespace.to_owned(), id.lease_name());
         match self.census.sessions.get(&place) {
             Some(session) => self.of_record(session),
-            None if self.census.unreadable.iter().any(|one| place_of(&one.lease) == place) => Life::Unknown,
+            None if !self.census.absent.contains(&place) => Life::Unknown,
+            None if self.was_absent(&place) => Life::Gone,
             None => Life::Absent,
         }
+    }
+
+    /// Whether it was not there either when this looked before, and that is as long ago as a session can last.
+    fn was_absent(&self, place: &Place) -> bool {
+        let before = self.before.as_ref();
+        before.is_some_and(|(before, time)| *time >= LONGEST_SESSION && before.absent.contains(place))
+    }
+
+    /// Whether an ended one stood there just so for the whole of its duration while this watched.
+    pub(super) fn stood(&self, session: &SessionRecord) -> bool {
+        self.is_unchanged(session) == Some(true) && self.watched() >= Some(session.duration)
+    }
+
+    /// Whether it is as it was seen before, if anything was looked at before.
+    fn is_unchanged(&self, session: &SessionRecord) -> Option<bool> {
+        let (before, _) = self.before.as_ref()?;
+        let before = before.sessions.get(&place_of(&session.lease));
+        Some(before.is_some_and(|before| before.uid == session.uid && before.version == session.version))
     }
 
     pub(super) fn of_record(&self, session: &SessionRecord) -> Life {
@@ -171,11 +233,7 @@ impl Sight {
         }
         let renewed = session.lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
         // Nobody but its process writes there, and that to renew it.
-        let before = self.before.as_ref().map(|(before, _)| {
-            let before = before.sessions.get(&place_of(&session.lease));
-            before.is_some_and(|before| before.uid == session.uid && before.version == session.version)
-        });
-        self.judge(before, renewed, session.duration)
+        self.judge(self.is_unchanged(session), renewed, session.duration)
     }
 
     /// Of a holder that lives by its own record for so long.
@@ -235,7 +293,10 @@ pub(super) mod tests {
     fn at(leases: &[Value], seconds: u64, stamp: &str) -> Census {
         let leases = leases.iter().map(|lease| serde_json::from_value(lease.clone()).unwrap()).collect();
         let moment = Moment::from_start(Duration::from_secs(seconds));
-        Census::of(leases, moment, stamp.parse().unwrap(), moment)
+        let mut census = Census::of(leases, moment, stamp.parse().unwrap(), moment);
+        // Whatever was not listed is not there.
+        census.absent = census.missing();
+        census
     }
 
     pub(in super::super) fn sight(leases: &[Value]) -> Sight {
@@ -288,10 +349,41 @@ pub(super) mod tests {
         assert_eq!(of(Sight::new(now.clone(), Some(census(&[before])), None)), Life::Alive);
         // It was not there before.
         assert_eq!(of(Sight::new(now, Some(census(&[])), None)), Life::Alive);
-        assert_eq!(of(sight(&[])), Life::Absent);
-        assert_eq!(sight(&leases).of_session("other", &id), Life::Absent);
+        assert_eq!(sight(&leases).of_session("other", &id), Life::Unknown);
         let ended = session("session-web-0.x1", "", "2026-11-22T05:50:00.000000Z");
         assert_eq!(of(watched(&[ended], 100)), Life::Ended);
+    }
+
+    #[test]
+    fn a_session_that_is_not_listed_is_absent_only_where_it_is_not_there_by_name() {
+        let (held, listed) = ([lock("a", "web-0_x1.1", json!({}))], session("session-web-0.x1", "web-0_x1", NOW));
+        let id: SessionId = "web-0_x1".parse().unwrap();
+        let after = |answer: Look<Option<Lease>>| {
+            let leases = held.iter().map(|lease| serde_json::from_value(lease.clone()).unwrap()).collect();
+            let moment = Moment::from_start(Duration::from_secs(1000));
+            let mut census = Census::of(leases, moment, NOW.parse().unwrap(), moment);
+            let [place] = &Vec::from_iter(census.missing())[..] else { panic!() };
+            census.asked(place.clone(), answer);
+            (census.longest(), Sight::new(census, None, None).of_session("ops", &id))
+        };
+        assert_eq!(after(Ok(None)), (LONGEST_SESSION, Life::Absent));
+        assert_eq!(after(Err(Miss::Absent)).1, Life::Absent);
+        assert_eq!(after(Err(Miss::Failed("no answer".to_owned()))).1, Life::Unknown);
+        let mut unlabelled = listed.clone();
+        unlabelled["metadata"]["labels"] = json!({});
+        assert_eq!(after(Ok(Some(serde_json::from_value(unlabelled).unwrap()))).1, Life::Alive);
+    }
+
+    #[test]
+    fn who_has_no_session_is_gone_only_after_the_longest_session() {
+        let held = [lock("a", "web-0_x1.1", json!({}))];
+        let id: SessionId = "web-0_x1".parse().unwrap();
+        let of = |sight: Sight| sight.of_session("ops", &id);
+        assert_eq!([of(sight(&held)), of(watched(&held, 59))], [Life::Absent, Life::Absent]);
+        assert_eq!(of(watched(&held, 60)), Life::Gone);
+        // It was there when this looked before.
+        let before = [held[0].clone(), session("session-web-0.x1", "web-0_x1", NOW)];
+        assert_eq!(of(Sight::new(at(&held, 2000, NOW), Some(census(&before)), None)), Life::Absent);
     }
 
     #[test]

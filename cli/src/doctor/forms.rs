@@ -1,6 +1,6 @@
 //! What stands on each Lease: whether it can be read, means something, and has room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::name::{lease_name, looks_mapped};
@@ -14,6 +14,7 @@ use leasehold::protocol::{HolderId, Kind, Record, Version, Want};
 use super::census::{Census, Unreadable, place_of};
 use super::report::{Finding, Object, Verdict};
 use super::site::Site;
+use crate::view::name_to_type;
 
 pub(super) const CHECK: &str = "leases";
 
@@ -24,9 +25,8 @@ const NAMED: usize = 5;
 pub(super) fn judge(site: &Site, census: &Census) -> Vec<Finding> {
     let mut found: Vec<_> = census.unreadable.iter().map(|one| of_unreadable(site, one)).collect();
     for session in census.sessions.values() {
-        let labels = session.lease.metadata.labels.as_ref();
-        if labels.and_then(|labels| labels.get(KIND)).is_some_and(|kind| kind != KIND_SESSION) {
-            let says = format!("it has the name of a session's Lease, and its label {KIND} says otherwise");
+        if label(&session.lease) != KIND_SESSION {
+            let says = format!("it has the name of a session's Lease, and its label {KIND} does not say so");
             let of = Of::new(site, &session.lease);
             found.push(of.label(of.finding(Verdict::Warning, says), &format!("{KIND}={KIND_SESSION}")));
         }
@@ -100,22 +100,57 @@ fn of_unreadable(site: &Site, Unreadable { lease, why }: &Unreadable) -> Finding
 fn of_lock(site: &Site, record: &Record) -> Vec<Finding> {
     let of = Of::new(site, &record.lease);
     let mut found = Vec::new();
-    found.extend(of_kind(&of, record));
+    found.extend(of_annotations(&of, record));
     found.extend(of_holder_field(&of, record));
     found.extend(of_keys(&of, record));
     found.extend(of_name(&of, record));
     found.extend(of_room(&of, record));
     found.extend(of_others(&of));
+    if !is_labelled(record) {
+        // It is read as something else than it is. What would be right for that would take away what it is.
+        for one in &mut found {
+            one.command = None;
+        }
+        found.insert(0, of_label(&of));
+    }
     found
 }
 
-fn of_kind(of: &Of<'_>, record: &Record) -> Vec<Finding> {
+/// Whether its label says of which kind it is.
+pub(super) fn is_labelled(record: &Record) -> bool {
+    Kind::named(label(&record.lease)).is_some()
+}
+
+fn label(lease: &Lease) -> &str {
+    lease.metadata.labels.as_ref().and_then(|labels| labels.get(KIND)).map_or("", String::as_str)
+}
+
+/// A label that is no kind, and what it should be, as far as the rest tells.
+fn of_label(of: &Of<'_>) -> Finding {
+    let says = format!("its label {KIND} says {:?}, which is no kind: clients take it for a lock", label(of.lease));
+    let finding = of.finding(Verdict::Warning, says);
+    let identity = of.lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    let kind = match [Kind::Semaphore, Kind::ReadWriteLock].into_iter().find(|kind| kind.name() == identity) {
+        None if of.annotations().contains_key(PERMITS) => Kind::Semaphore,
+        None if shared(of).next().is_some() => {
+            return finding.fix(
+                "set the label right: it is of a semaphore or a read-write lock (its clients know); touch nothing else before",
+            );
+        }
+        None => Kind::Lock,
+        Some(kind) => kind,
+    };
+    of.label(finding, &format!("{KIND}={}", kind.name()))
+}
+
+/// Acquisitions that hold a share of it, as keys say.
+fn shared<'a>(of: &Of<'a>) -> impl Iterator<Item = &'a str> {
+    let ids = of.annotations().keys().filter_map(|key| key.strip_prefix(HOLDER));
+    ids.filter(|id| id.parse::<HolderId>().is_ok())
+}
+
+fn of_annotations(of: &Of<'_>, record: &Record) -> Vec<Finding> {
     let mut found = Vec::new();
-    let kind = of.lease.metadata.labels.as_ref().and_then(|labels| labels.get(KIND)).map_or("", String::as_str);
-    if Kind::named(kind).is_none() {
-        let says = format!("its label {KIND} says {kind:?}, which is no kind: clients take it for a lock");
-        found.push(of.label(of.finding(Verdict::Warning, says), &format!("{KIND}={}", Kind::Lock.name())));
-    }
     if record.kind == Kind::Semaphore && of.annotations().get(PERMITS).is_none_or(|text| text.parse::<u32>().is_err()) {
         let says = format!("nobody can tell how many permits it has (annotation {PERMITS}): nobody is let in");
         found.push(
@@ -158,11 +193,11 @@ fn of_holder_field(of: &Of<'_>, record: &Record) -> Option<Finding> {
 
 /// Keys that mean nothing: of no acquisition, or of one that neither holds nor waits.
 fn of_keys(of: &Of<'_>, record: &Record) -> Vec<Finding> {
-    let (mut bad, mut left) = (Vec::new(), Vec::new());
-    let there = |identity: &str| {
-        record.holders().any(|holder| holder.identity == identity)
-            || record.waiters.iter().any(|waiter| waiter.id.to_string() == identity)
-    };
+    let (mut bad, mut left, mut of_shares) = (Vec::new(), Vec::new(), Vec::new());
+    let mut identities: BTreeSet<String> = record.holders().map(|holder| holder.identity.clone()).collect();
+    identities.extend(record.waiters.iter().map(|waiter| waiter.id.to_string()));
+    identities.extend(shared(of).map(str::to_owned));
+    let there = |identity: &str| identities.contains(identity);
     for (key, value) in of.annotations() {
         let after = |prefix: &str| key.strip_prefix(prefix);
         if let Some(id) = after(JOIN) {
@@ -171,7 +206,7 @@ fn of_keys(of: &Of<'_>, record: &Record) -> Vec<Finding> {
             }
         } else if let Some(id) = after(HOLDER) {
             match id.parse::<HolderId>() {
-                Ok(_) if record.kind == Kind::Lock => left.push(key.clone()),
+                Ok(_) if record.kind == Kind::Lock => of_shares.push(key.clone()),
                 Ok(_) => {}
                 Err(_) => bad.push(key.clone()),
             }
@@ -193,7 +228,16 @@ fn of_keys(of: &Of<'_>, record: &Record) -> Vec<Finding> {
         found.push(
             of.finding(Verdict::Warning, says)
                 .fix("take it off, and see who wrote it: no client does")
-                .command(of.without(&bad)),
+                .command(of.without(&bad))
+                .for_the_operator(of.site),
+        );
+    }
+    if !of_shares.is_empty() {
+        let says = format!("{} is of a semaphore or a read-write lock, and it is read as a lock", some(&of_shares));
+        found.push(
+            of.finding(Verdict::Warning, says)
+                .fix("see what it is: take nothing off before, they may hold it")
+                .command(of.kubectl(&["get", "lease", &of.name, "-o", "yaml"])),
         );
     }
     if !left.is_empty() {
@@ -201,7 +245,8 @@ fn of_keys(of: &Of<'_>, record: &Record) -> Vec<Finding> {
         found.push(
             of.finding(Verdict::Note, says)
                 .fix("most go by themselves when it changes hands; or take them off")
-                .command(of.without(&left)),
+                .command(of.without(&left))
+                .for_the_operator(of.site),
         );
     }
     found
@@ -252,7 +297,7 @@ fn of_room(of: &Of<'_>, record: &Record) -> Option<Finding> {
     Some(
         of.finding(verdict, says)
             .fix("spread what is wanted over several names (docs/limits.md#beyond)")
-            .command(of.kubectl(&["leasehold", "status", record.resource_id.as_deref().unwrap_or(&of.name)])),
+            .command(name_to_type(record).map(|name| of.kubectl(&["leasehold", "status", name]))),
     )
 }
 
@@ -367,12 +412,58 @@ mod tests {
         {
             assert_eq!(one(changed("/metadata/annotations", json!({ key: value }))).0, Verdict::Warning, "{key}");
         }
-        for key in ["want", "holds", "payload", "request", "upgrade", "deadlock", "holder"] {
+        for key in ["want", "holds", "payload", "request", "upgrade", "deadlock"] {
             let key = format!("{key}.leasehold.dev/gone_z3.1");
             let (verdict, says, _) = one(changed("/metadata/annotations", json!({ key: "1" })));
             assert_eq!(verdict, Verdict::Note);
             assert!(says.contains("is of nobody"), "{says}");
         }
+    }
+
+    /// Semaphore `s`, held by web-0, whose label is mangled.
+    fn mangled() -> Value {
+        let mut lease = lock(
+            "s",
+            "",
+            json!({
+                "leasehold.dev/permits": "3", "holder.leasehold.dev/web-0_x1.1": "5", "want.leasehold.dev/web-0_x1.1": "2",
+                "payload.leasehold.dev/gone_z3.1": "x", "join.leasehold.dev/gone_z3": "6",
+            }),
+        );
+        lease["metadata"]["labels"]["leasehold.dev/kind"] = "semaphor".into();
+        lease["spec"]["holderIdentity"] = "semaphore".into();
+        lease
+    }
+
+    #[test]
+    fn a_kind_is_told_by_the_rest_and_nothing_else_is_mended_before() {
+        let label = |lease: &Value| {
+            let mut commands: Vec<_> =
+                judged(std::slice::from_ref(lease)).into_iter().filter_map(|one| one.2).collect();
+            assert!(commands.len() <= 1, "{commands:?}");
+            commands.pop().and_then(|command| Some(command.split(' ').nth(4)?.to_owned()))
+        };
+        let mut lease = mangled();
+        assert_eq!(label(&lease).as_deref(), Some("leasehold.dev/kind=semaphore"));
+        lease["spec"]["holderIdentity"] = "rwlock".into();
+        assert_eq!(label(&lease).as_deref(), Some("leasehold.dev/kind=rwlock"));
+        lease["spec"]["holderIdentity"] = "".into();
+        assert_eq!(label(&lease).as_deref(), Some("leasehold.dev/kind=semaphore"));
+        lease["metadata"]["annotations"].as_object_mut().unwrap().remove("leasehold.dev/permits");
+        assert_eq!(label(&lease), None);
+        lease["metadata"]["annotations"] = json!({});
+        assert_eq!(label(&lease).as_deref(), Some("leasehold.dev/kind=lock"));
+    }
+
+    #[test]
+    fn shares_are_never_taken_off_what_is_read_as_a_lock() {
+        let mut lease = mangled();
+        lease["metadata"]["labels"]["leasehold.dev/kind"] = "lock".into();
+        let found = judged(&[lease]);
+        assert!(found.iter().any(|one| one.1.contains("is of a semaphore or a read-write lock")), "{found:?}");
+        let removed: Vec<_> =
+            found.into_iter().filter_map(|one| one.2).filter(|one| one.contains("annotate")).collect();
+        assert!(!removed.is_empty() && !removed.iter().any(|one| one.contains("web-0_x1.1")), "{removed:?}");
     }
 
     #[test]
@@ -394,7 +485,9 @@ mod tests {
         assert!(says(lock("a", "", json!({"leasehold.dev/max-waiters": "many"}))).contains("counts as absent"));
         let mut lock = session("session-web-0.x1", "web-0_x1", NOW);
         lock["metadata"]["labels"]["leasehold.dev/kind"] = "lock".into();
-        assert!(says(lock).contains("name of a session's Lease"));
+        assert!(says(lock.clone()).contains("name of a session's Lease"));
+        lock["metadata"]["labels"] = json!({});
+        assert!(says(lock).contains("does not say so"));
     }
 
     #[test]

@@ -8,10 +8,11 @@ use leasehold::protocol::record::{ENDED_BY, JOIN, WANT};
 use leasehold::protocol::{Holder, LONGEST_SESSION, Liveness, Reclaim, Record, SessionId, Waiter};
 
 use super::census::{Life, Sight, place_of, told};
-use super::forms::whole;
+use super::forms::{is_labelled, whole};
 use super::report::{Finding, Object, Verdict};
 use super::server::CLOCK;
 use super::site::Site;
+use crate::view::name_to_type;
 
 pub(super) const HOLDERS: &str = "holders";
 pub(super) const WAITERS: &str = "waiters";
@@ -26,7 +27,8 @@ pub(super) fn judge(site: &Site, sight: &Sight) -> Vec<Finding> {
     for record in &sight.census.locks {
         holders += record.holders().count();
         waiters += record.waiters.len();
-        found.extend(record.holders().filter_map(|holder| of_holder(site, sight, record, holder)));
+        let of_record = record.holders().filter_map(|holder| of_holder(site, sight, record, holder));
+        found.extend(of_record.map(|one| one.typed_only_if(is_labelled(record))));
     }
     let says = |count: usize, none: &str, one: &str, many: &str| {
         let who = match count {
@@ -43,7 +45,9 @@ pub(super) fn judge(site: &Site, sight: &Sight) -> Vec<Finding> {
         found.push(Finding::ok(HOLDERS, whole(site), says(holders, "nobody holds anything", "1 holds", "hold")));
     }
     let before = found.len();
-    found.extend(sight.census.locks.iter().flat_map(|record| of_waiters(site, sight, record)));
+    for record in &sight.census.locks {
+        found.extend(of_waiters(site, sight, record).into_iter().map(|one| one.typed_only_if(is_labelled(record))));
+    }
     if found.len() == before {
         found.push(Finding::ok(WAITERS, whole(site), says(waiters, "nobody waits", "1 waits", "wait")));
     }
@@ -56,13 +60,14 @@ struct Named<'a> {
     site: &'a Site,
     namespace: String,
     lease: String,
-    name: String,
+    /// `None`: what was named in a command would be another.
+    name: Option<String>,
 }
 
 impl<'a> Named<'a> {
     fn new(site: &'a Site, record: &Record) -> Self {
         let (namespace, lease) = place_of(&record.lease);
-        let name = record.resource_id.clone().unwrap_or_else(|| lease.clone());
+        let name = name_to_type(record).map(str::to_owned);
         Self { site, namespace, lease, name }
     }
 
@@ -70,9 +75,10 @@ impl<'a> Named<'a> {
         Finding::new(check, verdict, Object::lease(&self.namespace, &self.lease), says)
     }
 
-    fn break_it(&self, holder: &str) -> String {
-        let words = ["leasehold", "break", &self.name, "--holder", holder, "--reason", "its process is dead"];
-        self.site.kubectl(Some(&self.namespace), &words)
+    fn break_it(&self, holder: &str) -> Option<String> {
+        let name = self.name.as_deref()?;
+        let words = ["leasehold", "break", name, "--holder", holder, "--reason", "its process is dead"];
+        Some(self.site.kubectl(Some(&self.namespace), &words))
     }
 
     /// With the command that watches for so long that it can be told, where anybody would wait for that.
@@ -108,6 +114,12 @@ fn of_session_holder(
     let lease = session.lease_name();
     let place = (named.namespace.clone(), lease.clone());
     let seen = sight.census.sessions.get(&place);
+    let watch = match record.policy.reclaim {
+        Reclaim::Never => {
+            "watch it for as long as a session lasts; its policy is reclaim: Never, so only a break ends it"
+        }
+        _ => "watch it for as long as a session lasts; the operator, or whoever waits, does so and takes it over",
+    };
     let says = match sight.of_session(&named.namespace, session) {
         Life::Alive => return None,
         Life::Ended => {
@@ -116,7 +128,13 @@ fn of_session_holder(
             format!("it is held by {who}, whose session has ended{by}")
         }
         Life::Absent => {
-            format!("it is held by {who}, whose session is not there (Lease {lease}): it counts as dead after a minute")
+            let says = format!(
+                "it is held by {who}, whose session is not there (Lease {lease}): it counts as dead after a minute; {ONLY_A_LOOK}"
+            );
+            return Some(named.watch(named.finding(HOLDERS, Verdict::Warning, says).fix(watch), LONGEST_SESSION));
+        }
+        Life::Gone => {
+            format!("it is held by {who}, whose session was not there for a minute while this watched (Lease {lease})")
         }
         Life::Dead => {
             let time = seen.map_or(60, |seen| seen.duration.as_secs());
@@ -130,9 +148,7 @@ fn of_session_holder(
                 "it is held by {who}, whose session has not been renewed for {}, by its own timestamps; {ONLY_A_LOOK}",
                 told(age)
             );
-            let fix =
-                "watch it for as long as a session lasts; the operator, or whoever waits, does so and takes it over";
-            return Some(named.watch(named.finding(HOLDERS, Verdict::Warning, says).fix(fix), duration));
+            return Some(named.watch(named.finding(HOLDERS, Verdict::Warning, says).fix(watch), duration));
         }
         Life::Unknown => {
             let says = format!("it is held by {who}, whose session (Lease {lease}) cannot be read here");
@@ -187,17 +203,19 @@ fn of_own_holder(
             );
             Some(named.watch(named.finding(HOLDERS, verdict, says).fix(takes), duration))
         }
-        Life::Alive | Life::Ended | Life::Absent | Life::Unknown => None,
+        Life::Alive | Life::Ended | Life::Absent | Life::Gone | Life::Unknown => None,
     }
 }
 
 fn of_waiters(site: &Site, sight: &Sight, record: &Record) -> Vec<Finding> {
     let named = Named::new(site, record);
     let mut gone: Vec<&Waiter> = Vec::new();
+    let mut absent: Vec<&Waiter> = Vec::new();
     let mut silent: Vec<&Waiter> = Vec::new();
     for waiter in &record.waiters {
         match sight.of_session(&named.namespace, &waiter.id.session) {
-            Life::Ended | Life::Absent | Life::Dead => gone.push(waiter),
+            Life::Ended | Life::Gone | Life::Dead => gone.push(waiter),
+            Life::Absent => absent.push(waiter),
             Life::Silent(_) => silent.push(waiter),
             Life::Alive | Life::Unknown => {}
         }
@@ -219,8 +237,18 @@ fn of_waiters(site: &Site, sight: &Sight, record: &Record) -> Vec<Finding> {
                 .fix(
                     "they are passed over when it is next handed on, and the operator takes them off; or do it by hand",
                 )
-                .command(site.kubectl(Some(&named.namespace), &words)),
+                .command(site.kubectl(Some(&named.namespace), &words))
+                .for_the_operator(site),
         );
+    }
+    if !absent.is_empty() {
+        let says = format!(
+            "{} of {of} who wait for it have no sessions: {}; they count as dead after a minute",
+            absent.len(),
+            some(&absent)
+        );
+        let finding = named.finding(WAITERS, Verdict::Warning, says);
+        found.push(named.watch(finding.fix("watch them for a minute; the dead are passed over"), LONGEST_SESSION));
     }
     if !silent.is_empty() {
         let says = format!(
@@ -328,14 +356,40 @@ mod tests {
     fn a_holder_without_a_session_is_told() {
         let [absent] = &bad(&sight(&held(None)))[..] else { panic!() };
         assert!(absent.says.contains("(Lease session-web-0.x1): it counts as dead after a minute"), "{}", absent.says);
+        assert!(absent.command.as_deref().unwrap().starts_with("kubectl leasehold doctor --watch-for 61s"));
+        let [gone] = &bad(&watched(&held(None), 60))[..] else { panic!() };
+        assert!(gone.command.as_deref().unwrap().starts_with("kubectl leasehold break a"), "{gone:?}");
         let mut ended = session("session-web-0.x1", "", NOW);
         ended["metadata"]["annotations"]["leasehold.dev/ended-by"] = "operator x".into();
         let [ended] = &bad(&sight(&held(Some(ended))))[..] else { panic!() };
         assert_eq!(ended.says, "it is held by web-0_x1.1, whose session has ended (by operator x)");
         let mut never = held(None);
         never[0]["metadata"]["annotations"]["leasehold.dev/reclaim"] = "never".into();
-        let [never] = &bad(&sight(&never))[..] else { panic!() };
-        assert!(never.fix.as_deref().unwrap().contains("only a break ends it"), "{never:?}");
+        for sight in [sight(&never), watched(&never, 60)] {
+            let [never] = &bad(&sight)[..] else { panic!() };
+            assert!(never.fix.as_deref().unwrap().contains("only a break ends it"), "{never:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_broken_by_the_name_of_another() {
+        let mut leases = held(Some(session("session-web-0.x1", "web-0_x1", LONG_AGO)));
+        leases[0]["metadata"]["annotations"]["leasehold.dev/id"] = "live".into();
+        let [dead] = &bad(&watched(&leases, 30))[..] else { panic!() };
+        assert_eq!(dead.command, None, "{dead:?}");
+        leases[0]["metadata"]["annotations"] = json!({});
+        leases[0]["metadata"]["name"] = "a--u5aja2xsokmdklzq54c4iifvzd".into();
+        let [dead] = &bad(&watched(&leases, 30))[..] else { panic!() };
+        assert_eq!(dead.command, None, "{dead:?}");
+    }
+
+    #[test]
+    fn nothing_is_typed_for_what_is_of_no_kind() {
+        let mut leases = held(Some(session("session-web-0.x1", "web-0_x1", LONG_AGO)));
+        leases[0]["metadata"]["labels"]["leasehold.dev/kind"] = "semaphor".into();
+        leases[0]["metadata"]["annotations"]["join.leasehold.dev/web-0_x1.2"] = "9".into();
+        let [holder, waiter] = &bad(&watched(&leases, 30))[..] else { panic!() };
+        assert_eq!((&holder.command, &waiter.command), (&None, &None));
     }
 
     #[test]
@@ -362,12 +416,20 @@ mod tests {
             session("session-web-0.x1", "web-0_x1", NOW),
             session("session-web-1.x2", "web-1_x2", NOW),
         ];
-        let [gone] = &bad(&sight(&leases))[..] else { panic!() };
+        let [absent] = &bad(&sight(&leases))[..] else { panic!() };
+        assert!(absent.says.starts_with("1 of 2 who wait for it have no sessions: web-2_x3.1"), "{}", absent.says);
+        assert!(absent.command.as_deref().unwrap().starts_with("kubectl leasehold doctor --watch-for 61s"));
+        let mut ended = leases.to_vec();
+        ended.push(session("session-web-2.x3", "", NOW));
+        let [gone] = &bad(&sight(&ended))[..] else { panic!() };
         assert_eq!(gone.says, "1 of 2 who wait for it are gone, by their sessions: web-2_x3.1");
         assert_eq!(
             gone.command.as_deref().unwrap(),
             "kubectl annotate lease a join.leasehold.dev/web-2_x3.1- -n ops --context dev"
         );
+        let strict = Site { strict: ["ops".to_owned()].into(), ..Site::example() };
+        let found = judge(&strict, &sight(&ended));
+        assert!(found.iter().any(|one| one.says == gone.says && one.command.is_none()), "{found:?}");
         let mut silent = leases.to_vec();
         silent.push(session("session-web-2.x3", "web-2_x3", LONG_AGO));
         let [silent] = &bad(&sight(&silent))[..] else { panic!() };

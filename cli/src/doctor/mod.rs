@@ -149,6 +149,7 @@ fn site(config: &Config, cluster: &ClusterArgs, args: &DoctorArgs) -> Site {
         namespace: config.default_namespace.clone(),
         all: args.all_namespaces,
         operator_namespace: args.operator_namespace.clone(),
+        strict: std::collections::BTreeSet::new(),
     }
 }
 
@@ -169,7 +170,7 @@ async fn examine(site: &Site, client: &Client, args: &DoctorArgs, stages: &Stage
         stages.at("the caller", server::caller(client)),
         stages.at("definitions", definitions::look(client)),
         stages.at("rights", rights::look(client, namespace)),
-        stages.at("the operator", operator::look(client, &site.operator_namespace)),
+        stages.at("the operator", operator::look(client, &site.operator_namespace, args.watch_for)),
         stages.at("resources", resources::look(client, namespace)),
         stages.at("policies", extras::look(client, namespace)),
         stages.at("Leases", sight(client, namespace, args, answer.clock)),
@@ -205,6 +206,8 @@ struct All {
 
 impl All {
     fn judge(&self, site: &Site, now: Timestamp) -> Vec<Finding> {
+        let strict = self.extras.strict.iter().flatten().cloned().collect();
+        let site = &Site { strict, ..site.clone() };
         let clock = self.answer.clock;
         let by_server = clock.map_or(now, |clock| clock.at(now));
         let name = self.caller.as_ref().ok().and_then(|user| user.username.as_deref());

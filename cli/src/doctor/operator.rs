@@ -1,12 +1,15 @@
 //! The operator: whether one acts, how its Deployment does, and whether it is of this release.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::ListParams;
-use leasehold::protocol::{Holder, Liveness, Record};
+use leasehold::clock;
+use leasehold::protocol::{Holder, LONGEST_SESSION, Liveness, Record};
 
 use super::census::{SLACK, place_of, told};
 use super::fetch::{Look, Miss, api, ask, list};
@@ -31,6 +34,8 @@ pub(super) struct Seen {
     pub(super) elsewhere: Vec<Lease>,
     /// This machine's time when it was looked at.
     pub(super) at: jiff::Timestamp,
+    /// The election as it was before, and for how long this watched since.
+    pub(super) before: Option<(Lease, Duration)>,
 }
 
 /// What depends on it.
@@ -42,7 +47,29 @@ pub(super) struct Wanted {
     pub(super) strict: bool,
 }
 
-pub(super) async fn look(client: &Client, namespace: &str) -> Seen {
+/// One look, or two where it is to be watched.
+pub(super) async fn look(client: &Client, namespace: &str, watch_for: Option<Duration>) -> Seen {
+    let first = look_once(client, namespace).await;
+    let (Some(time), Ok(Some(lease))) = (watch_for, &first.lease) else { return first };
+    let Some((_, Some(lives_for), _)) = elected(lease) else { return first };
+    let since = clock::moment();
+    clock::sleep_until(since + time.min(lives_for)).await;
+    let time = clock::moment().since(since);
+    let before = Some((lease.clone(), time));
+    Seen { before, ..look_once(client, namespace).await }
+}
+
+/// Who is elected, for how long each renewal counts (where it lives by those), and the last, by its own timestamp.
+fn elected(lease: &Lease) -> Option<(String, Option<Duration>, Option<jiff::Timestamp>)> {
+    let Holder { identity, renewed, liveness, .. } = Record::parse(lease.clone()).ok()?.holder?;
+    let lives_for = match liveness {
+        Liveness::Own(duration) => Some(duration),
+        Liveness::Session(_) => None,
+    };
+    Some((identity, lives_for, renewed))
+}
+
+async fn look_once(client: &Client, namespace: &str) -> Seen {
     let at = leasehold::clock::now().stamp;
     let (leases, deployments) = (api::<Lease>(client, Some(namespace)), api::<Deployment>(client, Some(namespace)));
     let (pods, all) = (api::<Pod>(client, Some(namespace)), api::<Lease>(client, None));
@@ -54,7 +81,7 @@ pub(super) async fn look(client: &Client, namespace: &str) -> Seen {
     );
     let mut elsewhere = elsewhere.unwrap_or_default();
     elsewhere.retain(|lease| lease.metadata.namespace.as_deref() != Some(namespace));
-    Seen { lease, deployment, pods, elsewhere, at }
+    Seen { lease, deployment, pods, elsewhere, at, before: None }
 }
 
 pub(super) fn judge(site: &Site, seen: &Seen, wanted: Wanted, clock: Option<Clock>) -> Vec<Finding> {
@@ -71,7 +98,7 @@ pub(super) fn judge(site: &Site, seen: &Seen, wanted: Wanted, clock: Option<Cloc
         Err(miss) => found.push(miss.finding(CHECK, Object::namespaced("Pods", &site.operator_namespace, NAME))),
     }
     for lease in &seen.elsewhere {
-        if let Election::Acts(holder, _) = Election::of(lease, now) {
+        if let Election::Acts(holder, _) = Election::of(lease, None, now) {
             let (namespace, name) = place_of(lease);
             let says = format!("{holder} acts there as well: that does no harm to locks, but two write status");
             found.push(
@@ -94,22 +121,29 @@ enum Election {
     /// Renewed so long ago, by its own timestamp.
     Acts(String, SignedDuration),
     Silent(String, SignedDuration),
+    /// Not renewed for so long while this watched, which is for as long as it counts.
+    Dead(String, Duration),
     Nobody,
     Unreadable(String),
 }
 
 impl Election {
-    fn of(lease: &Lease, now: jiff::Timestamp) -> Self {
-        let record = match Record::parse(lease.clone()) {
-            Ok(record) => record,
-            Err(error) => return Self::Unreadable(error.to_string()),
-        };
-        let Some(Holder { identity, renewed, liveness, .. }) = record.holder else { return Self::Nobody };
+    /// `before`: what stood there before, and how long ago that is.
+    fn of(lease: &Lease, before: Option<&(Lease, Duration)>, now: jiff::Timestamp) -> Self {
+        if let Err(error) = Record::parse(lease.clone()) {
+            return Self::Unreadable(error.to_string());
+        }
+        let Some((identity, lives_for, renewed)) = elected(lease) else { return Self::Nobody };
         let age = renewed.map_or(SignedDuration::MAX, |renewed| now.duration_since(renewed));
-        let lives_for = match liveness {
-            Liveness::Own(duration) => SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX),
-            Liveness::Session(_) => SignedDuration::from_mins(1),
-        };
+        if let Some((before, time)) = before {
+            if before.metadata.uid != lease.metadata.uid || elected(before) != elected(lease) {
+                return Self::Acts(identity, age);
+            }
+            if lives_for.is_some_and(|lives_for| *time >= lives_for) {
+                return Self::Dead(identity, *time);
+            }
+        }
+        let lives_for = SignedDuration::try_from(lives_for.unwrap_or(LONGEST_SESSION)).unwrap_or(SignedDuration::MAX);
         if age > lives_for.saturating_add(SLACK) { Self::Silent(identity, age) } else { Self::Acts(identity, age) }
     }
 }
@@ -143,7 +177,7 @@ fn of_election(site: &Site, seen: &Seen, wanted: Wanted, now: jiff::Timestamp) -
         }
         Err(miss) => return miss.finding(CHECK, object),
     };
-    match Election::of(lease, now) {
+    match Election::of(lease, seen.before.as_ref(), now) {
         Election::Acts(holder, age) => {
             let age = told(age.max(SignedDuration::ZERO));
             Finding::ok(CHECK, object, format!("{holder} acts, last renewed {age} ago by its own timestamp"))
@@ -152,6 +186,16 @@ fn of_election(site: &Site, seen: &Seen, wanted: Wanted, now: jiff::Timestamp) -
             let says = format!(
                 "{holder} was elected, and was last renewed {} ago by its own timestamp: most likely none acts, and {without}",
                 if age == SignedDuration::MAX { "never".to_owned() } else { told(age) }
+            );
+            // Its clock may be wrong, or ours.
+            Finding::new(CHECK, Verdict::Warning, object, says)
+                .fix("see whether its Pods run, and watch it (--watch-for 1m); another replica takes over within 20 s where there is one")
+                .command(site.kubectl(Some(&site.operator_namespace), &["get", "pods", "-l", PODS]))
+        }
+        Election::Dead(holder, time) => {
+            let says = format!(
+                "{holder} was elected, and did not renew that while this watched for {}s: none acts, and {without}",
+                time.as_secs()
             );
             Finding::new(CHECK, grave.max(Verdict::Warning), object, says)
                 .fix("see whether its Pods run; another replica takes over within 20 s where there is one")
@@ -287,6 +331,7 @@ mod tests {
             pods: Ok(Vec::new()),
             elsewhere: Vec::new(),
             at: "2026-11-22T06:00:00Z".parse().unwrap(),
+            before: None,
         }
     }
 
@@ -319,6 +364,24 @@ mod tests {
         let nobody = election("leasehold-system", "", "2026-11-22T05:57:00.000000Z");
         assert!(bad(&Seen { lease: Ok(Some(nobody)), ..seen() }, DEFINED)[0].1.starts_with("nobody is elected"));
         assert!(bad(&Seen { lease: Ok(None), ..seen() }, DEFINED)[0].1.starts_with("nobody was ever elected"));
+    }
+
+    #[test]
+    fn only_watching_tells_for_certain_that_none_acts() {
+        let strict = Wanted { defined: true, strict: true };
+        let stale = || election("leasehold-system", "op-1_a.1", "2026-11-22T05:57:00.000000Z");
+        let of = |lease: Lease, before: Option<(Lease, u64)>| {
+            let before = before.map(|(lease, seconds)| (lease, Duration::from_secs(seconds)));
+            bad(&Seen { lease: Ok(Some(lease)), before, ..seen() }, strict)
+        };
+        let verdict = |found: Vec<(Verdict, String)>| found.first().map(|one| one.0);
+        assert_eq!(verdict(of(stale(), None)), Some(Verdict::Warning));
+        assert_eq!(verdict(of(stale(), Some((stale(), 14)))), Some(Verdict::Warning));
+        let [(Verdict::Failed, says)] = &of(stale(), Some((stale(), 15)))[..] else { panic!() };
+        assert!(says.contains("while this watched for 15s: none acts"), "{says}");
+        // Whatever its clock says, it was renewed in between; and whatever its clock says, it was not.
+        assert_eq!(of(stale(), Some((acting(), 15))), []);
+        assert_eq!(verdict(of(acting(), Some((acting(), 15)))), Some(Verdict::Failed));
     }
 
     #[test]

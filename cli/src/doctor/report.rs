@@ -82,7 +82,7 @@ pub(super) struct Finding {
     pub(super) says: String,
     /// What to do about it.
     pub(super) fix: Option<String>,
-    /// What to type for that.
+    /// What to type for that. `None` also where nobody can tell what to type.
     pub(super) command: Option<String>,
 }
 
@@ -102,8 +102,25 @@ impl Finding {
     }
 
     #[must_use]
-    pub(super) fn command(mut self, command: impl Into<String>) -> Self {
-        self.command = Some(command.into());
+    pub(super) fn command(mut self, command: impl Into<Option<String>>) -> Self {
+        self.command = command.into();
+        self
+    }
+
+    /// Without what to type, where that would be for something else.
+    #[must_use]
+    pub(super) fn typed_only_if(mut self, sure: bool) -> Self {
+        self.command = self.command.filter(|_| sure);
+        self
+    }
+
+    /// In strict mode only the operator may do what was to be typed.
+    #[must_use]
+    pub(super) fn for_the_operator(mut self, site: &Site) -> Self {
+        if self.object.namespace.as_deref().is_some_and(|namespace| site.is_strict(namespace)) {
+            self.command = None;
+            self.fix = Some("in strict mode only the operator may take that off: see that it acts".to_owned());
+        }
         self
     }
 

@@ -77,7 +77,7 @@ pub(super) fn judge(site: &Site, seen: &Seen, caller: Option<&str>, strict: bool
     };
     let mut found = Vec::new();
     let all = NEEDED.iter().zip(&seen.leases);
-    if let Some(miss) = seen.leases.iter().find_map(|may| may.as_ref().err()) {
+    if let Some(miss) = unknown(&seen.leases) {
         found.push(miss.finding(CHECK, object("leases")));
     }
     let missing: Vec<_> =
@@ -105,12 +105,16 @@ pub(super) fn judge(site: &Site, seen: &Seen, caller: Option<&str>, strict: bool
             )));
         }
     }
-    if seen.list == Ok(false) {
+    if let Err(miss) = &seen.list {
+        found.push(miss.finding(CHECK, object("leases (list)")));
+    } else if seen.list == Ok(false) {
         found.push(grant(Finding::new(CHECK, Verdict::Note, object("leases"), format!("list is missing: {LIST}"))));
     }
     if defined {
         let missing = absent(&seen.resources);
-        found.push(if missing.is_empty() {
+        found.push(if let Some(miss) = unknown(&seen.resources) {
+            miss.finding(CHECK, object("leasehold.dev"))
+        } else if missing.is_empty() {
             Finding::ok(CHECK, object("leasehold.dev"), "the custom resources can be listed")
         } else {
             let says =
@@ -119,6 +123,9 @@ pub(super) fn judge(site: &Site, seen: &Seen, caller: Option<&str>, strict: bool
                 .fix(format!("bind the ClusterRole leasehold-view or leasehold-user in {place}"))
                 .command(bind(site, "leasehold-view", caller))
         });
+    }
+    if let Some(miss) = unknown(&seen.breaks).filter(|_| strict) {
+        found.push(miss.finding(CHECK, object("leasehold.dev (break)")));
     }
     let cannot = absent(&seen.breaks);
     if strict && !cannot.is_empty() {
@@ -138,6 +145,11 @@ pub(super) fn judge(site: &Site, seen: &Seen, caller: Option<&str>, strict: bool
 /// The resources on which a right is missing.
 fn absent(may: &[Look<bool>]) -> Vec<&'static str> {
     KINDS.iter().zip(may).filter(|(_, may)| **may == Ok(false)).map(|((plural, ..), _)| *plural).collect()
+}
+
+/// Why it is not known of one of them.
+fn unknown(may: &[Look<bool>]) -> Option<&Miss> {
+    may.iter().find_map(|may| may.as_ref().err())
 }
 
 fn bind(site: &Site, role: &str, caller: Option<&str>) -> String {
@@ -181,6 +193,25 @@ mod tests {
         assert!(judged(&["break"], false).is_empty());
         let [(verdict, says)] = &judged(&["break"], true)[..] else { panic!() };
         assert!(*verdict == Verdict::Note && says.starts_with("break is missing on distributedlocks, "), "{says}");
+    }
+
+    #[test]
+    fn what_was_not_answered_is_not_in_order() {
+        let of = |change: fn(&mut Seen, Miss)| {
+            let mut seen = seen(&[]);
+            change(&mut seen, Miss::Failed("etcd is slow".to_owned()));
+            let found = judge(&Site::example(), &seen, None, true, true);
+            found
+                .into_iter()
+                .filter(|one| one.verdict != Verdict::Ok)
+                .map(|one| (one.verdict, one.says))
+                .collect::<Vec<_>>()
+        };
+        let told = [(Verdict::Warning, "it could not be looked at: etcd is slow".to_owned())];
+        assert_eq!(of(|seen, miss| seen.leases[4] = Err(miss)), told);
+        assert_eq!(of(|seen, miss| seen.list = Err(miss)), told);
+        assert_eq!(of(|seen, miss| seen.resources[1] = Err(miss)), told);
+        assert_eq!(of(|seen, miss| seen.breaks[2] = Err(miss)), told);
     }
 
     #[test]

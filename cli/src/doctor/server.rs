@@ -34,7 +34,8 @@ const FAR: SignedDuration = SignedDuration::from_secs(30);
 /// What one request has shown.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    pub(super) version: Info,
+    /// Not everybody may ask for it.
+    pub(super) version: Look<Info>,
     pub(super) took: Duration,
     /// Without it there was no such header.
     pub(super) clock: Option<Clock>,
@@ -70,7 +71,14 @@ impl Clock {
 
 /// Asks for its version, twice: the first request also opens the connection.
 pub(super) async fn look(client: &Client) -> Look<Answer> {
-    let version = ask(client.apiserver_version()).await?;
+    let sent = now().moment;
+    let version = match ask(client.apiserver_version()).await {
+        // It answers, and the rest is looked at all the same.
+        Err(miss @ Miss::Forbidden(_)) => {
+            return Ok(Answer { version: Err(miss), took: now().moment.since(sent), clock: None });
+        }
+        version => Ok(version?),
+    };
     let request = http::Request::get("/version").body(Body::empty());
     let request = request.map_err(|error| Miss::Failed(error.to_string()))?;
     let sent = now();
@@ -103,8 +111,15 @@ pub(super) fn judge(site: &Site, answer: &Answer) -> Vec<Finding> {
     } else {
         Finding::ok(CHECK, object(), answers)
     });
-    found.push(of_version(site, version));
+    found.push(match version {
+        Ok(version) => of_version(site, version),
+        Err(miss) => miss.finding(CHECK, object()),
+    });
     found.push(match clock {
+        None if version.is_err() => {
+            Finding::new(CLOCK, Verdict::Skipped, object(), "clocks were not compared: that takes /version")
+                .fix("let somebody look who may, or compare them by hand, if anything uses max_clock_skew")
+        }
         Some(clock) => of_clock(site, *clock),
         None => Finding::new(CLOCK, Verdict::Skipped, object(), "its answers have no Date: clocks cannot be compared")
             .fix("compare them by hand, if anything uses max_clock_skew"),
@@ -207,6 +222,26 @@ mod tests {
         let all = ["29", "30", "34+", "35", "36", "37", "x"].map(of);
         let [warning, note, ok] = [Verdict::Warning, Verdict::Note, Verdict::Ok];
         assert_eq!(all, [warning, note, note, ok, ok, note, note]);
+    }
+
+    #[test]
+    fn who_may_not_ask_for_the_version_is_told_so_and_nothing_has_failed() {
+        let version = Err(Miss::Forbidden("User \"jane\" cannot get path \"/version\"".to_owned()));
+        let found = judge(&Site::example(), &Answer { version, took: Duration::from_millis(3), clock: None });
+        let verdicts: Vec<_> = found.iter().map(|one| (one.check, one.verdict)).collect();
+        assert_eq!(verdicts, [(CHECK, Verdict::Ok), (CHECK, Verdict::Skipped), (CLOCK, Verdict::Skipped)]);
+        assert!(found[2].says.contains("that takes /version"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_forbidden_is_no_end() {
+        let service = tower::service_fn(|_: http::Request<Body>| async {
+            let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
+                "reason": "Forbidden", "message": "forbidden"});
+            http::Response::builder().status(403).body(Body::from(status.to_string().into_bytes()))
+        });
+        let answer = look(&Client::new(service, "ops")).await.unwrap();
+        assert!(matches!(answer.version, Err(Miss::Forbidden(_))) && answer.clock.is_none(), "{answer:?}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Where this looks, and how somebody else is told to type a command there.
 
+use std::collections::BTreeSet;
+
 /// Which cluster, and which namespaces.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
@@ -10,12 +12,19 @@ pub(super) struct Site {
     pub(super) namespace: String,
     pub(super) all: bool,
     pub(super) operator_namespace: String,
+    /// Namespaces in strict mode, as far as can be told.
+    pub(super) strict: BTreeSet<String>,
 }
 
 impl Site {
     /// ` of context dev`, or nothing where there is no context.
     pub(super) fn of_context(&self) -> String {
         self.context.as_ref().map_or(String::new(), |context| format!(" of context {context}"))
+    }
+
+    /// Only the operator may end what others have there.
+    pub(super) fn is_strict(&self, namespace: &str) -> bool {
+        self.strict.contains(namespace)
     }
 
     /// A call of kubectl. What stands behind two dashes stays there.
@@ -40,6 +49,7 @@ impl Site {
             namespace: "ops".to_owned(),
             all: false,
             operator_namespace: "leasehold-system".to_owned(),
+            strict: BTreeSet::new(),
         }
     }
 }

@@ -11,11 +11,11 @@ fn all(leases: &[Value]) -> All {
     let forbidden = || Miss::Forbidden("User \"jane\" cannot list resource \"x\" in API group \"y\"".to_owned());
     All {
         answer: Answer {
-            version: serde_json::from_value(json!({
+            version: Ok(serde_json::from_value(json!({
                 "major": "1", "minor": "36", "gitVersion": "v1.36.3", "buildDate": "", "compiler": "", "gitCommit": "",
                 "gitTreeState": "", "goVersion": "", "platform": "",
             }))
-            .unwrap(),
+            .unwrap()),
             took: Duration::from_millis(3),
             clock: Some(Clock { ahead: SignedDuration::ZERO, give_or_take: SignedDuration::from_millis(500) }),
         },
@@ -36,6 +36,7 @@ fn all(leases: &[Value]) -> All {
             pods: Ok(Vec::new()),
             elsewhere: Vec::new(),
             at: NOW.parse().unwrap(),
+            before: None,
         },
         resources: Vec::new(),
         extras: extras::Seen {

@@ -115,10 +115,9 @@ impl LockView {
         let holders: Vec<_> = record.holders().map(|holder| HolderView::of(holder, share(holder.mode))).collect();
         let permits =
             PermitsView { total: record.capacity, held: record.held_permits(), available: record.available_permits() };
-        // Others may have written there what they like.
-        let id = record.resource_id.as_ref().filter(|id| name::lease_name(id).is_ok_and(|name| name == lease_name));
+        let id = record.resource_id.as_deref().filter(|id| is_name_of(id, &lease_name));
         Self {
-            name: id.unwrap_or(&lease_name).clone(),
+            name: id.unwrap_or(&lease_name).to_owned(),
             namespace: meta.namespace.clone().unwrap_or_default(),
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
             kind: record.kind.name(),
@@ -151,8 +150,8 @@ impl LockView {
     pub(crate) fn held_by(&self, now: Timestamp) -> String {
         let [first, others @ ..] = &self.holders[..] else { return "held by nobody just now".to_owned() };
         let who = match others.len() {
-            0 => first.short().to_owned(),
-            n => format!("{} and {n} more", first.short()),
+            0 => printable(first.short()),
+            n => format!("{} and {n} more", printable(first.short())),
         };
         let kept = if first.kept { ", which has left it held for a fixed time," } else { "" };
         match first.since {
@@ -220,6 +219,17 @@ pub(crate) fn printable(name: &str) -> String {
         format!("{}{}", plain.escape_debug(), &part[plain.len()..])
     };
     name.split_inclusive(quotes).map(part).collect()
+}
+
+/// Whether what is named so stands on this Lease. Others may have written there what they like.
+fn is_name_of(id: &str, lease_name: &str) -> bool {
+    name::lease_name(id).is_ok_and(|name| name == lease_name)
+}
+
+/// By which clients name it, for a command to be typed. `None` where that would be another, or nothing.
+pub(crate) fn name_to_type(record: &Record) -> Option<&str> {
+    let lease_name = record.lease_name();
+    Some(record.resource_id.as_deref().unwrap_or(lease_name)).filter(|id| is_name_of(id, lease_name))
 }
 
 fn when(then: Timestamp, now: Timestamp) -> String {
@@ -385,6 +395,33 @@ mod tests {
         insta::assert_snapshot!(free.held_by(now()), @"held by nobody just now");
         insta::assert_snapshot!(db.held_by(now()), @"held by web-0 and 1 more since 2026-11-21T08:10:00Z (50m ago)");
         assert!(db.is_held_by("web-1") && db.is_held_by("web-0_k3j9x2m1qa.1") && !db.is_held_by("web-2"));
+    }
+
+    #[test]
+    fn an_identity_does_nothing_to_a_terminal_and_has_no_line_of_its_own() {
+        let mut locks = locks();
+        locks[1].holders[0].identity = "a\n\u{1b}[2Jb".to_owned();
+        let shown = "a\\n\\u{1b}[2Jb";
+        let rows = table(&locks, Columns::default(), Style::Plain, true, now());
+        assert_eq!(rows.lines().count(), locks.len() + 1, "{rows}");
+        assert!(rows.contains(shown) && rows.lines().any(|line| line.starts_with("web ")), "{rows}");
+        for text in [describe(&locks[1], Style::Plain, now()), locks[1].held_by(now())] {
+            assert!(text.contains(shown) && !text.contains('\u{1b}'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_to_type_is_never_that_of_another() {
+        let names: Vec<_> = [("db", Some("web")), ("web", None), ("order:payment:4711", None)]
+            .map(|(id, lease)| {
+                let lease = lease.map_or_else(|| name::lease_name(id).unwrap(), Into::into);
+                let lease = json!({"metadata": {"name": lease, "uid": "1", "resourceVersion": "8",
+                    "annotations": {"leasehold.dev/id": id}}});
+                let record = Record::parse(serde_json::from_value(lease).unwrap()).unwrap();
+                name_to_type(&record).map(str::to_owned)
+            })
+            .into();
+        assert_eq!(names, [None, Some("web".to_owned()), Some("order:payment:4711".to_owned())]);
     }
 
     #[test]

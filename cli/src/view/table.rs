@@ -72,7 +72,7 @@ pub(crate) fn table(locks: &[LockView], columns: Columns, style: Style, header: 
     let text = table.trim_fmt();
     let (head, rows) = text.split_once('\n').unwrap_or((&text, ""));
     let mut lines = Vec::from_iter(header.then(|| style.bold(head)));
-    // A payload or a name has no line of its own: what does not print is written as it is in Rust.
+    // A payload, a name or an identity has no line of its own: what does not print is written as it is in Rust.
     lines.extend(rows.lines().zip(locks).map(|(line, lock)| match lock.state {
         State::Free => style.wrap(DIM, line),
         State::Held if !lock.waiters.is_empty() => style.wrap(YELLOW, line),
@@ -92,7 +92,7 @@ fn row(lock: &LockView, columns: Columns, now: Timestamp) -> Vec<String> {
         lock.kind.to_owned(),
         format!("{:?}", lock.state),
         lock.share(),
-        first.map_or(NOTHING, HolderView::short).to_owned() + &more,
+        printable(first.map_or(NOTHING, HolderView::short)) + &more,
         ago(first.and_then(|holder| holder.since), now),
         lock.waiters.len().to_string(),
         ago(lock.created, now),

@@ -54,8 +54,8 @@ pub(crate) fn describe(lock: &LockView, style: Style, now: Timestamp) -> String 
 
 fn of_holder(text: &mut Text, indent: &str, holder: &HolderView, now: Timestamp) {
     match &holder.host {
-        Some(host) => text.line(indent, "Holder", &format!("{host} ({})", holder.identity)),
-        None => text.line(indent, "Holder", &holder.identity),
+        Some(host) => text.line(indent, "Holder", &printable(&format!("{host} ({})", holder.identity))),
+        None => text.line(indent, "Holder", &printable(&holder.identity)),
     }
     if let Some(share) = &holder.share {
         text.line(indent, "Share", share);

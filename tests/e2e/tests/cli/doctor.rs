@@ -1,6 +1,7 @@
 //! `doctor`: a healthy namespace, and one broken thing after the other, each with the command that mends it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -10,10 +11,13 @@ use leasehold_testkit::{Cluster, Namespace, Program, bin, eventually};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::{Outcome, RUN, SOON, Scene, outcome};
+use crate::support::{Outcome, RUN, SOON, Scene, end};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const LONG_AGO: &str = "2026-01-01T00:00:00.000000Z";
+
+/// Within this it has watched for a minute, and looked at the rest.
+const WATCHED: Duration = Duration::from_secs(120);
 
 /// What it found, and its exit code.
 struct Report {
@@ -23,7 +27,9 @@ struct Report {
 
 impl Report {
     async fn of(program: Program) -> Result<Self> {
-        let Outcome { code, output } = outcome(program.args(["-o", "json"])).await?;
+        let mut process = program.args(["-o", "json"]).start()?;
+        process.wait_exit(WATCHED).await?;
+        let Outcome { code, output } = end(&mut process).await?;
         // Standard error may be in between.
         let json: String = output.lines().filter(|line| !line.starts_with("leasehold: ")).collect();
         let report = serde_json::from_str(&json).with_context(|| output.clone())?;
@@ -230,7 +236,9 @@ async fn a_missing_right_says_what_does_not_work_without_it() -> Result<()> {
 #[tokio::test]
 async fn what_is_left_over_is_named_and_removed() -> Result<()> {
     let scene = Scene::new().await?;
-    scene.create(session("session-old.x9", "", LONG_AGO)).await?;
+    let mut old = session("session-old.x9", "", LONG_AGO);
+    old["spec"]["leaseDurationSeconds"] = 1.into();
+    scene.create(old).await?;
     let free = json!({"leasehold.dev/ephemeral": "true", "leasehold.dev/format": "1"});
     let labels = json!({"leasehold.dev/kind": "lock"});
     scene.create(json!({"metadata": {"name": "free", "labels": labels, "annotations": free}, "spec": {"holderIdentity": ""}})).await?;
@@ -239,7 +247,12 @@ async fn what_is_left_over_is_named_and_removed() -> Result<()> {
 
     let report = scene.doctor(&[]).await?;
     report.finding("clock", "note", "the clock of fast is ahead")?;
-    for says in ["1 tombstone, of sessions that have ended", "it was made on the spot, nobody holds it"] {
+    let old = report.finding("leftovers", "note", "last renewed more than five minutes ago by their own timestamps")?;
+    ensure!(command(old)?.contains("doctor --watch-for 61s"), "{old:#}");
+    let report = scene.doctor(&["--watch-for", "2s"]).await?;
+    for says in
+        ["1 tombstone, of sessions that have ended, which stood there", "it was made on the spot, nobody holds it"]
+    {
         scene.type_in(command(report.finding("leftovers", "note", says)?)?).await?;
     }
     scene.doctor(&[]).await?.says_nothing_of("leftovers")?;
@@ -253,12 +266,31 @@ async fn who_waits_without_a_session_is_named_and_taken_off() -> Result<()> {
     let _holder = scene.holder("job", &[]).await?;
     let annotations = json!({"metadata": {"annotations": {"join.leasehold.dev/gone_z3.1": "1", "want.leasehold.dev/gone_z3.1": "1"}}});
     scene.namespace.api::<Lease>().patch("job", &PatchParams::default(), &Patch::Merge(annotations)).await?;
+    // One look is not enough: it might just have been removed, and its process not know yet.
     let report = scene.doctor(&[]).await?;
+    let absent = report.finding("waiters", "warning", "1 of 1 who wait for it have no sessions: gone_z3.1")?;
+    ensure!(command(absent)?.contains("doctor --watch-for 61s"), "{absent:#}");
+    let report = scene.doctor(&["--watch-for", "61s"]).await?;
     let gone = report.finding("waiters", "warning", "1 of 1 who wait for it are gone, by their sessions: gone_z3.1")?;
     scene.type_in(command(gone)?).await?;
     let report = scene.doctor(&[]).await?;
     report.says_nothing_of("waiters")?;
     report.says_nothing_of("leases")
+}
+
+/// Without its label a session is in no list, and its process renews it all the same.
+#[tokio::test]
+async fn a_session_without_its_label_is_found_by_its_name() -> Result<()> {
+    let scene = Scene::new().await?;
+    let _holder = scene.holder("job", &[]).await?;
+    let leases = scene.namespace.api::<Lease>();
+    let all = leases.list(&kube::api::ListParams::default().labels("leasehold.dev/kind=session")).await?;
+    let name = all.items[0].metadata.name.clone().context("no name")?;
+    scene.namespace.kubectl(&["label", "lease", &name, "leasehold.dev/kind-"]).await?;
+    let report = scene.doctor(&[]).await?;
+    report.says_nothing_of("holders")?;
+    scene.type_in(command(report.finding("leases", "warning", "does not say so")?)?).await?;
+    scene.doctor(&[]).await?.says_nothing_of("leases")
 }
 
 #[tokio::test]
