@@ -176,7 +176,9 @@ impl Seat {
         let owner = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(OWNER));
         let resource = owner.and_then(|owner| {
             let mut parts = owner.splitn(3, '/');
-            Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
+            let (kind, name) = (parts.next()?, parts.next()?);
+            // Whoever may write Leases may write this too, and it becomes a part of requests with other rights.
+            is_name(name).then(|| (kind.to_owned(), name.to_owned()))
         });
         match Record::parse(lease) {
             Ok(record) => Self { view: LockView::of(&record), record: Some(record), problem: None, resource },
@@ -214,6 +216,18 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::ui) fn at(second: i64) -> Timestamp {
+/// Whether an object can have this name: a DNS subdomain of RFC 1123.
+fn is_name(name: &str) -> bool {
+    let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label = |label: &str| {
+        let label = label.as_bytes();
+        label.first().is_some_and(|c| is_plain(*c))
+            && label.last().is_some_and(|c| is_plain(*c))
+            && label.iter().all(|c| is_plain(*c) || *c == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
         Timestamp::from_second(second).unwrap()
     }
 
@@ -316,4 +330,26 @@ pub(super) mod tests {
             assert!(Key::parse(bad).is_none(), "{bad:?}");
         }
     }
+    #[test]
+    fn what_cannot_be_a_name_names_no_resource() {
+        let resource = |owner: &str| {
+            let mut lease = lock("a", "1", 5, "", &[]);
+            lease.metadata.annotations = Some([(OWNER.to_owned(), owner.to_owned())].into());
+            Seat::of(lease).resource
+        };
+        let named = |name: &str| Some(("Semaphore".to_owned(), name.to_owned()));
+        let longest = "a".repeat(253);
+        for name in ["a", "job-1", "0.a-b.c", &longest] {
+            assert_eq!(resource(&format!("Semaphore/{name}/uid")), named(name));
+        }
+        let too_long = "a".repeat(254);
+        for name in [
+            "", "..", ".", "a..b", "a.", "-a", "a-", "A", "a_b", "a b", "a%2fb", "a?x=1", "a,b=c", "é", "a\n",
+            &too_long,
+        ] {
+            assert_eq!(resource(&format!("Semaphore/{name}/uid")), None, "{name:?}");
+        }
+        assert_eq!(resource("Semaphore"), None);
+    }
+
 }
