@@ -82,7 +82,9 @@ pub(super) fn routes(site: Site, address: IpAddr) -> Router {
 
 /// Lets in who reads, from this machine's own pages, and says on every answer what a browser may do with it.
 async fn guard(State(address): State<IpAddr>, request: Request, next: Next) -> Response {
-    let from_elsewhere = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    // Another port of this machine is the same site, but somebody else's page.
+    let mut sites = request.headers().get_all("sec-fetch-site").iter();
+    let from_elsewhere = sites.any(|site| site != "same-origin" && site != "none");
     let mut response = if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let allow = [(header::ALLOW, "GET, HEAD")];
         (StatusCode::METHOD_NOT_ALLOWED, allow, "nothing can be changed here\n").into_response()
