@@ -52,7 +52,7 @@ impl Detail {
             more_waiters,
             problem: seat.and_then(|seat| seat.problem.clone()),
             resource: seat.and_then(|seat| seat.resource.clone()).map(|(kind, name)| [kind, name]),
-            policy: seat.and_then(|seat| seat.record.as_ref()).map(policy).unwrap_or_default(),
+            policy: seat.and_then(|seat| seat.record.as_deref()).map(policy).unwrap_or_default(),
             timeline: board.timelines.of(key),
         }
     }

@@ -23,7 +23,6 @@ use super::feed::{About, Feed, Message, Wanted};
 use super::list::Window;
 use super::resource;
 use super::state::Key;
-use super::wait_for::Drawn;
 use super::watching::Shared;
 use crate::output::compact;
 use crate::read::Leases;
@@ -151,7 +150,7 @@ async fn lock(State(site): State<Arc<Site>>, Path((namespace, lease)): Path<(Str
 }
 
 async fn graph(State(site): State<Arc<Site>>) -> Response {
-    json(compact(&Drawn::of(&site.shared.board())))
+    json(compact(&*site.shared.drawn().await))
 }
 
 async fn resource(State(site): State<Arc<Site>>, Path((namespace, lease)): Path<(String, String)>) -> Response {
@@ -201,7 +200,8 @@ fn messages(site: &Site, feed: Feed, page: OwnedSemaphorePermit) -> impl Stream<
             }
             page.first = false;
             page.changes.mark_unchanged();
-            let messages = page.feed.tell(&page.shared.board());
+            let drawn = if page.feed.shows_graph() { Some(page.shared.drawn().await) } else { None };
+            let messages = page.feed.tell(&page.shared.board(), drawn);
             if !messages.is_empty() {
                 return Some((stream::iter(messages), page));
             }

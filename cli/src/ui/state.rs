@@ -1,6 +1,7 @@
 //! All that was seen of the locks, and what is seen of the API server. Pure: it is told what time it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -52,7 +53,7 @@ impl std::fmt::Display for Key {
 pub(super) struct Seat {
     pub(super) view: LockView,
     /// `None`: the Lease cannot be read.
-    pub(super) record: Option<Record>,
+    pub(super) record: Option<Arc<Record>>,
     pub(super) problem: Option<String>,
     /// The kind and the name of its custom resource, if it has one.
     pub(super) resource: Option<(String, String)>,
@@ -94,6 +95,12 @@ impl Board {
 
     pub(super) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// What is held or waited for.
+    pub(super) fn in_use(&self) -> Vec<Arc<Record>> {
+        let records = self.locks.values().filter_map(|seat| seat.record.as_ref());
+        records.filter(|record| record.is_held() || !record.waiters.is_empty()).cloned().collect()
     }
 
     /// These are all that there are.
@@ -181,7 +188,7 @@ impl Seat {
             is_name(name).then(|| (kind.to_owned(), name.to_owned()))
         });
         match Record::parse(lease) {
-            Ok(record) => Self { view: LockView::of(&record), record: Some(record), problem: None, resource },
+            Ok(record) => Self { view: LockView::of(&record), record: Some(Arc::new(record)), problem: None, resource },
             Err(malformed) => {
                 let view = LockView::absent(&key.lease, &key.lease, &key.namespace);
                 Self { view, record: None, problem: Some(malformed.to_string()), resource }
@@ -209,13 +216,6 @@ impl Seat {
     }
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    pub(in crate::ui) fn at(second: i64) -> Timestamp {
 /// Whether an object can have this name: a DNS subdomain of RFC 1123.
 fn is_name(name: &str) -> bool {
     let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -228,6 +228,13 @@ fn is_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    pub(in crate::ui) fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
@@ -324,13 +331,6 @@ fn is_name(name: &str) -> bool {
     }
 
     #[test]
-    fn keys_are_names_of_objects() {
-        assert_eq!(Key::parse("ops/a.b-c").unwrap().to_string(), "ops/a.b-c");
-        for bad in ["", "a", "/a", "a/", "a/b/c", "a/b?c", "a/..\u{0}"] {
-            assert!(Key::parse(bad).is_none(), "{bad:?}");
-        }
-    }
-    #[test]
     fn what_cannot_be_a_name_names_no_resource() {
         let resource = |owner: &str| {
             let mut lease = lock("a", "1", 5, "", &[]);
@@ -352,4 +352,11 @@ fn is_name(name: &str) -> bool {
         assert_eq!(resource("Semaphore"), None);
     }
 
+    #[test]
+    fn keys_are_names_of_objects() {
+        assert_eq!(Key::parse("ops/a.b-c").unwrap().to_string(), "ops/a.b-c");
+        for bad in ["", "a", "/a", "a/", "a/b/c", "a/b?c", "a/..\u{0}"] {
+            assert!(Key::parse(bad).is_none(), "{bad:?}");
+        }
+    }
 }
