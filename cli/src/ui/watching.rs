@@ -150,7 +150,7 @@ mod tests {
         let shared = Shared::new(Board::new(at(0)));
         let (one, other) = tokio::join!(shared.drawn(), shared.drawn());
         assert!(Arc::ptr_eq(&one, &other), "for both");
-        shared.change(|board, now| board.heard(now));
+        shared.change(Board::heard);
         assert!(Arc::ptr_eq(&one, &shared.drawn().await), "nothing has changed");
         shared.change(|board, now| board.changed(lock("job", "1", 1, "x_x.1", &["y_y.1"]), now));
         assert_ne!(one, shared.drawn().await);
