@@ -77,8 +77,6 @@ func (s *server) obey(verb string, words []string) error {
 	case "mark":
 		s.mark()
 		return nil
-	case "start":
-		return s.start()
 	case "stop":
 		s.stop()
 		return nil
@@ -107,6 +105,8 @@ func (s *server) obey(verb string, words []string) error {
 		go s.release(numbers[0])
 	case verb == "cycle" && len(numbers) == 2:
 		return s.cycle(numbers[0], time.Duration(numbers[1])*time.Millisecond)
+	case verb == "start" && len(numbers) == 1:
+		return s.start(time.Duration(numbers[0]) * time.Millisecond)
 	case verb == "hold" && len(numbers) == 3:
 		return s.hold(numbers[0], numbers[1], time.Duration(numbers[2])*time.Millisecond)
 	default:
@@ -167,7 +167,8 @@ func (s *server) cycle(rounds int, limit time.Duration) error {
 	return nil
 }
 
-func (s *server) start() error {
+// start lets all contend without a pause, and hold the lock for so long in each turn.
+func (s *server) start(held time.Duration) error {
 	s.over.Store(false)
 	for i := range s.contenders {
 		s.loops.Add(1)
@@ -181,6 +182,10 @@ func (s *server) start() error {
 					s.overlaps.Add(1)
 				}
 				s.acquired[i].Add(1)
+				if held > 0 {
+					// What holds for no time is hardly ever met by another.
+					time.Sleep(held)
+				}
 				s.holding.Add(-1)
 				_ = s.contenders[i].release(s.ctx)
 			}

@@ -39,7 +39,7 @@ struct Options {
     /// Only these contestants, and the floor.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these parts: uncontended, contended, handoff, aside, held, in-process.
+    /// Only these parts: uncontended, contended, overlaps, handoff, aside, held, in-process.
     #[arg(long, value_delimiter = ',')]
     parts: Vec<String>,
     /// The folder for benchmarks.json, benchmarks.md and plots; `docs` takes those of a whole run only.
@@ -60,6 +60,7 @@ impl Options {
             return Plan {
                 cycles: (50, millis(500)),
                 contenders: vec![(2, millis(500)), (8, millis(500))],
+                overlaps: (8, millis(500)),
                 patient: false,
                 warm_up: millis(300),
                 hand_offs: (5, seconds(1)),
@@ -70,6 +71,7 @@ impl Options {
         Plan {
             cycles: (500, seconds(2)),
             contenders: vec![(2, seconds(2)), (8, seconds(2)), (32, seconds(3)), (128, seconds(5))],
+            overlaps: (8, seconds(3)),
             patient: true,
             warm_up: millis(500),
             hand_offs: (30, seconds(5)),
@@ -206,6 +208,12 @@ impl Bench {
                 }
             }
             over("contended", &mut since);
+        }
+        if self.part("overlaps") {
+            for contestant in &contend {
+                failed(contestant, "overlaps", within(long, run.overlaps(contestant)).await);
+            }
+            over("overlaps", &mut since);
         }
         if self.part("handoff") {
             failed(&FLOOR_EVENT, "handoff", within(long, run.floor_event(&FLOOR_EVENT)).await);

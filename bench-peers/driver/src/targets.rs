@@ -194,6 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn two_at_once_is_a_miss_wherever_it_was_seen() {
+        let seen = |crowd, hand_off| {
+            let told = [("overlaps", "leasehold", "overlaps", crowd), ("handoff", "leasehold", "overlaps", hand_off)];
+            results(&told)
+        };
+        assert_eq!(met(&seen(0.0, 0.0), "two hold one lock"), Some(true));
+        assert_eq!(met(&seen(1.0, 0.0), "two hold one lock"), Some(false));
+        assert_eq!(met(&seen(0.0, 1.0), "two hold one lock"), Some(false));
+        assert_eq!(met(&results(&[]), "two hold one lock"), None);
+    }
+
+    #[test]
     fn what_was_not_measured_is_not_met() {
         assert_eq!(met(&results(&[]), "an uncontended cycle"), None);
         assert_eq!(met(&results(&[("handoff", "leasehold", "median_ms", 1.0)]), "handoff: time"), None);

@@ -65,6 +65,8 @@ impl Claimant {
     }
 
     async fn asked(&self, retry: Duration) -> Result<Held> {
+        // One GET in each turn. A manager that is kept spares it not: `vacate` leaves it with the version that was there
+        // before, so that the next turn would begin with a conflict, and then the same GET.
         let manager = Arc::new(LeaseManager::init(self.api.clone(), &self.lock).await?);
         let mut claim = manager.ensure_claimed(&self.identity, &self.params).await?;
         while !claim.is_current_for(&self.identity) {

@@ -78,7 +78,7 @@ impl<C: Connection> Server<C> {
             ("acquire", [index]) => self.acquire(index.parse()?)?,
             ("release", [index]) => self.release(index.parse()?)?,
             ("cycle", [rounds, limit]) => self.cycle(rounds.parse()?, limit.parse()?).await?,
-            ("start", []) => self.start(),
+            ("start", [held]) => self.start(Duration::from_millis(held.parse()?)),
             ("mark", []) => self.mark(),
             ("stop", []) => self.stop().await,
             ("hold", [count, at_once, limit]) => {
@@ -164,10 +164,11 @@ impl<C: Connection> Server<C> {
         Ok(())
     }
 
-    fn start(&mut self) {
+    /// All contend without a pause, and hold it for so long in each turn.
+    fn start(&mut self, held: Duration) {
         self.tally.over.store(false, Ordering::SeqCst);
         for (index, contender) in self.contenders.iter().enumerate() {
-            self.loops.spawn(contend(contender.clone(), index, self.tally.clone()));
+            self.loops.spawn(contend(contender.clone(), index, self.tally.clone(), held));
         }
         say("started");
     }
@@ -231,7 +232,7 @@ impl<C: Connection> Server<C> {
     }
 }
 
-async fn contend<C: Contender>(contender: Arc<Mutex<C>>, index: usize, tally: Arc<Tally>) {
+async fn contend<C: Contender>(contender: Arc<Mutex<C>>, index: usize, tally: Arc<Tally>, held: Duration) {
     let mut contender = contender.lock().await;
     while !tally.over.load(Ordering::SeqCst) {
         if contender.acquire().await.is_err() {
@@ -243,6 +244,10 @@ async fn contend<C: Contender>(contender: Arc<Mutex<C>>, index: usize, tally: Ar
             tally.overlaps.fetch_add(1, Ordering::SeqCst);
         }
         tally.acquired[index].fetch_add(1, Ordering::Relaxed);
+        if !held.is_zero() {
+            // What holds for no time is hardly ever met by another.
+            tokio::time::sleep(held).await;
+        }
         tally.holding.fetch_sub(1, Ordering::SeqCst);
         let _ = contender.release().await;
     }

@@ -2,6 +2,7 @@
 //!
 //! Whether some wait for each other in a circle is told by [`deadlocks`], which the operator and the clients ask too.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -115,10 +116,11 @@ impl From<Kind> for NodeKind {
 
 impl Graph {
     /// What stands on all these Leases, which are to be seen at one time.
-    pub(crate) fn of(records: &[Record]) -> Self {
-        let mut tasks = Tasks::of(records);
+    pub(crate) fn of(records: &[impl Borrow<Record>]) -> Self {
+        let records: Vec<&Record> = records.iter().map(Borrow::borrow).collect();
+        let mut tasks = Tasks::of(&records);
         let (mut graph, mut clients): (Self, BTreeMap<String, Node>) = Default::default();
-        for record in records {
+        for record in &records {
             let (lock, edges) = node_and_edges(record, &mut tasks);
             graph.nodes.push(lock);
             for (client, edge) in edges {
@@ -127,7 +129,7 @@ impl Graph {
             }
         }
         graph.nodes.extend(clients.into_values());
-        graph.find_circles(records, &mut tasks);
+        graph.find_circles(&records, &mut tasks);
         graph
     }
 
@@ -182,7 +184,7 @@ impl Graph {
         self.nodes.iter().filter(|node| node.kind != NodeKind::Client)
     }
 
-    fn find_circles(&mut self, records: &[Record], tasks: &mut Tasks) {
+    fn find_circles(&mut self, records: &[&Record], tasks: &mut Tasks) {
         // Without anybody who waits and says what it holds there is none, and it costs little to see that.
         if records.iter().flat_map(|record| &record.waiters).any(|waiter| !waiter.holds.is_empty()) {
             let queues = records.iter().filter(|record| !record.waiters.is_empty() || record.upgrading.is_some());
@@ -311,7 +313,7 @@ impl Edge {
 struct Tasks(BTreeMap<HolderId, HolderId>);
 
 impl Tasks {
-    fn of(records: &[Record]) -> Self {
+    fn of(records: &[&Record]) -> Self {
         let mut tasks = Self::default();
         for waiter in records.iter().flat_map(|record| &record.waiters) {
             for hold in &waiter.holds {

@@ -31,17 +31,22 @@ HELD, LONGEST   12s: seen to begin. >12s: at least, it was so before this progra
 /// Where what is shown stands: `in namespace shop`.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, place: &str, with_namespace: bool, now: Now) {
     let trouble = trouble(state, now);
-    let lines = [1, u16::from(trouble.is_some()), 0, 1];
-    let [head, warning, body, foot] = Layout::vertical([
+    let unreadable = state.live().unreadable();
+    let lines = [1, u16::from(trouble.is_some()), u16::from(unreadable.is_some()), 0, 1];
+    let [head, warning, left_out, body, foot] = Layout::vertical([
         Constraint::Length(lines[0]),
         Constraint::Length(lines[1]),
-        Constraint::Min(lines[2]),
-        Constraint::Length(lines[3]),
+        Constraint::Length(lines[2]),
+        Constraint::Min(lines[3]),
+        Constraint::Length(lines[4]),
     ])
     .areas(frame.area());
     frame.render_widget(Line::from(title(state, place)).style(Modifier::BOLD), head);
     if let Some(trouble) = trouble {
         frame.render_widget(Line::from(trouble).style(Style::new().red()), warning);
+    }
+    if let Some(unreadable) = unreadable {
+        frame.render_widget(Line::from(unreadable).style(Style::new().yellow()), left_out);
     }
     match state.shown.clone() {
         Shown::Table | Shown::Filter => table(frame, body, state, with_namespace, state.time(now)),

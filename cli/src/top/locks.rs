@@ -1,6 +1,6 @@
 //! What this process has seen of locks, and when: pure, times come in as arguments.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -149,6 +149,8 @@ pub(super) struct Locks {
     pub(super) lost: Option<String>,
     /// It has told all that there is, once.
     pub(super) complete: bool,
+    /// Those whose Leases cannot be read.
+    unreadable: BTreeSet<Key>,
 }
 
 /// What was seen, as whoever watches tells it.
@@ -157,6 +159,8 @@ pub(super) enum Seen {
     /// All that there is.
     All(Vec<LockView>),
     One(Box<LockView>),
+    /// These are there and cannot be read. After all that there is: no others.
+    Unreadable(Vec<Key>),
     Gone(Key),
     /// The API server is there, and there is nothing to tell.
     Alive,
@@ -170,7 +174,8 @@ pub(super) fn key(view: &LockView) -> Key {
 
 impl Locks {
     pub(super) fn new(now: Moment) -> Self {
-        Self { entries: BTreeMap::new(), started: now, heard: now, lost: None, complete: false }
+        let (entries, unreadable) = (BTreeMap::new(), BTreeSet::new());
+        Self { entries, started: now, heard: now, lost: None, complete: false, unreadable }
     }
 
     pub(super) fn saw(&mut self, seen: Seen, now: Moment) {
@@ -182,9 +187,17 @@ impl Locks {
             Seen::Alive => {}
             Seen::One(view) => self.one(*view, First { at: now, before: false }),
             Seen::Gone(key) => self.gone(&key, now),
+            Seen::Unreadable(keys) => {
+                for key in keys {
+                    // What was known of it is true no more.
+                    self.entries.remove(&key);
+                    self.unreadable.insert(key);
+                }
+            }
             Seen::All(views) => {
+                self.unreadable.clear();
                 let mut left: Vec<Key> = self.entries.keys().cloned().collect();
-                let there: std::collections::BTreeSet<Key> = views.iter().map(key).collect();
+                let there: BTreeSet<Key> = views.iter().map(key).collect();
                 left.retain(|key| !there.contains(key));
                 for view in views {
                     let before = First { at: now, before: true };
@@ -210,12 +223,14 @@ impl Locks {
     }
 
     fn one(&mut self, view: LockView, first: First) {
+        self.unreadable.remove(&key(&view));
         let entry = self.entries.entry(key(&view)).or_insert_with(|| Entry::new(view.clone()));
         entry.saw(view, first);
     }
 
     /// It has no Lease any more. What is made and removed again and again is shown between.
     fn gone(&mut self, key: &Key, now: Moment) {
+        self.unreadable.remove(key);
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.gone.is_none()) {
             let view = entry.view.clone();
             let free = LockView {
@@ -228,6 +243,15 @@ impl Locks {
             };
             entry.saw(free, First { at: now, before: false });
             entry.gone = Some(now);
+        }
+    }
+
+    /// How many are left out, in a line.
+    pub(super) fn unreadable(&self) -> Option<String> {
+        match self.unreadable.len() {
+            0 => None,
+            1 => Some("1 Lease cannot be read and is left out: see kubectl leasehold doctor".to_owned()),
+            count => Some(format!("{count} Leases cannot be read and are left out: see kubectl leasehold doctor")),
         }
     }
 
@@ -303,6 +327,25 @@ mod tests {
         assert_eq!(rate(&locks, 210), Some(1));
         locks.forget(at(264).moment);
         assert_eq!(rate(&locks, 264), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_counted_until_it_can_or_is_gone() {
+        let key = |name: &str| ("shop".to_owned(), name.to_owned());
+        let mut locks = Locks::new(at(0).moment);
+        locks.saw(Seen::All(vec![held("a", "x_x.0")]), at(0).moment);
+        assert_eq!(locks.unreadable(), None);
+        locks.saw(Seen::Unreadable(vec![key("b"), key("c")]), at(0).moment);
+        locks.saw(Seen::Unreadable(vec![key("a")]), at(1).moment);
+        assert!(locks.get(&key("a")).is_none(), "what was known of it is not shown");
+        let left_out = |locks: &Locks| locks.unreadable.iter().map(|key| key.1.clone()).collect::<Vec<_>>();
+        assert_eq!(left_out(&locks), ["a", "b", "c"]);
+        assert!(locks.unreadable().unwrap().starts_with("3 Leases cannot be read"));
+        locks.saw(Seen::One(Box::new(held("a", "x_x.0"))), at(2).moment);
+        locks.saw(Seen::Gone(key("b")), at(2).moment);
+        assert!(locks.unreadable().unwrap().starts_with("1 Lease cannot be read"));
+        locks.saw(Seen::All(vec![held("a", "x_x.0")]), at(3).moment);
+        assert_eq!(locks.unreadable(), None);
     }
 
     #[test]

@@ -126,6 +126,9 @@ async fn once(
     if let Some(why) = &state.live().lost {
         say(format_args!("last heard {}s ago: {why}", at.moment.since(state.live().heard).as_secs()));
     }
+    if let Some(unreadable) = state.live().unreadable() {
+        say(unreadable);
+    }
     state.refresh(at);
     print(&columns::plain(&state, args.all_namespaces, at))?;
     Ok(0)
@@ -158,7 +161,11 @@ async fn live(
             biased;
             signal = signals.next() => match signal {
                 Signal::TSTP => suspend(&mut screen)?,
-                Signal::CONT => {}
+                // Whoever stopped it did not say so before, and a shell has had the terminal since.
+                Signal::CONT => {
+                    screen.retake()?;
+                    (drawn, changed) = (Moment::default(), true);
+                }
                 signal => return Err(Failure::signal(signal.as_raw())),
             },
             event = events.recv() => match event {
@@ -189,6 +196,6 @@ async fn live(
 fn suspend(screen: &mut Screen) -> Result<(), Failure> {
     screen::give_back();
     let stopped = stop_self();
-    screen.reopen()?;
+    screen.retake()?;
     stopped.map_err(|error| Failure::internal(&error))
 }

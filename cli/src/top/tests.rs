@@ -104,6 +104,16 @@ fn screens() {
 }
 
 #[test]
+fn what_cannot_be_read_is_told_of_on_the_screen() {
+    let mut state = state();
+    assert!(!screen(&mut state, 110, 10, at(60)).contains("cannot be read"));
+    state.saw(Seen::Unreadable(vec![("shop".into(), "odd".into())]), at(60).moment);
+    let text = screen(&mut state, 110, 10, at(60));
+    assert!(text.contains("1 Lease cannot be read and is left out: see kubectl leasehold doctor"), "{text}");
+    assert!(text.contains("NAME") && text.contains("orders"), "{text}");
+}
+
+#[test]
 fn the_document_shows_what_is_printed() {
     let mut state = state();
     keys(&mut state, typed("/_"), at(60));

@@ -29,8 +29,11 @@ pub(super) async fn follow(leases: &Leases, args: &TopArgs, seen: &Sender<Seen>)
             None => match leases.all(args.all_namespaces, selector).await {
                 Ok((all, version)) => {
                     first = false;
-                    if seen.send(Seen::All(all.into_iter().filter_map(view).collect())).await.is_err() {
-                        return Ok(());
+                    let (all, unreadable) = sorted(all);
+                    for told in [Seen::All(all), Seen::Unreadable(unreadable)] {
+                        if seen.send(told).await.is_err() {
+                            return Ok(());
+                        }
                     }
                     version
                 }
@@ -54,11 +57,11 @@ pub(super) async fn follow(leases: &Leases, args: &TopArgs, seen: &Sender<Seen>)
             let told = match timeout(SILENCE, events.next()).await {
                 Ok(Some(Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)))) => {
                     at = version_of(&lease, at);
-                    view(lease).map_or(Seen::Alive, |view| Seen::One(Box::new(view)))
+                    view(lease).map_or_else(|key| Seen::Unreadable(vec![key]), |view| Seen::One(Box::new(view)))
                 }
                 Ok(Some(Ok(WatchEvent::Deleted(lease)))) => {
                     at = version_of(&lease, at);
-                    Seen::Gone(place(lease))
+                    Seen::Gone(place(&lease))
                 }
                 Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => {
                     at = bookmark.metadata.resource_version;
@@ -100,14 +103,52 @@ async fn rest(pause: &mut Duration) {
     *pause = (*pause * 2).clamp(Duration::from_millis(100), LONGEST_PAUSE);
 }
 
-fn view(lease: Lease) -> Option<LockView> {
-    Record::parse(lease).ok().as_ref().map(LockView::of)
+/// Of what cannot be read, where it is.
+fn view(lease: Lease) -> Result<LockView, Key> {
+    let key = place(&lease);
+    Record::parse(lease).as_ref().map(LockView::of).map_err(|_| key)
+}
+
+/// What can be read, and where what cannot is.
+fn sorted(all: Vec<Lease>) -> (Vec<LockView>, Vec<Key>) {
+    let (mut views, mut unreadable) = (Vec::new(), Vec::new());
+    for lease in all {
+        match view(lease) {
+            Ok(view) => views.push(view),
+            Err(key) => unreadable.push(key),
+        }
+    }
+    (views, unreadable)
 }
 
 fn version_of(lease: &Lease, before: String) -> String {
     lease.metadata.resource_version.clone().unwrap_or(before)
 }
 
-fn place(lease: Lease) -> Key {
-    (lease.metadata.namespace.unwrap_or_default(), lease.metadata.name.unwrap_or_default())
+fn place(lease: &Lease) -> Key {
+    (lease.metadata.namespace.clone().unwrap_or_default(), lease.metadata.name.clone().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_told_by_where_it_is() {
+        let lease = |name: &str, format: &str| {
+            serde_json::from_value(json!({
+                "metadata": {
+                    "name": name, "namespace": "shop", "uid": name, "resourceVersion": "1",
+                    "labels": { "leasehold.dev/kind": "lock" }, "annotations": { "leasehold.dev/format": format },
+                },
+                "spec": {},
+            }))
+            .unwrap()
+        };
+        let (views, unreadable) = sorted(vec![lease("a", "1"), lease("b", "99")]);
+        assert_eq!((views.len(), &*views[0].lease_name), (1, "a"));
+        assert_eq!(unreadable, [("shop".to_owned(), "b".to_owned())]);
+    }
 }

@@ -52,7 +52,7 @@ impl Detail {
             more_waiters,
             problem: seat.and_then(|seat| seat.problem.clone()),
             resource: seat.and_then(|seat| seat.resource.clone()).map(|(kind, name)| [kind, name]),
-            policy: seat.and_then(|seat| seat.record.as_ref()).map(policy).unwrap_or_default(),
+            policy: seat.and_then(|seat| seat.record.as_deref()).map(policy).unwrap_or_default(),
             timeline: board.timelines.of(key),
         }
     }
@@ -86,16 +86,24 @@ fn policy(record: &Record) -> Vec<[String; 2]> {
 #[cfg(test)]
 mod tests {
     use super::super::state::tests::{at, key, lock};
+    use super::super::timeline::MOST_PRESENT;
     use super::*;
 
     #[test]
     fn a_long_queue_is_cut_and_counted() {
         let mut board = Board::new(at(0));
-        let waiters: Vec<_> = (0..500).map(|n| format!("w-{n}_aaaaaaaaaa.1")).collect();
+        // Of whom `w-499` comes first, and the others come later.
+        let waiters: Vec<_> = (0..5000).rev().map(|n| format!("w-{n}_aaaaaaaaaa.1")).collect();
         let waiters: Vec<_> = waiters.iter().map(|waiter| &**waiter).collect();
-        board.changed(lock("job", "1", 1, "x_x.1", &waiters), at(1));
+        board.changed(lock("job", "1", 1, "z_zzzzzzzzzz.1", &waiters[4500..4501]), at(1));
+        board.changed(lock("job", "1", 2, "z_zzzzzzzzzz.1", &waiters), at(2));
         let detail = Detail::of(&board, &key("job"));
-        assert_eq!((detail.lock.unwrap().waiters.len(), detail.more_waiters, detail.more_holders), (MOST, 300, 0));
+        let told = serde_json::to_value(&detail).unwrap();
+        assert_eq!((detail.lock.unwrap().waiters.len(), detail.more_waiters, detail.more_holders), (MOST, 4800, 0));
+        let spans = told["timeline"]["spans"].as_array().unwrap();
+        assert_eq!((spans.len(), &told["timeline"]["more"]), (MOST_PRESENT, &4801.into()));
+        assert_eq!((&spans[0]["who"], &spans[1]["who"]), (&"z_zzzzzzzzzz.1".into(), &"w-499_aaaaaaaaaa.1".into()));
+        assert!(told.to_string().len() < 100_000, "{} bytes for each change", told.to_string().len());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What is sent to one page: first all that it shows, and then what has changed.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -60,7 +62,7 @@ pub(super) struct Feed {
     graph: bool,
     server: Option<Server>,
     detail: Option<Detail>,
-    drawn: Option<Drawn>,
+    drawn: Option<Arc<Drawn>>,
     seen: Option<u64>,
 }
 
@@ -75,13 +77,23 @@ impl Feed {
         self.graph
     }
 
-    /// What the page does not know yet.
-    pub(super) fn tell(&mut self, board: &Board) -> Vec<Message> {
-        if self.seen == Some(board.version()) {
-            return Vec::new();
-        }
-        self.seen = Some(board.version());
+    /// What the page does not know yet. Whoever shows the graph is given it, of the same version or an earlier one.
+    pub(super) fn tell(&mut self, board: &Board, drawn: Option<Arc<Drawn>>) -> Vec<Message> {
         let mut messages = Vec::new();
+        if self.seen != Some(board.version()) {
+            self.seen = Some(board.version());
+            self.tell_of_board(board, &mut messages);
+        }
+        if let Some(drawn) = drawn
+            && self.drawn.as_ref() != Some(&drawn)
+        {
+            messages.push(("graph", compact(&*drawn)));
+            self.drawn = Some(drawn);
+        }
+        messages
+    }
+
+    fn tell_of_board(&mut self, board: &Board, messages: &mut Vec<Message>) {
         if let Some(about) = self.about.take() {
             messages.push(("about", compact(&about)));
         }
@@ -99,14 +111,6 @@ impl Feed {
                 self.detail = Some(detail);
             }
         }
-        if self.graph {
-            let drawn = Drawn::of(board);
-            if self.drawn.as_ref() != Some(&drawn) {
-                messages.push(("graph", compact(&drawn)));
-                self.drawn = Some(drawn);
-            }
-        }
-        messages
     }
 }
 
@@ -135,14 +139,27 @@ mod tests {
         board.changed(lock("job", "1", 1, "x_x.1", &[]), at(1));
         board.changed(lock("other", "2", 2, "", &[]), at(1));
         let mut feed = Feed::new(Wanted::parse("lock=ops/job&search=job").unwrap(), About::default());
-        assert_eq!(names(&feed.tell(&board)), ["about", "server", "list", "lock"]);
-        assert!(feed.tell(&board).is_empty());
+        assert_eq!(names(&feed.tell(&board, None)), ["about", "server", "list", "lock"]);
+        assert!(feed.tell(&board, None).is_empty());
         board.changed(lock("other", "2", 3, "", &[]), at(2));
-        assert!(feed.tell(&board).is_empty(), "it is not shown");
+        assert!(feed.tell(&board, None).is_empty(), "it is not shown");
         board.changed(lock("job", "1", 4, "y_y.1", &[]), at(3));
-        assert_eq!(names(&feed.tell(&board)), ["list", "lock"]);
+        assert_eq!(names(&feed.tell(&board, None)), ["list", "lock"]);
         board.silent("refused");
         // That there is a gap from now on belongs to each timeline.
-        assert_eq!(names(&feed.tell(&board)), ["server", "lock"]);
+        assert_eq!(names(&feed.tell(&board, None)), ["server", "lock"]);
+    }
+
+    #[test]
+    fn a_graph_that_was_late_is_told_when_it_comes() {
+        let mut board = Board::new(at(0));
+        let drawn = |board: &Board| Some(Arc::new(Drawn::of(&board.in_use())));
+        let before = drawn(&board);
+        let mut feed = Feed::new(Wanted::parse("graph=1").unwrap(), About::default());
+        // It was made, and then something changed.
+        board.changed(lock("job", "1", 1, "x_x.1", &["y_y.1"]), at(1));
+        assert_eq!(names(&feed.tell(&board, before)), ["about", "server", "list", "graph"]);
+        assert_eq!(names(&feed.tell(&board, drawn(&board))), ["graph"]);
+        assert!(feed.tell(&board, drawn(&board)).is_empty(), "it is the same");
     }
 }

@@ -23,7 +23,6 @@ use super::feed::{About, Feed, Message, Wanted};
 use super::list::Window;
 use super::resource;
 use super::state::Key;
-use super::wait_for::Drawn;
 use super::watching::Shared;
 use crate::output::compact;
 use crate::read::Leases;
@@ -82,7 +81,9 @@ pub(super) fn routes(site: Site, address: IpAddr) -> Router {
 
 /// Lets in who reads, from this machine's own pages, and says on every answer what a browser may do with it.
 async fn guard(State(address): State<IpAddr>, request: Request, next: Next) -> Response {
-    let from_elsewhere = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    // Another port of this machine is the same site, but somebody else's page.
+    let mut sites = request.headers().get_all("sec-fetch-site").iter();
+    let from_elsewhere = sites.any(|site| site != "same-origin" && site != "none");
     let mut response = if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let allow = [(header::ALLOW, "GET, HEAD")];
         (StatusCode::METHOD_NOT_ALLOWED, allow, "nothing can be changed here\n").into_response()
@@ -149,7 +150,7 @@ async fn lock(State(site): State<Arc<Site>>, Path((namespace, lease)): Path<(Str
 }
 
 async fn graph(State(site): State<Arc<Site>>) -> Response {
-    json(compact(&Drawn::of(&site.shared.board())))
+    json(compact(&*site.shared.drawn().await))
 }
 
 async fn resource(State(site): State<Arc<Site>>, Path((namespace, lease)): Path<(String, String)>) -> Response {
@@ -199,7 +200,8 @@ fn messages(site: &Site, feed: Feed, page: OwnedSemaphorePermit) -> impl Stream<
             }
             page.first = false;
             page.changes.mark_unchanged();
-            let messages = page.feed.tell(&page.shared.board());
+            let drawn = if page.feed.shows_graph() { Some(page.shared.drawn().await) } else { None };
+            let messages = page.feed.tell(&page.shared.board(), drawn);
             if !messages.is_empty() {
                 return Some((stream::iter(messages), page));
             }

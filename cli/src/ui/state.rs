@@ -1,6 +1,7 @@
 //! All that was seen of the locks, and what is seen of the API server. Pure: it is told what time it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -52,7 +53,7 @@ impl std::fmt::Display for Key {
 pub(super) struct Seat {
     pub(super) view: LockView,
     /// `None`: the Lease cannot be read.
-    pub(super) record: Option<Record>,
+    pub(super) record: Option<Arc<Record>>,
     pub(super) problem: Option<String>,
     /// The kind and the name of its custom resource, if it has one.
     pub(super) resource: Option<(String, String)>,
@@ -94,6 +95,12 @@ impl Board {
 
     pub(super) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// What is held or waited for.
+    pub(super) fn in_use(&self) -> Vec<Arc<Record>> {
+        let records = self.locks.values().filter_map(|seat| seat.record.as_ref());
+        records.filter(|record| record.is_held() || !record.waiters.is_empty()).cloned().collect()
     }
 
     /// These are all that there are.
@@ -176,10 +183,12 @@ impl Seat {
         let owner = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(OWNER));
         let resource = owner.and_then(|owner| {
             let mut parts = owner.splitn(3, '/');
-            Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
+            let (kind, name) = (parts.next()?, parts.next()?);
+            // Whoever may write Leases may write this too, and it becomes a part of requests with other rights.
+            is_name(name).then(|| (kind.to_owned(), name.to_owned()))
         });
         match Record::parse(lease) {
-            Ok(record) => Self { view: LockView::of(&record), record: Some(record), problem: None, resource },
+            Ok(record) => Self { view: LockView::of(&record), record: Some(Arc::new(record)), problem: None, resource },
             Err(malformed) => {
                 let view = LockView::absent(&key.lease, &key.lease, &key.namespace);
                 Self { view, record: None, problem: Some(malformed.to_string()), resource }
@@ -205,6 +214,18 @@ impl Seat {
         });
         holders.chain(upgrading).chain(waiters).collect()
     }
+}
+
+/// Whether an object can have this name: a DNS subdomain of RFC 1123.
+fn is_name(name: &str) -> bool {
+    let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label = |label: &str| {
+        let label = label.as_bytes();
+        label.first().is_some_and(|c| is_plain(*c))
+            && label.last().is_some_and(|c| is_plain(*c))
+            && label.iter().all(|c| is_plain(*c) || *c == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -307,6 +328,28 @@ pub(super) mod tests {
         board.changed(lease, at(2));
         let history = serde_json::to_value(board.timelines.of(&key("a"))).unwrap();
         assert_eq!(history["marks"][0]["what"], "jane broke the hold of x_x.1: it hangs");
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_names_no_resource() {
+        let resource = |owner: &str| {
+            let mut lease = lock("a", "1", 5, "", &[]);
+            lease.metadata.annotations = Some([(OWNER.to_owned(), owner.to_owned())].into());
+            Seat::of(lease).resource
+        };
+        let named = |name: &str| Some(("Semaphore".to_owned(), name.to_owned()));
+        let longest = "a".repeat(253);
+        for name in ["a", "job-1", "0.a-b.c", &longest] {
+            assert_eq!(resource(&format!("Semaphore/{name}/uid")), named(name));
+        }
+        let too_long = "a".repeat(254);
+        for name in [
+            "", "..", ".", "a..b", "a.", "-a", "a-", "A", "a_b", "a b", "a%2fb", "a?x=1", "a,b=c", "é", "a\n",
+            &too_long,
+        ] {
+            assert_eq!(resource(&format!("Semaphore/{name}/uid")), None, "{name:?}");
+        }
+        assert_eq!(resource("Semaphore"), None);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) const MOST_OF_ONE: usize = 200;
 pub(super) const MOST_OF_ALL: usize = 50_000;
 /// How many marks are remembered of one lock.
 const MOST_MARKS: usize = 20;
+/// How many of those who are at one lock now a page is told of. It is told how many more there are.
+pub(super) const MOST_PRESENT: usize = 200;
 /// How many times are remembered in which nothing could be seen.
 const MOST_GAPS: usize = 100;
 
@@ -87,6 +89,8 @@ pub(super) struct History {
     since: Timestamp,
     /// Those that have ended, in the order of their ends, and then the others.
     spans: Vec<Span>,
+    /// How many are at it now that are left out here: those who came last, waiters before holders.
+    more: usize,
     /// How many were forgotten.
     forgotten: u64,
     marks: Vec<Mark>,
@@ -196,9 +200,16 @@ impl Timelines {
     pub(super) fn of(&self, key: &Key) -> Option<History> {
         let timeline = self.of.get(key)?;
         let ended = timeline.ended.iter().map(|(_, span)| span);
+        let mut present: Vec<_> = timeline.present.values().collect();
+        let more = present.len().saturating_sub(MOST_PRESENT);
+        if more > 0 {
+            present.sort_by_key(|span| (span.role, span.from));
+            present.truncate(MOST_PRESENT);
+        }
         Some(History {
             since: self.since,
-            spans: ended.chain(timeline.present.values()).cloned().collect(),
+            spans: ended.chain(present).cloned().collect(),
+            more,
             forgotten: timeline.forgotten,
             marks: timeline.marks.iter().cloned().collect(),
             gaps: self.gaps.iter().copied().collect(),

@@ -1,11 +1,11 @@
 //! Who waits for whom, as a page draws it: of all that is connected with somebody who waits, so much as can be looked at.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use leasehold::protocol::Record;
 use serde::Serialize;
 
-use super::state::Board;
 use crate::graph::model::Graph;
 
 /// How many nodes a page draws.
@@ -22,11 +22,9 @@ pub(super) struct Drawn {
 }
 
 impl Drawn {
-    pub(super) fn of(board: &Board) -> Self {
-        let records = board.locks.values().filter_map(|seat| seat.record.as_ref());
-        let in_use = |record: &&Record| record.is_held() || !record.waiters.is_empty();
-        let records: Vec<Record> = records.filter(in_use).cloned().collect();
-        Self::cut(Graph::of(&records).waited_for(), MOST_NODES)
+    /// Of what is in use.
+    pub(super) fn of(records: &[Arc<Record>]) -> Self {
+        Self::cut(Graph::of(records).waited_for(), MOST_NODES)
     }
 
     /// Circles come first, then whatever is next to what is there already.
@@ -63,6 +61,7 @@ impl Drawn {
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Board;
     use super::super::state::tests::{at, lock};
     use super::*;
 
@@ -70,9 +69,9 @@ mod tests {
     fn what_nobody_waits_for_is_not_drawn() {
         let mut board = Board::new(at(0));
         board.changed(lock("a", "1", 1, "x_aaaaaaaaaa.1", &[]), at(1));
-        assert!(Drawn::of(&board).graph.nodes.is_empty());
+        assert!(Drawn::of(&board.in_use()).graph.nodes.is_empty());
         board.changed(lock("b", "2", 2, "y_bbbbbbbbbb.1", &["z_cccccccccc.1"]), at(2));
-        let drawn = Drawn::of(&board);
+        let drawn = Drawn::of(&board.in_use());
         assert_eq!((drawn.graph.nodes.len(), drawn.graph.edges.len(), drawn.more), (3, 2, 0));
     }
 
@@ -90,7 +89,7 @@ mod tests {
             annotations.insert(format!("holds.leasehold.dev/{waiter}.2"), format!("{waiter}.1"));
             board.changed(lease, at(1));
         }
-        let drawn = Drawn::of(&board);
+        let drawn = Drawn::of(&board.in_use());
         assert_eq!((drawn.graph.circles.len(), drawn.graph.nodes.len()), (1, MOST_NODES));
         assert!(drawn.more > 0);
         let there: Vec<_> = drawn.graph.nodes.iter().map(|node| &node.id).collect();

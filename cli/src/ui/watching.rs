@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::state::Board;
+use super::wait_for::Drawn;
 use crate::exit::{self, Failure, chain};
 use crate::follow::LONGEST_PAUSE;
 use crate::read::{LeaseEvents, Leases};
@@ -28,12 +29,14 @@ const SILENCE: Duration = Duration::from_secs(300);
 pub(super) struct Shared {
     board: Mutex<Board>,
     changed: watch::Sender<u64>,
+    /// The last picture, and of which version of the board it is.
+    drawn: tokio::sync::Mutex<Option<(u64, Arc<Drawn>)>>,
 }
 
 impl Shared {
     pub(super) fn new(board: Board) -> Arc<Self> {
         let changed = watch::Sender::new(board.version());
-        Arc::new(Self { board: Mutex::new(board), changed })
+        Arc::new(Self { board: Mutex::new(board), changed, drawn: tokio::sync::Mutex::default() })
     }
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
@@ -42,6 +45,22 @@ impl Shared {
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Who waits for whom: made once of each version of the board for all who want it, one at a time, and while the board
+    /// is free for others.
+    pub(super) async fn drawn(&self) -> Arc<Drawn> {
+        let mut last = self.drawn.lock().await;
+        let (version, records) = {
+            let board = self.board();
+            match &*last {
+                Some((known, drawn)) if *known == board.version() => return Arc::clone(drawn),
+                _ => (board.version(), board.in_use()),
+            }
+        };
+        let drawn = Arc::new(Drawn::of(&records));
+        *last = Some((version, Arc::clone(&drawn)));
+        drawn
     }
 
     /// Changes the board and tells those who listen, if anything has changed.
@@ -118,5 +137,22 @@ async fn until_it_ends(shared: &Shared, leases: &Leases, events: &mut LeaseEvent
             // It began too long ago, or the connection is gone.
             Some(Ok(WatchEvent::Error(_)) | Err(_)) => return false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::tests::{at, lock};
+    use super::*;
+
+    #[tokio::test]
+    async fn one_picture_of_each_version_is_made_for_all() {
+        let shared = Shared::new(Board::new(at(0)));
+        let (one, other) = tokio::join!(shared.drawn(), shared.drawn());
+        assert!(Arc::ptr_eq(&one, &other), "for both");
+        shared.change(Board::heard);
+        assert!(Arc::ptr_eq(&one, &shared.drawn().await), "nothing has changed");
+        shared.change(|board, now| board.changed(lock("job", "1", 1, "x_x.1", &["y_y.1"]), now));
+        assert_ne!(one, shared.drawn().await);
     }
 }

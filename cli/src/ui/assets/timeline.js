@@ -42,7 +42,7 @@ export class Timeline {
       for (const element of [this.picture, this.note]) element.replaceChildren();
       return;
     }
-    const { marks, gaps, forgotten } = this.history;
+    const { marks, gaps, more, forgotten } = this.history;
     const { begin, now, stays } = this.stays();
     const lines = inLines(stays);
     // Whoever is here now is drawn in any case.
@@ -52,6 +52,7 @@ export class Timeline {
     const earlier = lines.length - shown.length;
     const notes = [
       earlier > 0 && `${earlier} more lines are not drawn.`,
+      more > 0 && `${more} more are here now and are not drawn.`,
       forgotten > 0 && `${forgotten} stays that ended earlier are forgotten.`,
       ...marks.map((mark) => `${clock(mark.at)} ${mark.what}.`),
     ].filter(Boolean);

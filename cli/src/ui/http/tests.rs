@@ -111,8 +111,20 @@ async fn another_sites_page_is_not_answered() {
     let from = async |site: &str, path: &str| {
         answer(request("GET", path).header("sec-fetch-site", site), LOOPBACK).await.status()
     };
-    assert_eq!(from("cross-site", "/api/stream").await, StatusCode::FORBIDDEN);
-    assert_eq!(from("same-origin", "/api/locks").await, StatusCode::OK);
+    // A page of another port of this machine is of the same site.
+    for site in ["cross-site", "same-site", "", "Same-Origin", "same-origin, cross-site", "of-tomorrow"] {
+        for path in ["/api/stream", "/api/locks", "/api/graph"] {
+            assert_eq!(from(site, path).await, StatusCode::FORBIDDEN, "{site} {path}");
+        }
+    }
+    let two =
+        request("GET", "/api/locks").header("sec-fetch-site", "same-origin").header("sec-fetch-site", "same-site");
+    assert_eq!(answer(two, LOOPBACK).await.status(), StatusCode::FORBIDDEN);
+    for site in ["same-origin", "none"] {
+        assert_eq!(from(site, "/api/locks").await, StatusCode::OK, "{site}");
+    }
+    // Older browsers say nothing, and no other programs do.
+    assert_eq!(answer(request("GET", "/api/locks"), LOOPBACK).await.status(), StatusCode::OK);
     // A link to the page is followed.
     assert_eq!(from("cross-site", "/").await, StatusCode::OK);
 }

@@ -18,7 +18,7 @@ const ENDING: [(Signal, i32); 6] = [
     (Signal::USR2, 140),
 ];
 
-async fn is_stopped(pid: u32) -> Result<()> {
+pub(crate) async fn is_stopped(pid: u32) -> Result<()> {
     eventually(SOON, "a stopped process", async || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         ensure!(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')), "{stat}");

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use leasehold_testkit::{bin, eventually};
 use rustix::process::{Pid, Signal, ioctl_tiocsctty, kill_process, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::support::{SOON, Scene, UNTIL_EOF, end, wait_dead};
 
@@ -112,6 +112,17 @@ impl Terminal {
     /// Whether it takes lines and repeats what is typed, as terminals do that no program has changed.
     pub(crate) fn takes_lines(&self) -> Result<bool> {
         Ok(tcgetattr(&self.keyboard)?.local_modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG))
+    }
+
+    /// Makes it such a terminal again, as a shell does that gets it back.
+    pub(crate) fn take_lines(&self) -> Result<()> {
+        let mut modes = tcgetattr(&self.keyboard)?;
+        modes.local_modes |= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
+        Ok(tcsetattr(&self.keyboard, OptionalActions::Now, &modes)?)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {

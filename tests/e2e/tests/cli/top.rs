@@ -6,11 +6,15 @@ use anyhow::{Result, ensure};
 use leasehold_testkit::{Cluster, bin, eventually};
 use rustix::process::Signal;
 
+use crate::signals::is_stopped;
 use crate::support::{LIST, RUN, SOON, Scene, UNTIL_EOF, end};
 use crate::terminal::Terminal;
 
 /// What a program writes to leave the screen of its own, and to show the cursor.
 const GIVEN_BACK: [&str; 2] = ["\u{1b}[?1049l", "\u{1b}[?25h"];
+
+/// What it writes to take that screen.
+const TAKEN: &str = "\u{1b}[?1049h";
 
 fn top(scene: &Scene) -> Result<Terminal> {
     let mut command = Command::new(bin("kubectl-leasehold")?);
@@ -81,6 +85,32 @@ async fn a_signal_ends_it_and_the_terminal_is_given_back() -> Result<()> {
     terminal.press("\u{3}")?;
     assert_eq!(terminal.exit_code().await?, Some(0));
     is_given_back(&terminal).await
+}
+
+#[tokio::test]
+async fn whoever_was_stopped_unasked_takes_the_terminal_again() -> Result<()> {
+    let scene = Scene::new().await?;
+    let mut holder = scene.holder("job", &[]).await?;
+    let mut terminal = top(&scene)?;
+    terminal.shows("job", 1).await?;
+    terminal.shows("q quit", 1).await?;
+    terminal.signal(Signal::STOP)?;
+    is_stopped(terminal.pid()).await?;
+    terminal.take_lines()?;
+    let before = |text: &str| terminal.text().matches(text).count();
+    let (entered, shown, keys) = (before(TAKEN), before("job"), before("q quit"));
+    terminal.signal(Signal::CONT)?;
+    // What has not changed is drawn again too.
+    terminal.shows(TAKEN, entered + 1).await?;
+    terminal.shows("job", shown + 1).await?;
+    terminal.shows("q quit", keys + 1).await?;
+    ensure!(!terminal.takes_lines()?, "keys come one by one");
+    terminal.press("q")?;
+    assert_eq!(terminal.exit_code().await?, Some(0));
+    is_given_back(&terminal).await?;
+    drop(holder.stdin());
+    end(&mut holder).await?.is(0, &[]);
+    Ok(())
 }
 
 #[tokio::test]
