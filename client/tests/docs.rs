@@ -123,7 +123,7 @@ fn every_message_that_is_explained_is_one_that_is_said() {
             continue; // Others say it.
         }
         for message in spans(symptom) {
-            let command = ["kubectl ", "etcdutl ", "cargo "].iter().any(|command| message.starts_with(command));
+            let command = ["kubectl ", "etcdutl ", "cargo ", "run "].iter().any(|command| message.starts_with(command));
             if message.matches(' ').count() < 2 || command || message.contains(['=', '<']) {
                 continue;
             }
