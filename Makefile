@@ -32,6 +32,9 @@ example: controlplane-tool controlplane ## Run one of examples/ in the cluster o
 # Most tests wait for something to expire: more of them run at once than there are cores.
 .PHONY: test
 test: export RUST_TEST_THREADS ?= 4
+# The web page is tested in Chromium, and where there is none in no browser: the tests say so.
+test: export LEASEHOLD_TEST_CHROMIUM ?= $(shell for program in chromium chromium-browser google-chrome; do \
+	command -v "$$program" && exit; done; echo none)
 test: test-image binaries controlplane tools ## Run all tests against a real control plane
 	$(BINARIES)/controlplane run -- $(CARGO) test --workspace $(ARGS)
 	$(CARGO) test --package leasehold-operator --features otlp --lib otlp
