@@ -25,10 +25,17 @@ impl<S: tracing::Subscriber> Layer<S> for Spans {
 #[tokio::test]
 async fn acquisitions_of_real_locks_are_counted_timed_and_traced() -> Result<()> {
     let (recorded, spans) = (Recorded::default(), Spans::default());
-    let _metrics = metrics::set_default_local_recorder(&recorded);
     let _spans = tracing::subscriber::set_default(tracing_subscriber::registry().with(spans.clone()));
     let (namespace, _dump) = namespace("measured").await?;
     let (one, two) = (client(&namespace, 6)?, client(&namespace, 6)?);
+    // Where another thread came to a span first at the moment at which this one set its subscriber, it is remembered as
+    // nobody's. So all are come to, and asked for again.
+    let first = one.lock("first").build()?.acquire().await?;
+    first.extend().await?;
+    first.release().await?;
+    tracing::callsite::rebuild_interest_cache();
+    spans.0.lock().expect("nothing panics here").clear();
+    let _metrics = metrics::set_default_local_recorder(&recorded);
     let (mine, theirs) = (one.lock("a").build()?, two.lock("a").build()?);
     let guard = mine.acquire().await?;
     // Whoever waits can read where the trace of the holder is.
