@@ -250,8 +250,7 @@ impl Local {
             // There is no node and no service to route to.
             .arg("--endpoint-reconciler-type=none")
             // An orderly stop ends watches instead of waiting for them.
-            .arg("--shutdown-watch-termination-grace-period=2s")
-            .arg("--profiling=false");
+            .arg("--shutdown-watch-termination-grace-period=2s");
         if self.audited {
             command.arg(in_folder("audit-policy-file", "audit.yaml")).arg(in_folder("audit-log-path", AUDIT_LOG));
         }
