@@ -20,6 +20,9 @@ use tokio::sync::Semaphore;
 use crate::counting::{CountingStore, Counts};
 use crate::report::Report;
 
+/// How long it takes until those who wait without end have found their pace.
+const SETTLE: Duration = Duration::from_secs(45);
+
 /// Where to measure.
 pub(crate) struct Bench {
     pub(crate) config: Config,
@@ -224,7 +227,7 @@ impl Bench {
         Ok(rate)
     }
 
-    /// What a holder and nine waiters cost that have nothing to do but hold and wait.
+    /// What a holder and nine waiters cost that have nothing to do but hold and wait, and have done so for a while.
     pub(crate) async fn idle(&mut self, time: Duration) -> Result<()> {
         let counts = Arc::new(Counts::default());
         let clients: Vec<_> = (0..10).map(|_| self.client(&counts)).collect::<Result<_>>()?;
@@ -235,6 +238,7 @@ impl Bench {
         while locks[0].status().await?.waiters.len() < 9 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        tokio::time::sleep(SETTLE).await;
         let (before, begun) = (counts.now(), clock::moment());
         tokio::time::sleep(time).await;
         let (spent, elapsed) = (counts.now() - before, clock::moment().since(begun));

@@ -108,6 +108,7 @@ impl Client {
             request_timeout: session.request_timeout,
             recollections: Recollections::default(),
             next_check: AtomicU64::new(0),
+            hold_watches: Arc::new(tokio::sync::Semaphore::new(crate::driver::HOLD_WATCHES)),
         };
         let inner = Inner {
             namespace,

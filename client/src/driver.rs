@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
 use crate::clock;
@@ -44,7 +44,12 @@ pub(crate) struct Shared {
     pub(crate) recollections: Recollections,
     /// When the next check of a lock that is merely held may be made.
     pub(crate) next_check: AtomicU64,
+    /// How many more locks that are merely held may be watched.
+    pub(crate) hold_watches: Arc<Semaphore>,
 }
+
+/// So many locks that are merely held a client watches. The others it reads now and then.
+pub(crate) const HOLD_WATCHES: usize = 8;
 
 /// How long a watch is kept for the next time, and how long a driver stays that has nothing to do.
 const LINGER: Duration = Duration::from_secs(10);
@@ -58,6 +63,10 @@ pub(crate) struct Driver {
     watch: Option<Watch>,
     /// The version from which a watch was last begun is too old by now: begin with what there is.
     watch_anew: bool,
+    /// The last watch has ended in good order.
+    watch_left: Option<watching::Left>,
+    /// What is held is watched instead of looked at now and then. A client does that with a few.
+    watches_hold: Option<OwnedSemaphorePermit>,
     /// What was out of a new watch's sight before it began is read when it has.
     recheck_at: Option<Moment>,
     watch_retry_at: Moment,
@@ -122,6 +131,8 @@ impl Driver {
             in_flight: None,
             watch: None,
             watch_anew: false,
+            watch_left: None,
+            watches_hold: None,
             recheck_at: None,
             watch_retry_at: Moment::default(),
             watch_failures: 0,
@@ -182,6 +193,7 @@ impl Driver {
         match self.contender.poll(clock::now()) {
             Next::Wait(at) => wake = at,
             Next::Read => self.in_flight = Some(self.send(None)),
+            Next::Check if self.watches_hold.is_none() && self.watch_hold() => wake = Some(clock::moment()),
             Next::Check if self.may_check() => self.in_flight = Some(self.send(None)),
             Next::Check => {
                 self.contender.answer(Answer::Skipped, clock::moment());
@@ -418,6 +430,19 @@ impl Driver {
         let pause = u64::try_from(self.shared.session_duration.as_millis() / 10).unwrap_or(u64::MAX);
         let grant = |next: u64| (now >= next).then_some(now.saturating_add(pause));
         self.shared.next_check.fetch_update(Ordering::AcqRel, Ordering::Acquire, grant).is_ok()
+    }
+
+    /// What has been held for a while is watched from now on, if it is one of few.
+    fn watch_hold(&mut self) -> bool {
+        if self.engaged.iter().any(|engaged| engaged.shared) {
+            return false;
+        }
+        self.watches_hold = self.shared.hold_watches.clone().try_acquire_owned().ok();
+        if self.watches_hold.is_some() {
+            self.keep_watch();
+            self.contender.answer(Answer::Skipped, clock::moment());
+        }
+        self.watches_hold.is_some()
     }
 
     fn observe(&mut self) {

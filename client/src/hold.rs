@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::error::{ExtendError, LossReason, Lost, PublishError, ReleaseError};
 use crate::protocol::record::LONGEST_PAYLOAD;
 use crate::protocol::{HolderId, Mode, Moment, ReleaseRequest};
-use crate::session::SessionUse;
+use crate::session::{Holding, SessionUse};
 use crate::slot::{Command, Grant};
 use crate::task::Tasks;
 use crate::telemetry;
@@ -24,7 +24,7 @@ use crate::validity::Validity;
 #[derive(Debug)]
 pub struct Hold {
     access: Access,
-    session: SessionUse,
+    session: Holding,
     grant: Grant,
     /// How many fences were taken of it.
     pub(crate) fences: AtomicU64,
@@ -32,7 +32,7 @@ pub struct Hold {
 
 impl Hold {
     pub(crate) fn new(access: Access, session: SessionUse, grant: Grant) -> Self {
-        Self { access, session, grant, fences: AtomicU64::new(0) }
+        Self { access, session: Holding::new(session), grant, fences: AtomicU64::new(0) }
     }
 
     /// The fencing token: larger than that of everybody who was let in earlier, under this name.

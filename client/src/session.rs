@@ -51,6 +51,10 @@ pub(crate) struct Live {
     validity: Arc<Validity>,
     acquisitions: AtomicU32,
     uses: AtomicUsize,
+    /// So many holds live by it.
+    holds: AtomicUsize,
+    /// Something has been held by it since that was last asked.
+    held: AtomicBool,
     /// It is to be renewed now, or looked at whether it is still used.
     nudge: Notify,
     renewals: Mutex<Vec<oneshot::Sender<()>>>,
@@ -80,6 +84,32 @@ impl Drop for SessionUse {
         if self.0.uses.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.nudge.notify_one();
         }
+    }
+}
+
+/// A session by which something is held. One by which nothing is, but only waited for, is renewed less often.
+#[derive(Debug)]
+pub(crate) struct Holding(SessionUse);
+
+impl Holding {
+    pub(crate) fn new(session: SessionUse) -> Self {
+        session.0.holds.fetch_add(1, Ordering::AcqRel);
+        session.0.held.store(true, Ordering::Release);
+        Self(session)
+    }
+}
+
+impl std::ops::Deref for Holding {
+    type Target = SessionUse;
+
+    fn deref(&self) -> &SessionUse {
+        &self.0
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.0.0.holds.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -211,6 +241,8 @@ impl Sessions {
             validity: Arc::new(Validity::until(deadline)),
             acquisitions: AtomicU32::new(1),
             uses: AtomicUsize::new(1),
+            holds: AtomicUsize::new(0),
+            held: AtomicBool::new(false),
             nudge: Notify::new(),
             renewals: Mutex::default(),
             unclear: AtomicBool::new(false),
@@ -298,6 +330,9 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
             if idle && retire(&sessions, &live).await {
                 break;
             }
+        }
+        if live.held.swap(false, Ordering::AcqRel) || live.holds.load(Ordering::Acquire) > 0 {
+            session.holds();
         }
         // Also while an answer is awaited: this is what notices that the deadline has passed.
         if let Some(request) = session.poll(now) {

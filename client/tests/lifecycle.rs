@@ -184,7 +184,7 @@ async fn a_session_that_was_renewed_unseen_is_waited_for_once() {
     in_time("a waiter stayed behind", left).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let seen = session(&store, &"dead_aaa".parse().unwrap()).await;
-    let renewal = write::renew_session(&seen, "2026-01-01T00:01:00Z".parse().unwrap());
+    let renewal = write::renew_session(&seen, seen.duration, "2026-01-01T00:01:00Z".parse().unwrap());
     store.write(&seen.id.lease_name(), &renewal).await.unwrap();
     let outcome = lock.acquire_timeout(duration + duration / 2).await.map(|guard| guard.token());
     assert!(outcome.is_ok(), "it waits for more than the session's duration: {outcome:?}");

@@ -155,7 +155,7 @@ impl World {
     fn pass(&mut self, time: Duration) {
         self.now.moment = self.now.moment + time;
         let name = self.live.id.lease_name();
-        let renewed = self.write(&name, &write::renew_session(&self.live, self.now.stamp));
+        let renewed = self.write(&name, &write::renew_session(&self.live, self.live.duration, self.now.stamp));
         let lease = renewed.expect("a session that is renewed in time is nobody else's to write").unwrap();
         self.live = SessionRecord::parse(lease.clone()).unwrap();
         self.warden.saw(lease, self.now.moment);

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 use super::{Driver, LINGER};
 use crate::clock;
 use crate::protocol::record::HOLDER;
-use crate::protocol::{Moment, Record, SessionId, renew_interval};
+use crate::protocol::{Moment, Record, SessionId, Version, renew_interval};
 use crate::store::{Failure, Sight};
 
 pub(super) struct Watch {
@@ -19,6 +19,26 @@ pub(super) struct Watch {
     sights: BoxStream<'static, Result<Sight, Failure>>,
     begun: Moment,
     used: Moment,
+    /// When it last showed anything, and how far it had come by then.
+    heard: Moment,
+    reached: Option<Version>,
+}
+
+/// A watch that shows nothing for so long is taken for dead: the API server says every minute how far it has come.
+const SILENT: Duration = Duration::from_secs(150);
+
+/// A watch that has come to its end as it should, and from where the next one goes on.
+pub(super) struct Left {
+    session: SessionId,
+    all: bool,
+    reached: Version,
+}
+
+impl Watch {
+    /// The API server ends a watch in good order just after it has told how far it has come.
+    fn has_come_to_its_end(&self, now: Moment) -> bool {
+        self.reached.is_some() && now < self.heard + SILENT / 2 && now >= self.begun + LINGER
+    }
 }
 
 impl Driver {
@@ -29,6 +49,8 @@ impl Driver {
         let shared = self.engaged.iter().any(|engaged| engaged.shared);
         let for_loss =
             self.engaged.iter().any(|engaged| engaged.watch_for_loss) || self.contender.is_evicted_on_request();
+        self.watches_hold = self.watches_hold.take().filter(|_| session.is_some());
+        let for_loss = for_loss || self.watches_hold.is_some();
         let held_from = if for_loss { self.contender.watch_hold_from() } else { None };
         let wanted = self.contender.watch_from().or(held_from.map(|from| (from, false)));
         let had_one = self.watch.is_some();
@@ -38,48 +60,67 @@ impl Driver {
             }
             let another = session.as_ref().is_some_and(|session| *session != watch.session);
             let too_little = wanted.is_some_and(|(_, all)| all && !watch.all);
-            // What several hold changes all the time: a watch that is of no use costs.
-            let too_much = shared && wanted.is_none_or(|(_, all)| watch.all && !all);
+            // What is contended for, or held by several, changes all the time: a watch that is of no use costs.
+            let too_much = wanted.map_or(shared, |(_, all)| watch.all && !all);
+            if now >= watch.heard + SILENT {
+                self.saw(None);
+                return Some(now);
+            }
             if another || too_little || too_much || now >= watch.used + LINGER {
                 self.watch = None;
             }
         }
         if let (Some((from, all)), Some(session), None) = (wanted, session, &self.watch) {
             if now < self.watch_retry_at {
-                self.contender.set_watched(false);
+                self.contender.set_watched(false, false);
                 return Some(self.watch_retry_at);
             }
             let label = format!("{HOLDER}{session}");
+            let left = self.watch_left.take().filter(|left| left.session == session && left.all == all);
+            let from = left.map_or(from, |left| left.reached.max(from));
             let from = (!self.watch_anew).then_some(from);
             self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
             let label = (!all).then_some(label.as_str());
             let sights = self.shared.store.watch(&self.name, label, from);
-            self.watch = Some(Watch { session, all, sights, begun: now, used: now });
+            self.watch = Some(Watch { session, all, sights, begun: now, used: now, heard: now, reached: None });
         }
         if self.recheck_at.is_some_and(|at| now >= at) {
             (self.recheck_at, self.watch_anew) = (None, false);
             self.contender.doubt();
             return Some(now);
         }
-        self.contender.set_watched(self.watch.is_some());
+        self.contender.set_watched(self.watch.is_some(), self.watch.as_ref().is_some_and(|watch| watch.all));
         // Without it the protocol looks more often, from now on.
         let without = (had_one && self.watch.is_none()).then_some(now);
-        self.watch.as_ref().map(|watch| watch.used + LINGER).into_iter().chain(self.recheck_at).chain(without).min()
+        let silent = self.watch.as_ref().map(|watch| (watch.used + LINGER).min(watch.heard + SILENT));
+        silent.into_iter().chain(self.recheck_at).chain(without).min()
     }
 
     pub(super) fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {
+        let now = clock::moment();
+        if let (Some(watch), Some(Ok(_))) = (&mut self.watch, &sight) {
+            watch.heard = now;
+        }
         match sight {
             Some(Ok(Sight::Shows(lease))) => match Record::parse(*lease) {
                 Ok(record) => {
                     self.watch_anew = false;
-                    self.contender.saw(record, clock::moment());
+                    self.contender.saw(record, now);
                 }
                 Err(malformed) => info!(name = self.name, %malformed, "an event was passed over"),
             },
             Some(Ok(Sight::Hides(version))) => self.contender.went_out_of_sight(version),
-            Some(Ok(Sight::Reached(_))) => {}
+            Some(Ok(Sight::Reached(version))) => {
+                self.watch.iter_mut().for_each(|watch| watch.reached = Some(version));
+                self.contender.is_up_to_date(now);
+            }
+            None if self.watch.as_ref().is_some_and(|watch| watch.has_come_to_its_end(now)) => {
+                let watch = self.watch.take();
+                self.watch_left = watch
+                    .and_then(|Watch { session, all, reached, .. }| Some(Left { session, all, reached: reached? }));
+            }
             end => {
-                // It ended, or failed. The next one begins with what there is then, so that a version that is too old
+                // It failed, or failed. The next one begins with what there is then, so that a version that is too old
                 // by now does not matter; what is not shown to this session is read.
                 debug!(name = self.name, ?end, "the watch ended");
                 let lived = self.watch.take().map_or(Duration::ZERO, |watch| clock::moment().since(watch.begun));

@@ -20,10 +20,13 @@ use super::{Holder, HolderId, Kind, Mode, Moment, Now, Record, ReleaseRequest, S
 mod death;
 mod decide;
 mod learn;
+mod pace;
+mod recollection;
 mod refuse;
 mod terms;
 mod watch;
 
+pub use recollection::Recollection;
 pub use terms::{Answer, Denial, Loss, Next, Notice, Refusal, Wish};
 
 /// A waiter this near to the head watches the sessions of the holder and of all who are ahead of it.
@@ -37,6 +40,10 @@ pub struct Contender {
     session_duration: Duration,
     grace: Duration,
     known: Known,
+    /// What was known when a write was refused. It is out of date, but tells still which Lease this is.
+    outdated: Option<Box<Record>>,
+    /// A watch is about to show why a write was refused. Until then it is not read.
+    shown_until: Moment,
     /// The highest version seen. Anything older is old news.
     floor: Version,
     turn: Option<Turn>,
@@ -76,6 +83,8 @@ pub struct Contender {
     verdicts: BTreeMap<SessionId, Option<End>>,
     /// A watch tells of changes to what this client holds.
     watched: bool,
+    /// It tells of all that happens to the Lease.
+    sees_all: bool,
     /// And so it is read again only after a long time.
     relies_on_watch: bool,
     notices: VecDeque<Notice>,
@@ -102,6 +111,8 @@ struct Turn {
     held_since: Option<Moment>,
     /// What those hold elsewhere who wait by it, if that is to be said.
     holds: Option<Vec<HolderId>>,
+    /// It has waited for so long that it sees all that happens there: that costs less than to look again and again.
+    quiet: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -174,6 +185,8 @@ struct InFlight {
     renews: Option<(HolderId, Duration)>,
     is_read: bool,
     is_removal: bool,
+    /// Its condition is the whole Lease as seen.
+    replaces: bool,
     /// It was sent to give up this acquisition.
     leaving: Option<HolderId>,
     /// It was sent to say this beside this hold.
@@ -190,24 +203,6 @@ struct OwnRecord {
     identity: String,
     renewed: Option<jiff::Timestamp>,
     duration: Duration,
-}
-
-/// What was seen of holders that live by their own records, and since when; and of those whose sessions have ended.
-#[derive(Clone, Debug, Hash)]
-pub struct Recollection {
-    own: BTreeMap<String, (OwnRecord, Moment)>,
-    ended: BTreeMap<SessionId, End>,
-    lock_delay: Duration,
-}
-
-impl Recollection {
-    /// Whether any of it is worth being remembered: until a holder may be evicted, and for as long again.
-    #[must_use]
-    pub fn is_of_use(&self, now: Moment) -> bool {
-        let delay = self.lock_delay;
-        self.own.values().any(|(seen, since)| now < *since + (seen.duration + delay) * 2)
-            || self.ended.values().any(|end| !delay.is_zero() && now < end.since + (end.duration + delay) * 2)
-    }
 }
 
 /// What to do next, and what it would mean.
@@ -243,6 +238,8 @@ impl Contender {
             session_duration,
             grace,
             known: Known::Unknown,
+            outdated: None,
+            shown_until: Moment::default(),
             floor: Version::default(),
             turn: None,
             holds: Vec::new(),
@@ -266,6 +263,7 @@ impl Contender {
             untold: false,
             verdicts: BTreeMap::new(),
             watched: false,
+            sees_all: false,
             relies_on_watch: false,
             notices: VecDeque::new(),
             jitter: seed,
@@ -278,8 +276,16 @@ impl Contender {
     pub fn start(&mut self, id: HolderId, wish: Wish, now: Moment) {
         debug_assert!(self.turn.is_none() && (wish.kind != Kind::Lock || !self.is_engaged()), "one at a time");
         (self.failures, self.refusals) = (0, 0);
-        self.turn =
-            Some(Turn { id, wish, stage: Stage::Seeking, started: now, fresh: false, held_since: None, holds: None });
+        self.turn = Some(Turn {
+            id,
+            wish,
+            stage: Stage::Seeking,
+            started: now,
+            fresh: false,
+            held_since: None,
+            holds: None,
+            quiet: false,
+        });
     }
 
     /// Say on the Lease what those hold elsewhere who wait by this acquisition.
@@ -378,17 +384,26 @@ impl Contender {
         if version > self.floor {
             self.floor = version;
             self.known = Known::Unknown;
+            self.shown_until = Moment::default();
+        }
+    }
+
+    /// A watch that shows all that concerns this client has shown all there was until now.
+    pub fn is_up_to_date(&mut self, now: Moment) {
+        if self.relies_on_watch && self.in_flight.is_none() {
+            self.look_again(now);
         }
     }
 
     /// What is known may be out of date: a watch was interrupted.
     pub fn doubt(&mut self) {
         self.known = Known::Unknown;
+        self.shown_until = Moment::default();
     }
 
-    /// Whether a watch tells of changes to what this client holds.
-    pub fn set_watched(&mut self, watched: bool) {
-        self.watched = watched;
+    /// Whether a watch tells of changes to what this client holds, and whether it shows all that happens.
+    pub fn set_watched(&mut self, watched: bool, all: bool) {
+        (self.watched, self.sees_all) = (watched, watched && all);
     }
 
     /// An observer's word on a session of [`Contender::sessions_to_observe`]: how it has ended, or that it lives.
@@ -435,23 +450,6 @@ impl Contender {
         self.turn.iter().map(|turn| &turn.id).chain(holds).chain(exits)
     }
 
-    /// What this client has seen of holders that may be evicted one day, for one that begins anew after it.
-    #[must_use]
-    pub fn recollect(&self) -> Recollection {
-        let lock_delay = match &self.known {
-            Known::Present(record) => record.policy.lock_delay,
-            Known::Unknown | Known::Absent => Duration::ZERO,
-        };
-        let ended = self.verdicts.iter().filter_map(|(session, end)| Some((session.clone(), (*end)?))).collect();
-        Recollection { own: self.own_seen.clone(), ended, lock_delay }
-    }
-
-    /// This has been seen before, by the same clock. What stands there unchanged has stood there since then.
-    pub fn recall(&mut self, seen: Recollection) {
-        self.own_seen = seen.own;
-        self.verdicts = seen.ended.into_iter().map(|(session, end)| (session, Some(end))).collect();
-    }
-
     /// Something this client sent may still come true.
     #[must_use]
     pub fn is_unclear(&self) -> bool {
@@ -484,6 +482,7 @@ impl Contender {
             renews,
             is_read,
             is_removal: matches!(next, Next::Write(Write::Delete { .. })),
+            replaces: matches!(next, Next::Write(Write::Replace(_))),
             leaving,
             publishes,
             reports,

@@ -2,12 +2,15 @@
 //!
 //! A session is opened by a POST and renewed by PUTs that carry uid and resourceVersion, so that neither can bring a
 //! name back to life. Where the answer to the POST never came, the name is given up. What is lost stays lost.
+//!
+//! A session by which nothing is held, but only waited for, lives twice as long, and is renewed a quarter as often
+//! ([`waiting_duration`]): whoever waits for hours costs little, and nothing is held by it that somebody else could have.
 
 use std::time::Duration;
 
 use super::record::{Pod, SessionRecord};
 use super::write::{self, Write};
-use super::{Moment, Now, SessionId, deadline, renew_interval};
+use super::{LONGEST_SESSION, Moment, Now, SessionId, deadline, renew_interval};
 
 /// One session, from its opening to its end.
 #[derive(Clone, Debug, Hash)]
@@ -16,9 +19,11 @@ pub struct Session {
     duration: Duration,
     grace: Duration,
     pod: Option<Pod>,
+    /// Something has been held by it since it was last renewed.
+    held: bool,
     state: State,
-    /// When the request now on its way was sent.
-    sent: Option<Moment>,
+    /// When the request now on its way was sent, and for how long it is to live by that.
+    sent: Option<(Moment, Duration)>,
     /// Not before this time, after a failure.
     retry_at: Moment,
 }
@@ -30,6 +35,8 @@ enum State {
     /// It stands there.
     Open {
         record: Box<SessionRecord>,
+        /// When it was last renewed, and for how long.
+        renewed: (Moment, Duration),
         deadline: Moment,
         renew_at: Moment,
         /// A write was refused or its answer did not come: what stands there is to be read.
@@ -72,11 +79,26 @@ pub enum Answer {
     Unclear,
 }
 
+/// For how long a session lives by which nothing is held, where it lives for `duration` otherwise.
+#[must_use]
+pub fn waiting_duration(duration: Duration) -> Duration {
+    (duration * 2).min(LONGEST_SESSION).max(duration)
+}
+
 impl Session {
     /// A session to be opened under this name, never used before.
     #[must_use]
     pub fn new(id: SessionId, duration: Duration, grace: Duration) -> Self {
-        Self { id, duration, grace, pod: None, state: State::Fresh, sent: None, retry_at: Moment::default() }
+        Self {
+            id,
+            duration,
+            grace,
+            pod: None,
+            held: false,
+            state: State::Fresh,
+            sent: None,
+            retry_at: Moment::default(),
+        }
     }
 
     /// The session tells of this Pod as the one in which its process runs. Without one it tells nothing.
@@ -117,23 +139,41 @@ impl Session {
         }
     }
 
+    /// Something is held by it, or was since this was last said.
+    pub fn holds(&mut self) {
+        self.held = true;
+    }
+
+    /// For how long it is to live if it is renewed now.
+    ///
+    /// It is never believed in for less long than before: a longer duration is taken back when no more is left of it
+    /// than the shorter one gives.
+    fn term(&self, (last, term): (Moment, Duration), now: Moment) -> Duration {
+        let longer = waiting_duration(self.duration);
+        let may_be_shorter = term <= self.duration || now >= last + longer.saturating_sub(self.duration);
+        if self.held && may_be_shorter { self.duration } else { longer }
+    }
+
     /// What is to be sent now, if anything. Nothing is while an answer is awaited.
     pub fn poll(&mut self, now: Now) -> Option<Request> {
         self.expire(now.moment);
         if self.sent.is_some() || now.moment < self.retry_at {
             return None;
         }
-        let request = match &self.state {
+        let (request, term) = match &self.state {
             State::Fresh => {
-                Request::Write(write::open_session_in(self.pod.as_ref(), &self.id, self.duration, now.stamp))
+                let post = write::open_session_in(self.pod.as_ref(), &self.id, self.duration, now.stamp);
+                (Request::Write(post), self.duration)
             }
-            State::Open { stale: true, .. } => Request::Read,
-            State::Open { record, renew_at, .. } if now.moment >= *renew_at => {
-                Request::Write(write::renew_session(record, now.stamp))
+            State::Open { stale: true, .. } => (Request::Read, self.duration),
+            State::Open { record, renewed, renew_at, .. } if now.moment >= *renew_at => {
+                let term = self.term(*renewed, now.moment);
+                self.held = false;
+                (Request::Write(write::renew_session(record, term, now.stamp)), term)
             }
             State::Open { .. } | State::Lost(_) => return None,
         };
-        self.sent = Some(now.moment);
+        self.sent = Some((now.moment, term));
         Some(request)
     }
 
@@ -159,15 +199,16 @@ impl Session {
 
     /// The answer to the request last polled has come at `now`.
     pub fn answer(&mut self, answer: Answer, now: Moment) {
-        let Some(sent) = self.sent.take() else { return };
+        let Some((sent, term)) = self.sent.take() else { return };
         self.expire(now);
         match (&mut self.state, answer) {
             (State::Lost(_), _) => {}
             (State::Fresh, Answer::Is(record)) if record.id == self.id && !record.ended => {
                 self.state = State::Open {
                     record,
-                    deadline: deadline(sent, self.duration, self.grace),
-                    renew_at: sent + renew_interval(self.duration),
+                    renewed: (sent, term),
+                    deadline: deadline(sent, term, self.grace),
+                    renew_at: sent + renew_interval(term),
                     stale: false,
                 };
                 self.expire(now);
@@ -178,13 +219,16 @@ impl Session {
                 self.state = State::Lost(Loss::Ended);
             }
             (State::Open { .. }, Answer::Absent) => self.state = State::Lost(Loss::Ended),
-            (State::Open { record, deadline: until, renew_at, stale }, Answer::Is(seen)) => {
-                let renewed = !*stale;
+            (State::Open { record, renewed, deadline: until, renew_at, stale }, Answer::Is(seen)) => {
+                let was_renewed = !*stale;
                 *stale = false;
                 *record = seen;
-                if renewed {
-                    *until = deadline(sent, self.duration, self.grace).max(*until);
-                    *renew_at = sent + renew_interval(self.duration);
+                if was_renewed {
+                    *renewed = (sent, term);
+                    *until = deadline(sent, term, self.grace).max(*until);
+                    // What only waits has nothing to lose but its place, and time enough for another attempt.
+                    *renew_at =
+                        sent + if term > self.duration { renew_interval(term) * 2 } else { renew_interval(term) };
                 }
                 // Read, not renewed: the version is known again, and the next poll renews.
             }

@@ -338,12 +338,13 @@ pub fn open_session(id: &SessionId, duration: Duration, stamp: Timestamp) -> Wri
     }))
 }
 
-/// Renew a session. Condition: the Lease as seen.
+/// Renew a session, which is to live for so long from then on. Condition: the Lease as seen.
 #[must_use]
-pub fn renew_session(record: &SessionRecord, stamp: Timestamp) -> Write {
+pub fn renew_session(record: &SessionRecord, duration: Duration, stamp: Timestamp) -> Write {
     let mut lease = (*record.lease).clone();
     untracked(&mut lease.metadata);
     let spec = lease.spec.get_or_insert_default();
+    spec.lease_duration_seconds = Some(Term { duration, own: true }.seconds());
     let last = spec.renew_time.as_ref().and_then(|last| last.0.checked_add(1.microsecond()).ok());
     spec.renew_time = Some(MicroTime(last.map_or(stamp, |last| last.max(stamp))));
     Write::Replace(Box::new(lease))

@@ -394,9 +394,10 @@ impl Client {
     }
 
     fn beat(&mut self, at: &At<'_>) {
-        let used: Vec<bool> = self.hearts.iter().map(|heart| self.uses(heart.id())).collect();
-        for (heart, used) in self.hearts.iter_mut().zip(used) {
-            heart.step(at.now, at.real, used);
+        let holds = |id: &SessionId| self.guard.as_ref().is_some_and(|guard| guard.id.session == *id);
+        let used: Vec<_> = self.hearts.iter().map(|heart| (self.uses(heart.id()), holds(heart.id()))).collect();
+        for (heart, (used, holds)) in self.hearts.iter_mut().zip(used) {
+            heart.step(at.now, at.real, used, holds);
         }
         if let Some(engaged) = self.engaged.as_mut().filter(|engaged| engaged.uses_session && !engaged.session_over) {
             let heart = self.hearts.iter().find(|heart| *heart.id() == engaged.session);

@@ -72,11 +72,14 @@ impl Heart {
     }
 
     /// Does what is due.
-    pub(super) fn step(&mut self, now: Now, real: Duration, used: bool) {
+    pub(super) fn step(&mut self, now: Now, real: Duration, used: bool, holds: bool) {
         if used {
             self.idle_since = None;
         } else {
             self.idle_since.get_or_insert(now.moment);
+        }
+        if holds {
+            self.machine.holds();
         }
         if !self.over {
             self.beat(now, real);

@@ -61,16 +61,16 @@ impl Client {
         if let Some(watch) = &self.watch {
             let another = session.as_ref().is_some_and(|session| *session != watch.session);
             let too_little = wanted.is_some_and(|(_, all)| all && !watch.all);
-            // What several hold changes all the time: a watch that is of no use costs.
+            // What is contended for, or held by several, changes all the time: a watch that is of no use costs.
             let shared = session.is_some() && self.wish.kind != Kind::Lock;
-            let too_much = shared && wanted.is_none_or(|(_, all)| watch.all && !all);
+            let too_much = wanted.map_or(shared, |(_, all)| watch.all && !all);
             if another || too_little || too_much {
                 self.watch = None;
             }
         }
         if let (Some((from, all)), Some(session), None) = (wanted, session, &self.watch) {
             if now < self.watch_retry_at {
-                self.contender.set_watched(false);
+                self.contender.set_watched(false, false);
                 return (Some(self.watch_retry_at), false);
             }
             let from = (!self.watch_anew).then_some(from);
@@ -82,7 +82,7 @@ impl Client {
             self.contender.doubt();
             return (None, true);
         }
-        self.contender.set_watched(self.watch.is_some());
+        self.contender.set_watched(self.watch.is_some(), self.watch.as_ref().is_some_and(|watch| watch.all));
         (self.recheck_at, false)
     }
 }

@@ -148,7 +148,8 @@ impl World {
             return;
         }
         let session = self.clients[client].session.clone();
-        let renewed = self.write(&session.id.lease_name(), &write::renew_session(&session, self.now.stamp));
+        let renewed =
+            self.write(&session.id.lease_name(), &write::renew_session(&session, session.duration, self.now.stamp));
         let lease = renewed.expect("a session that is renewed in time is nobody else's to write").unwrap();
         self.clients[client].session = SessionRecord::parse(lease).unwrap();
         self.clients[client].renewed = self.now.moment;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::record::{CROWDED_BYTES, HOLDS};
 use super::super::write::shared::{self, Round};
 use super::super::write::{self, Term};
-use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant, renew_interval};
+use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant};
 use super::{Contender, Exit, Hold, Holder, Known, Next, Stage, Step, Turn};
 
 impl Contender {
@@ -55,14 +55,25 @@ impl Contender {
                 Some(holder) if record.kind != Kind::Lock => self.renewing(turn, shared::renew(record, holder)),
                 _ => self.renewing(turn, write::renew(record, self.term(turn), now.stamp)),
             },
+            (Stage::Seeking, Known::Unknown) => self.seek_outrun(turn),
             (_, Known::Unknown | Known::Absent) => Next::Read.into(),
+        }
+    }
+
+    /// Whoever has been outrun queues up without another look: a join asks for nothing but that it is the same Lease.
+    fn seek_outrun(&self, turn: &Turn) -> Step {
+        match &self.outdated {
+            Some(record) if turn.wish.kind == Kind::Lock && self.queues(turn, record) => {
+                Next::Write(write::join(record, &turn.id, &self.want(turn))).into()
+            }
+            _ => Next::Read.into(),
         }
     }
 
     fn seek(&self, turn: &Turn, record: &Record, now: Now) -> Step {
         let join = || Next::Write(write::join(record, &turn.id, &self.want(turn))).into();
         // Whoever has been outrun once makes sure of a place: a join cannot be outrun.
-        let queues = turn.wish.queue && self.crowd(turn, record, &record.waiters).is_none();
+        let queues = self.queues(turn, record);
         let outrun = queues && (self.refusals > 0 || now.moment < self.outrun_until);
         match self.takeable(record, turn, now.moment) {
             Some(_) if outrun => join(),
@@ -82,6 +93,11 @@ impl Contender {
         }
     }
 
+    /// Whether it is to join the queue, and there is room in it.
+    fn queues(&self, turn: &Turn, record: &Record) -> bool {
+        turn.wish.queue && self.crowd(turn, record, &record.waiters).is_none()
+    }
+
     fn wait(&self, turn: &Turn, record: &Record, now: Now) -> Step {
         let round = self.round(record, now.moment);
         if record.kind == Kind::Lock {
@@ -89,7 +105,7 @@ impl Contender {
                 let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != turn.id).collect();
                 return Next::Write(write::grant(record, &turn.id, &passed_over, now.stamp)).into();
             }
-        } else if self.is_for_me(turn, &round, now.moment) {
+        } else if self.is_for_me(turn, record, &round, now.moment) {
             // The first in the queue lets itself in, and with it whoever else fits.
             if !round.served.is_empty() {
                 return shifting(shared::grant(record, &round, now.stamp));
@@ -101,14 +117,20 @@ impl Contender {
         if let Some((waiter, holds)) = unreported(turn, record) {
             return Step { reports: true, ..Next::Write(write::report(record, waiter, holds)).into() };
         }
-        self.until_an_eviction(self.read_when_due(now), record, now.moment).into()
+        // Then there may be more to look at.
+        let soon = [self.halted_from(record), self.stuck_from(turn, record)];
+        let soon = soon.into_iter().flatten().filter(|from| *from > now.moment).min();
+        let next = match (self.read_when_due(now), soon) {
+            (Next::Wait(Some(at)), Some(from)) => Next::Wait(Some(at.min(from))),
+            (next, _) => next,
+        };
+        self.until_an_eviction(next, record, now.moment).into()
     }
 
     /// Whether it is for this waiter to let in who fits: it is the first, or nothing has happened there for too long.
-    fn is_for_me(&self, turn: &Turn, round: &Round<'_>, now: Moment) -> bool {
+    fn is_for_me(&self, turn: &Turn, record: &Record, round: &Round<'_>, now: Moment) -> bool {
         let first = round.served.first().or(round.next.as_ref()).is_some_and(|first| first.id == turn.id);
-        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
-        first || now.since(since) >= renew_interval(self.session_duration) / 2
+        first || self.halted_from(record).is_some_and(|from| now >= from)
     }
 
     /// Whether a newcomer can take the lock now: it is free or its holder dead, and so are all who are ahead.
@@ -201,6 +223,7 @@ impl Contender {
                 (Some(duration), Some(holder)) => Next::Write(shared::keep(record, holder, duration, now.stamp)).into(),
                 _ => self.depart(id, record, now),
             },
+            Known::Unknown if now.moment < self.shown_until => Next::Wait(Some(self.shown_until)).into(),
             Known::Unknown | Known::Absent => Next::Read.into(),
         };
         Step { leaving: Some(id.clone()), ..step }

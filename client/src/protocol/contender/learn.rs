@@ -3,13 +3,16 @@
 use super::super::record::FULL_BYTES;
 use super::super::{HolderId, LATEST_COMMIT, Liveness, Moment, Record, Version, deadline, renew_interval};
 use super::{
-    Answer, Contender, Denial, Exit, Ghost, Hold, Holder, InFlight, Kind, Known, Loss, NEAR, Notice, OwnRecord,
-    OwnTerm, Refusal, Stage, Turn,
+    Answer, Contender, Denial, Exit, Ghost, Hold, Holder, InFlight, Kind, Known, Loss, Notice, OwnRecord, OwnTerm,
+    Refusal, Stage, Turn,
 };
 use std::time::Duration;
 
 /// For so long after it was forbidden to remove whoever has ended a client does not try that again.
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
+
+/// For so long a watch has time to show what stood in the way of a write.
+const SHOWN_WITHIN: Duration = Duration::from_millis(50);
 
 /// For so long after it was outrun a client takes a place in the queue at once, where several share.
 const CROWDED: Duration = Duration::from_secs(1);
@@ -51,7 +54,7 @@ impl Contender {
                 self.look_again(now);
             }
             Answer::Refused => {
-                self.known = Known::Unknown;
+                self.not_as_seen(&request, now);
                 // Once is what contention looks like. Again and again is not.
                 let pause = if self.refusals == 0 { Duration::ZERO } else { self.backoff(self.refusals) };
                 self.refusals += 1;
@@ -115,6 +118,22 @@ impl Contender {
                 }
             },
             Answer::Skipped => self.look_again(now),
+        }
+    }
+
+    /// A write was refused, since the Lease is not as it was seen.
+    fn not_as_seen(&mut self, request: &InFlight, now: Moment) {
+        // What a watch has shown since it was sent is what stood in its way, or more.
+        if self.floor > request.floor && matches!(self.known, Known::Present(_)) {
+            return;
+        }
+        self.outdated = match std::mem::replace(&mut self.known, Known::Unknown) {
+            Known::Present(record) if request.replaces => Some(record),
+            _ => None,
+        };
+        // A holder's watch shows whatever happens to its Lease, and as a rule sooner than a read would.
+        if self.refusals == 0 && self.watched && request.leaving.is_some() {
+            self.shown_until = now + SHOWN_WITHIN;
         }
     }
 
@@ -190,6 +209,7 @@ impl Contender {
             return;
         }
         self.floor = record.version;
+        self.outdated = None;
         let mut seen = std::mem::take(&mut self.own_seen);
         for holder in record.holders() {
             let Liveness::Own(duration) = holder.liveness else { continue };
@@ -290,7 +310,7 @@ impl Contender {
     /// Moves on to where what is known, and the time, say.
     pub(super) fn advance(&mut self, now: Moment) {
         self.stuck = self.is_stuck(now);
-        if self.relies_on_watch && !self.watched {
+        if self.relies_on_watch && !(self.sees_all || (self.watched && self.turn.is_none())) {
             self.relies_on_watch = false;
             self.read_at = self.read_at.min(now + renew_interval(self.session_duration));
         }
@@ -300,6 +320,7 @@ impl Contender {
         if let Some(turn) = self.turn.take() {
             self.turn = self.advance_turn(turn, now);
         }
+        self.settle_down(now);
         self.advance_holds(now);
         self.advance_exits();
     }
@@ -330,7 +351,8 @@ impl Contender {
         } else {
             if turn.stage != Stage::Seeking {
                 // Its place is gone: the Lease was removed, or somebody removed its key. It queues up again, if it can.
-                turn = Turn { stage: Stage::Seeking, started: now, fresh: true, held_since: None, ..turn };
+                turn =
+                    Turn { stage: Stage::Seeking, started: now, fresh: true, held_since: None, quiet: false, ..turn };
             }
             if let Some(why) = self.is_refused(&turn, now) {
                 self.notices.push_back(Notice::Refused { id: turn.id, why });
@@ -338,15 +360,6 @@ impl Contender {
             }
         }
         Some(turn)
-    }
-
-    /// Whether so little has happened for so long that this client, far back in the queue, sees itself to whether the
-    /// holder lives: the further back, the longer, so that not all begin at once.
-    fn is_stuck(&self, now: Moment) -> bool {
-        let (Some(turn), Known::Present(record)) = (&self.turn, &self.known) else { return self.stuck };
-        let places = u32::try_from(record.position(&turn.id).unwrap_or(0) / NEAR).unwrap_or(u32::MAX);
-        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
-        now.since(since) >= self.session_duration.saturating_mul(places)
     }
 
     fn advance_holds(&mut self, now: Moment) {
@@ -417,46 +430,6 @@ impl Contender {
             let ours = if exit.keep.is_some() { kept(&exit.id) } else { exit.ours };
             self.notices.push_back(Notice::Left { clean: ours && !exit.lost, id: exit.id });
         }
-    }
-
-    /// Something is known now: when to look again though nothing happens.
-    fn look_again(&mut self, now: Moment) {
-        self.retry_at = now;
-        let every = renew_interval(self.session_duration);
-        let waiting = self.turn.as_ref().filter(|turn| turn.stage == Stage::Waiting);
-        self.relies_on_watch = self.watched && self.turn.is_none() && self.exits.is_empty() && !self.holds.is_empty();
-        let every = match (waiting, &self.known) {
-            (Some(turn), Known::Present(record)) => {
-                let every = record.holders().fold(every, |every, holder| match holder.liveness {
-                    Liveness::Own(duration) => every.min(renew_interval(duration)),
-                    Liveness::Session(_) => every,
-                });
-                match record.position(&turn.id).unwrap_or(0) {
-                    0..4 => every,
-                    4..16 => every * 2,
-                    _ => every * 4,
-                }
-            }
-            _ if self.relies_on_watch => every * 6,
-            _ => every,
-        };
-        self.read_at = now + every.mul_f64(0.9 + 0.1 * self.random());
-    }
-
-    /// The pause after so many failures.
-    fn backoff(&mut self, failures: u32) -> Duration {
-        let most = renew_interval(self.session_duration).min(Duration::from_secs(2));
-        let pause = Duration::from_millis(20) * (1 << failures.min(8));
-        pause.min(most).mul_f64(0.75 + 0.5 * self.random())
-    }
-
-    /// A number from 0 to 1. Marsaglia's xorshift: it need not be good, only different from client to client.
-    #[expect(clippy::cast_precision_loss, reason = "only so much precision is wanted")]
-    fn random(&mut self) -> f64 {
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        (self.jitter >> 32) as f64 / f64::from(u32::MAX)
     }
 }
 

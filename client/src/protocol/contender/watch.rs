@@ -17,7 +17,7 @@ impl Contender {
         }
         let turn = self.turn.as_ref().filter(|turn| turn.stage == Stage::Waiting)?;
         let first = record.kind != Kind::Lock && record.position(&turn.id) == Some(0);
-        Some((record.version, first && !is_told(record, &turn.id.session)))
+        Some((record.version, turn.quiet || (first && !is_told(record, &turn.id.session))))
     }
 
     /// From which version on the Lease is to be watched for the loss of what is held.
@@ -49,11 +49,13 @@ impl Contender {
         if let Some(turn) = turn.filter(|turn| joining && self.crowd(turn, record, &record.waiters).is_some()) {
             return Some(self.sessions_in_the_way(record, &turn.id.session));
         }
-        // Where several share, the front of the queue moves on all the time, and who has died holds up nobody at first.
-        let since = self.front.as_ref().map_or(now, |(_, _, since)| *since);
-        let halted = record.kind == Kind::Lock || now.since(since) >= renew_interval(self.session_duration) / 2;
+        let halted = self.halted_from(record).is_none_or(|from| now >= from);
         let near = position < NEAR;
         if !upgrading && (joining || !(near || self.stuck)) {
+            return Some(sessions);
+        }
+        // Whoever has it only for a moment is not looked at.
+        if record.kind == Kind::Lock && queues && !halted {
             return Some(sessions);
         }
         for holder in record.holders() {
@@ -72,6 +74,14 @@ impl Contender {
             sessions.remove(&own.session);
         }
         Some(sessions)
+    }
+
+    /// From when on the front of the queue has stood still for so long that somebody there may have died. Where several
+    /// share, it moves on all the time, and who has died holds up nobody at first.
+    pub(super) fn halted_from(&self, record: &Record) -> Option<Moment> {
+        let (_, _, since) = self.front.as_ref()?;
+        let part = if record.kind == Kind::Lock { 10 } else { 2 };
+        Some(*since + renew_interval(self.session_duration) / part)
     }
 
     /// The sessions that may be in the way of one who finds no room in the queue: if one of them has ended, there is.

@@ -331,7 +331,7 @@ impl Client {
 
     /// Renews the session once.
     pub(crate) async fn renew(&mut self) -> Result<()> {
-        let write = write::renew_session(&self.record, clock::now().stamp);
+        let write = write::renew_session(&self.record, self.record.duration, clock::now().stamp);
         let lease = self.store.write(&self.session.lease_name(), &write).await?;
         self.record = SessionRecord::parse(lease.context("renewed")?)?;
         Ok(())
