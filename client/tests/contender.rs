@@ -406,6 +406,7 @@ fn what_stands_on_a_lease_that_cannot_be_read_any_more_is_given_up_and_looked_af
     seeks(&mut me);
     writes(&mut me, 0, Answer::Is(queued()), 0);
     me.poll(at(0));
+    me.doubt();
     reads(&mut me, 11, unreadable());
     abandons(&mut me, "it waited");
 

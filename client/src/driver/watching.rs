@@ -107,7 +107,10 @@ impl Driver {
                     self.watch_anew = false;
                     self.contender.saw(record, now);
                 }
-                Err(malformed) => info!(name = self.name, %malformed, "an event was passed over"),
+                Err(malformed) => {
+                    info!(name = self.name, %malformed, "what stands there now cannot be read");
+                    self.contender.doubt();
+                }
             },
             Some(Ok(Sight::Hides(version))) => self.contender.went_out_of_sight(version),
             Some(Ok(Sight::Reached(version))) => {
