@@ -106,6 +106,7 @@ impl Client {
             session_duration: session.duration,
             grace: session.grace,
             request_timeout: session.request_timeout,
+            fold_from: session.fold_from,
             recollections: Recollections::default(),
             next_check: AtomicU64::new(0),
             hold_watches: Arc::new(tokio::sync::Semaphore::new(crate::driver::HOLD_WATCHES)),

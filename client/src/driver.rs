@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) session_duration: Duration,
     pub(crate) grace: Duration,
     pub(crate) request_timeout: Duration,
+    /// From so many waiters on a lock's queue is folded.
+    pub(crate) fold_from: usize,
     /// What drivers that have ended had seen.
     pub(crate) recollections: Recollections,
     /// When the next check of a lock that is merely held may be made.
@@ -121,7 +123,8 @@ impl Engaged {
 
 impl Driver {
     pub(crate) fn new(name: String, shared: Arc<Shared>, nobody_waits: Arc<AtomicBool>) -> Self {
-        let mut contender = Contender::new(name.clone(), shared.session_duration, shared.grace, crate::task::random());
+        let mut contender = Contender::new(name.clone(), shared.session_duration, shared.grace, crate::task::random())
+            .fold_from(shared.fold_from);
         shared.recollections.take(&name).into_iter().for_each(|seen| contender.recall(seen));
         Self {
             name,

@@ -17,6 +17,7 @@ use crate::client::Client;
 use crate::deadlocks::{DeadlockOptions, OnDeadlock};
 use crate::error::{BuildError, OptionsError};
 use crate::in_pod::InPod;
+use crate::protocol::contender::FOLD_FROM;
 use crate::protocol::name::lease_name;
 use crate::protocol::record::Pod;
 use crate::protocol::{LONGEST_SESSION, leaves_time_to_renew, renew_interval};
@@ -84,6 +85,7 @@ pub struct ClientBuilder {
     metrics_by_name: bool,
     pub(crate) deadlocks: DeadlockOptions,
     dedicated_runtime: bool,
+    pub(crate) fold_from: Option<usize>,
     pod: InPod,
 }
 
@@ -152,6 +154,7 @@ impl ClientBuilder {
                 duration("LEASEHOLD_DEADLOCK_AFTER")?,
             ),
             dedicated_runtime: false,
+            fold_from: None,
             pod: InPod::default(),
         })
     }
@@ -386,6 +389,7 @@ impl ClientBuilder {
             grace: grace.value,
             request_timeout,
             contact_timeout: contact.value,
+            fold_from: self.fold_from.unwrap_or(FOLD_FROM),
             pod: None,
         };
         let defaults = Defaults {

@@ -29,6 +29,8 @@ pub(crate) struct SessionOptions {
     pub(crate) grace: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) contact_timeout: Duration,
+    /// From so many waiters on a lock's queue is folded.
+    pub(crate) fold_from: usize,
     /// The Pod in which this process runs, where that is known for certain.
     pub(crate) pod: Option<Pod>,
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::name::{lease_name, looks_mapped};
 use leasehold::protocol::policy::{LOCK_DELAY, MAX_DURATION, MAX_HOLD, MAX_WAITERS, MIN_DURATION};
+use leasehold::protocol::record::queue::{QUEUE, entry};
 use leasehold::protocol::record::{
     CROWDED_BYTES, DEADLOCK, DEFAULT_DURATION, HOLDER, HOLDS, ID, JOIN, KIND, KIND_SESSION, PAYLOAD, PERMITS, REQUEST,
     UPGRADE, WANT,
@@ -202,6 +203,10 @@ fn of_keys(of: &Of<'_>, record: &Record) -> Vec<Finding> {
         let after = |prefix: &str| key.strip_prefix(prefix);
         if let Some(id) = after(JOIN) {
             if id.parse::<HolderId>().is_err() || value.parse::<Version>().is_err() {
+                bad.push(key.clone());
+            }
+        } else if after(QUEUE).is_some() {
+            if value.split(' ').any(|waiter| entry(waiter).is_none()) {
                 bad.push(key.clone());
             }
         } else if let Some(id) = after(HOLDER) {

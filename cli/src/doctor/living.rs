@@ -231,15 +231,18 @@ fn of_waiters(site: &Site, sight: &Sight, record: &Record) -> Vec<Finding> {
         let keys: Vec<String> = keys.map(|key| format!("{key}-")).collect();
         let mut words = vec!["annotate", "lease", &named.lease];
         words.extend(keys.iter().map(String::as_str));
-        found.push(
-            named
-                .finding(WAITERS, Verdict::Warning, says)
+        let finding = named.finding(WAITERS, Verdict::Warning, says);
+        // Who is folded has no key to take off.
+        let finding = if keys.is_empty() {
+            finding.fix("they are passed over when it is next handed on, and the operator takes them off")
+        } else {
+            finding
                 .fix(
                     "they are passed over when it is next handed on, and the operator takes them off; or do it by hand",
                 )
                 .command(site.kubectl(Some(&named.namespace), &words))
-                .for_the_operator(site),
-        );
+        };
+        found.push(finding.for_the_operator(site));
     }
     if !absent.is_empty() {
         let says = format!(

@@ -32,6 +32,9 @@ pub use terms::{Answer, Denial, Loss, Next, Notice, Refusal, Wish};
 /// A waiter this near to the head watches the sessions of the holder and of all who are ahead of it.
 const NEAR: usize = 4;
 
+/// So many waiters with keys of their own are folded into one key.
+pub const FOLD_FROM: usize = 8;
+
 /// One client's part in one lock.
 #[derive(Clone, Debug, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -59,6 +62,8 @@ pub struct Contender {
     outrun_until: Moment,
     /// Until then whoever has ended is left to others: this client may not remove them (`config/strict`).
     leaves_the_dead_until: Option<Moment>,
+    /// From so many waiters with keys of their own on they are folded into one.
+    fold_from: usize,
     /// The Lease cannot be removed: it is freed instead.
     keep_lease: bool,
     /// Since when holder and head of the queue are the same.
@@ -250,6 +255,7 @@ impl Contender {
             refusals: 0,
             outrun_until: Moment::default(),
             leaves_the_dead_until: None,
+            fold_from: FOLD_FROM,
             keep_lease: false,
             front: None,
             stuck: false,
@@ -268,6 +274,13 @@ impl Contender {
             notices: VecDeque::new(),
             jitter: seed,
         }
+    }
+
+    /// Folds the queue when so many wait. For tests with fewer clients than have to wait as a rule.
+    #[must_use]
+    pub fn fold_from(mut self, waiters: usize) -> Self {
+        self.fold_from = waiters;
+        self
     }
 
     // ------------------------------------------------------------------------------------------------ from the user

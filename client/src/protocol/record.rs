@@ -14,14 +14,17 @@ use super::want::{ALL, Kind, Mode, Want};
 use super::{HolderId, ReleaseRequest, SessionId, Ticket, Version};
 
 mod broken;
+pub mod queue;
 mod session;
+
+use queue::Queue;
 
 pub use broken::{BREAK_REASON, BROKEN_AT, BROKEN_BY, BROKEN_HOLDER, Broken};
 pub use session::{Pod, SessionRecord};
 
 /// Names of sessions' Leases begin with this, and names of locks may not.
 pub const SESSION_PREFIX: &str = "session-";
-/// Annotation of a waiter: `join.leasehold.dev/<id>`, its value is the [`Ticket`].
+/// Annotation of a waiter: `join.leasehold.dev/<id>`, its value is the [`Ticket`]. Of a lock, many are [folded](queue).
 pub const JOIN: &str = "join.leasehold.dev/";
 /// Annotation of whoever wants or has anything but one exclusive hold: `want.leasehold.dev/<id>`, its value is a [`Want`].
 pub const WANT: &str = "want.leasehold.dev/";
@@ -260,21 +263,25 @@ impl Record {
         let empty = BTreeMap::new();
         let annotations = meta.annotations.as_ref().unwrap_or(&empty);
         let labels = meta.labels.as_ref().unwrap_or(&empty);
-        let mut waiters: Vec<Waiter> = annotations
-            .range(JOIN.to_owned()..)
-            .map_while(|(key, value)| Some((key.strip_prefix(JOIN)?, value)))
-            .filter_map(|(id, ticket)| {
-                let want = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
-                let holds = annotations.get(&format!("{HOLDS}{id}")).into_iter().flat_map(|ids| ids.split(' '));
-                Some(Waiter {
-                    id: id.parse().ok()?,
-                    ticket: ticket.parse().ok()?,
-                    want: want.unwrap_or_default(),
-                    holds: holds.filter_map(|id| id.parse().ok()).collect(),
-                    told_to_give_up: beside(annotations, DEADLOCK, id),
-                })
-            })
-            .collect();
+        let waiter = |id: HolderId, ticket: Ticket| {
+            let want = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
+            let holds = annotations.get(&format!("{HOLDS}{id}")).into_iter().flat_map(|ids| ids.split(' '));
+            Waiter {
+                ticket,
+                want: want.unwrap_or_default(),
+                holds: holds.filter_map(|id| id.parse().ok()).collect(),
+                told_to_give_up: beside(annotations, DEADLOCK, &id.to_string()),
+                id,
+            }
+        };
+        let queue = Queue::of(annotations);
+        let joins =
+            annotations.range(JOIN.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(JOIN)?, value)));
+        let joins = joins.filter_map(|(id, ticket)| Some((id.parse().ok()?, ticket.parse().ok()?)));
+        // A join that is carried out once more when its key has been folded changes nothing.
+        let joins = joins.filter(|(id, _)| !queue.has(id));
+        let mut waiters: Vec<_> =
+            queue.waiters().cloned().chain(joins).map(|(id, ticket)| waiter(id, ticket)).collect();
         waiters.sort_by(|a, b| (a.ticket, &a.id).cmp(&(b.ticket, &b.id)));
         let seconds =
             |text: &String| text.parse::<u32>().ok().filter(|&s| s > 0).map(|s| Duration::from_secs(s.into()));

@@ -151,11 +151,7 @@ fn emptied(record: &Record, dropped: &[&Waiter]) -> Lease {
     annotations.remove(LIVENESS);
     annotations.retain(|key, _| !is_beside(key));
     annotations.insert(FORMAT.to_owned(), FORMAT_1.to_owned());
-    for waiter in dropped {
-        annotations.remove(&format!("{JOIN}{}", waiter.id));
-        annotations.remove(&format!("{WANT}{}", waiter.id));
-    }
-    waiting::without_old(annotations);
+    waiting::without(record, annotations, dropped);
     untracked(&mut lease.metadata);
     lease.spec.get_or_insert_default().lease_transitions = Some(next_transition(record.transitions));
     lease
@@ -175,15 +171,28 @@ fn untracked(meta: &mut ObjectMeta) {
 /// `join` keys of `to` and of those passed over as they were written. Joins may run beside it.
 #[must_use]
 pub fn grant(record: &Record, to: &HolderId, passed_over: &[&Waiter], stamp: Timestamp) -> Write {
+    grant_and_fold(record, to, passed_over, usize::MAX, stamp)
+}
+
+/// The same, and the keys of those who wait on are folded into one if there are at least so many ([`queue`](super::record::queue)).
+/// Condition: these wait still, too.
+#[must_use]
+pub fn grant_and_fold(
+    record: &Record,
+    to: &HolderId,
+    passed_over: &[&Waiter],
+    least: usize,
+    stamp: Timestamp,
+) -> Write {
     let mut ops = Ops::of(record);
     ops.test_tenancy(record);
     // It changes when the holder renews, and also when a holder that lived by its session begins to live by this record.
     if record.holder.is_some() {
         ops.test(["spec", "renewTime"], json!(record.lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref())));
     }
-    for waiter in record.waiters.iter().filter(|waiter| waiter.id == *to).chain(passed_over.iter().copied()) {
-        ops.remove_waiter(record, waiter);
-    }
+    let gone: Vec<_> =
+        record.waiters.iter().filter(|waiter| waiter.id == *to).chain(passed_over.iter().copied()).collect();
+    ops.remove_waiters(record, &gone, &waiting::foldable(record, to, passed_over, least));
     for label in record.lease.metadata.labels.iter().flatten().map(|(key, _)| key) {
         if label.starts_with(HOLDER) {
             ops.remove(["metadata", "labels", label]);
@@ -233,8 +242,8 @@ pub fn cancel(record: &Record, waiter: &Waiter) -> Write {
 pub fn pass_over(record: &Record, waiters: &[&Waiter]) -> Write {
     let mut ops = Ops::of(record);
     ops.test(["metadata", "uid"], json!(record.uid));
+    ops.remove_waiters(record, waiters, &[]);
     for waiter in waiters {
-        ops.remove_waiter(record, waiter);
         ops.remove_told(record, waiter);
     }
     if record.kind != Kind::Lock {
@@ -416,14 +425,6 @@ impl Ops {
     #[expect(clippy::unused_self, reason = "reads as the others do")]
     fn has_annotation(&self, record: &Record, key: &str) -> bool {
         record.lease.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(key))
-    }
-
-    fn remove_waiter(&mut self, record: &Record, waiter: &Waiter) {
-        let key = format!("{JOIN}{}", waiter.id);
-        self.test(["metadata", "annotations", &key], json!(waiter.ticket.to_string()));
-        self.remove(["metadata", "annotations", &key]);
-        self.remove_if_there(record, &format!("{WANT}{}", waiter.id));
-        self.remove_beside_waiter(record, &waiter.id);
     }
 
     fn remove_if_there(&mut self, record: &Record, key: &str) {

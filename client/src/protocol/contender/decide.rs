@@ -103,7 +103,8 @@ impl Contender {
         if record.kind == Kind::Lock {
             if round.served.first().is_some_and(|first| first.id == turn.id) {
                 let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != turn.id).collect();
-                return Next::Write(write::grant(record, &turn.id, &passed_over, now.stamp)).into();
+                let least = self.fold_from;
+                return Next::Write(write::grant_and_fold(record, &turn.id, &passed_over, least, now.stamp)).into();
             }
         } else if self.is_for_me(turn, record, &round, now.moment) {
             // The first in the queue lets itself in, and with it whoever else fits.
@@ -248,7 +249,7 @@ impl Contender {
         match record.waiters.iter().find(waits) {
             Some(head) => {
                 let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != head.id).collect();
-                write::grant(record, &head.id, &passed_over, now.stamp)
+                write::grant_and_fold(record, &head.id, &passed_over, self.fold_from, now.stamp)
             }
             None => write::release(record, &record.waiters.iter().collect::<Vec<_>>(), self.keep_lease),
         }

@@ -84,6 +84,11 @@ impl Contender {
                 self.give_up_publishing(&request, &why);
                 self.known = Known::Unknown;
             }
+            // A policy knows every key by its own name: the queue is not folded any more.
+            Answer::Denied(..) if !request.is_read && self.may_have_folded() => {
+                self.fold_from = usize::MAX;
+                self.known = Known::Unknown;
+            }
             // It is not for this client to remove who has ended: whoever may, does, and until then it waits as behind the
             // living.
             Answer::Denied(Denial::Forbidden, why) if !request.is_read && self.would_remove_the_dead(now) => {
@@ -119,6 +124,11 @@ impl Contender {
             },
             Answer::Skipped => self.look_again(now),
         }
+    }
+
+    /// Whether the last write may have folded the queue.
+    fn may_have_folded(&self) -> bool {
+        matches!(&self.known, Known::Present(record) if record.kind == Kind::Lock && record.waiters.len() > self.fold_from)
     }
 
     /// A write was refused, since the Lease is not as it was seen.

@@ -89,7 +89,7 @@ pub fn acquire(record: &Record, id: &HolderId, want: Want, round: &Round<'_>, st
     annotations.retain(|key, _| {
         !is_beside(key) || record.shared.iter().any(|holder| key.ends_with(&format!("/{}", holder.identity)))
     });
-    waiting::without_old(annotations);
+    waiting::without(record, annotations, &round.passed_over);
     annotations.insert(format!("{HOLDER}{id}"), record.version.to_string());
     annotations.insert(format!("{WANT}{id}"), Want { since: Some(stamp), ..want }.to_string());
     untracked(meta);
@@ -278,9 +278,7 @@ impl Ops {
             }
         }
         self.remove_beside(record, |identity| round.dead.iter().any(|holder| holder.identity == identity));
-        for waiter in &round.passed_over {
-            self.remove_waiter(record, waiter);
-        }
+        self.remove_waiters(record, &round.passed_over, &[]);
         let gone = round.gone();
         for label in record.lease.metadata.labels.iter().flatten().map(|(label, _)| label) {
             if is_of_none_but(record, label, &gone) {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::super::record::{DEADLOCK, HOLDER, HOLDS, JOIN, Record, Waiter};
+use super::super::record::queue::Queue;
+use super::super::record::{DEADLOCK, HOLDER, HOLDS, JOIN, Record, WANT, Waiter};
 use super::super::{HolderId, Kind};
 use super::{Ops, Write};
 
@@ -45,27 +46,92 @@ pub fn give_up(record: &Record, waiter: &Waiter, circle: &str) -> Write {
 fn of_waiter(record: &Record, waiter: &Waiter) -> Ops {
     let mut ops = Ops::of(record);
     ops.test(["metadata", "uid"], json!(record.uid));
-    ops.test(["metadata", "annotations", &format!("{JOIN}{}", waiter.id)], json!(waiter.ticket.to_string()));
+    let queue = folded(record);
+    match queue.key.filter(|_| queue.has(&waiter.id)) {
+        Some(key) => ops.test(["metadata", "annotations", key], json!(queue.text)),
+        None => {
+            ops.test(["metadata", "annotations", &format!("{JOIN}{}", waiter.id)], json!(waiter.ticket.to_string()));
+        }
+    }
     ops
 }
 
-/// What was said of waiters that are none any more.
-fn old(annotations: Option<&BTreeMap<String, String>>) -> impl Iterator<Item = &str> {
-    let all = annotations.into_iter().flat_map(|all| all.keys().map(move |key| (all, key)));
-    all.filter(|(all, key)| {
-        let id = BESIDE.iter().find_map(|prefix| key.strip_prefix(prefix));
-        id.is_some_and(|id| !all.contains_key(&format!("{JOIN}{id}")))
-    })
-    .map(|(_, key)| key.as_str())
+/// What of the queue is folded.
+fn folded(record: &Record) -> Queue<'_> {
+    record.lease.metadata.annotations.as_ref().map(Queue::of).unwrap_or_default()
 }
 
-/// Takes out what was said of waiters that are none any more.
-pub(super) fn without_old(annotations: &mut BTreeMap<String, String>) {
+/// Of a lock's queue, who has a key of its own and can do without; nobody if there are fewer than so many. It is not
+/// for this one, and not for those.
+pub(super) fn foldable<'a>(record: &'a Record, to: &HolderId, gone: &[&Waiter], least: usize) -> Vec<&'a Waiter> {
+    let has_key = |id: &HolderId| {
+        record.lease.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(&format!("{JOIN}{id}")))
+    };
+    let queue = folded(record);
+    let stays = |waiter: &&Waiter| waiter.id != *to && !gone.iter().any(|gone| gone.id == waiter.id);
+    let keys: Vec<_> =
+        record.waiters.iter().filter(stays).filter(|waiter| !queue.has(&waiter.id) && has_key(&waiter.id)).collect();
+    if record.kind == Kind::Lock && keys.len() >= least { keys } else { Vec::new() }
+}
+
+/// Takes out those waiters, and all that is said of them.
+pub(super) fn without(record: &Record, annotations: &mut BTreeMap<String, String>, gone: &[&Waiter]) {
+    for waiter in gone {
+        for prefix in [JOIN, WANT] {
+            annotations.remove(&format!("{prefix}{}", waiter.id));
+        }
+    }
+    let queue = folded(record);
+    if let Some(key) = queue.key.filter(|_| gone.iter().any(|waiter| queue.has(&waiter.id))) {
+        annotations.remove(key);
+        annotations.extend(queue.changed(gone, &[], record.version));
+    }
     let old: Vec<_> = old(Some(annotations)).map(str::to_owned).collect();
     annotations.retain(|key, _| !old.contains(key));
 }
 
+/// What was said of waiters that are none any more.
+fn old(annotations: Option<&BTreeMap<String, String>>) -> impl Iterator<Item = &str> {
+    let queue = annotations.map(Queue::of).unwrap_or_default();
+    let waits = move |all: &BTreeMap<String, String>, id: &str| {
+        all.contains_key(&format!("{JOIN}{id}")) || id.parse().is_ok_and(|id| queue.has(&id))
+    };
+    let all = annotations.into_iter().flat_map(|all| all.keys().map(move |key| (all, key)));
+    all.filter(move |(all, key)| {
+        let id = BESIDE.iter().find_map(|prefix| key.strip_prefix(prefix));
+        id.is_some_and(|id| !waits(all, id))
+    })
+    .map(|(_, key)| key.as_str())
+}
+
 impl Ops {
+    /// Removes waiters, and folds the keys of others. Condition: all of them wait as seen.
+    pub(super) fn remove_waiters(&mut self, record: &Record, gone: &[&Waiter], fold: &[&Waiter]) {
+        let annotations = record.lease.metadata.annotations.as_ref();
+        let queue = folded(record);
+        for waiter in gone.iter().chain(fold) {
+            let key = format!("{JOIN}{}", waiter.id);
+            // One that is folded has a key as well where its join was carried out twice.
+            if let Some(ticket) = annotations.and_then(|annotations| annotations.get(&key)) {
+                self.test(["metadata", "annotations", &key], json!(ticket));
+                self.remove(["metadata", "annotations", &key]);
+            }
+        }
+        for waiter in gone {
+            self.remove_if_there(record, &format!("{WANT}{}", waiter.id));
+            self.remove_beside_waiter(record, &waiter.id);
+        }
+        if fold.is_empty() && !gone.iter().any(|waiter| queue.has(&waiter.id)) {
+            return;
+        }
+        if let Some(key) = queue.key {
+            self.remove(["metadata", "annotations", key]);
+        }
+        if let Some((key, value)) = queue.changed(gone, fold, record.version) {
+            self.add(["metadata", "annotations", &key], json!(value));
+        }
+    }
+
     /// Removes what was said of this waiter, as far as that is known.
     pub(super) fn remove_beside_waiter(&mut self, record: &Record, id: &HolderId) {
         for prefix in BESIDE {
