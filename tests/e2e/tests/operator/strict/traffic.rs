@@ -89,6 +89,33 @@ async fn locks_are_queued_for_handed_on_renewed_kept_and_spoken_of() -> Result<(
     Ok(())
 }
 
+/// Who waits by a key of its own is who the policy knows: each client tries once to fold the queue, and hands on without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_queue_is_handed_on_as_it_is() -> Result<()> {
+    let scene = strict_scene().await?;
+    let forbidden = Forbidden::default();
+    let clients: [Client; 11] = pods(&scene, &forbidden).await?;
+    scene.lock("orders").await?;
+    let mut guard = clients[0].lock("orders").build()?.acquire().await?;
+    let mut waiting = Vec::new();
+    for (ahead, client) in clients[1..].iter().enumerate() {
+        let lock = client.lock("orders").build()?;
+        waiting.push(tokio::spawn(async move { lock.acquire().await }));
+        scene.record("orders", |record| record.waiters.len() == ahead + 1).await?;
+    }
+    for next in waiting {
+        guard.release().await?;
+        guard = tokio::time::timeout(SOON, next).await.context("nobody hands on")???;
+    }
+    guard.release().await?;
+    for client in clients {
+        client.shutdown().await;
+    }
+    let refused = forbidden.all();
+    ensure!(!refused.is_empty() && refused.len() <= 11, "{refused:#?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_shared_is_shared_upgraded_and_given_back() -> Result<()> {
     let scene = strict_scene().await?;

@@ -55,6 +55,12 @@ pub(super) fn locks(me: &str) -> Vec<Attack> {
         ),
         attack("take another off the queue", held(), change(vec![unannotate(&join(&other))]), NAME),
         attack("queue another", held(), change(vec![dated("annotations", &join(&format!("{VICTIM}.2")))]), NAME),
+        attack(
+            "queue others in one key",
+            held(),
+            change(vec![annotate("queue.leasehold.dev/1", &format!("{VICTIM}.2=1"))]),
+            "is the operator's to write",
+        ),
         attack("say what another wants", held(), change(vec![annotate(&want(&other), "1 own=5")]), NAME),
         attack(
             "say what another holds elsewhere",
