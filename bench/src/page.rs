@@ -71,8 +71,8 @@ impl Figures {
 
     fn page(&self) -> String {
         let heartbeats = NODES * HEARTBEAT;
-        let others = self.get("growth_sessions_5000_idle_requests_per_s").map(|of| of * NODES / 5000.0);
-        let checks = self.get("growth_locks_held_10000_idle_requests_per_s");
+        let others = self.get("growth_sessions_5000_idle_reads_per_s").map(|of| of * NODES / 5000.0);
+        let checks = self.get("growth_locks_held_10000_idle_reads_per_s");
         let writes = heartbeats + 2.0 * CYCLES;
         let lock_kib = self.slope("locks_held", "etcd_mb", (1, 10_000)).map(|mb| mb * 1024.0);
         let session_kib = self.slope("sessions", "etcd_mb", (1, 5000)).map(|mb| mb * 1024.0);
@@ -105,19 +105,19 @@ impl Figures {
             text("looks at what is held, by those who hold one lock each"),
             text("N · looks of one"),
             per_second(others),
-            { text("`growth_sessions_5000_idle_requests_per_s`") },
+            { text("`growth_sessions_5000_idle_reads_per_s`") },
         ]);
         row([
             text("the same of one process, however many locks it holds"),
             text("as measured with 10,000"),
             per_second(checks),
-            { text("`growth_locks_held_10000_idle_requests_per_s`") },
+            { text("`growth_locks_held_10000_idle_reads_per_s`") },
         ]);
         row([text("writes for cycles"), text("2 · C"), per_second(Some(2.0 * CYCLES)), {
             let [alone, handed] =
-                [self.get("growth_sessions_5000_cycle_requests"), self.get("growth_waiters_1000_hand_off_requests")];
+                [self.get("growth_sessions_5000_cycle_writes"), self.get("growth_waiters_1000_hand_off_writes")];
             format!(
-                "`growth_sessions_5000_cycle_requests`: {}; `growth_waiters_1000_hand_off_requests` (without the join): {}",
+                "`growth_sessions_5000_cycle_writes`: {}; `growth_waiters_1000_hand_off_writes` (without the join): {}",
                 show(alone, 2),
                 show(handed, 2)
             )
@@ -231,12 +231,13 @@ impl Figures {
             };
             let sizes: Vec<String> = sizes.iter().map(u32::to_string).collect();
             text.push_str(&format!(
-                "| {} of {} | {} | {} | {} | {} |\n",
+                "| {} of {} | {} | {} | {} | {} | {} |\n",
                 sizes.join(", "),
                 crowd.replace('_', " "),
                 operation.replace('_', " "),
                 each("ms", 2),
-                each("requests", 1),
+                each("writes", 1),
+                each("reads", 1),
                 each("events", 1),
             ));
         }
@@ -294,7 +295,7 @@ const TAIL: &str = "\
 4. **etcd's size.** What was written within the last ten minutes counts, not only what stands: heartbeats far more than locks.
    etcd takes 2 GiB unless told otherwise, and recommends at most 8.
 
-The locks themselves cost room and next to nothing else: a lock that is held and not wanted by anybody causes no write.
+The locks themselves cost room and next to nothing else: a lock that is held and not wanted by anybody causes no write. A\nprocess reads what it holds now and then, to see whether it was broken: at most about once in three seconds, however much it holds.
 ";
 
 const GROWTH: &str = "
@@ -303,8 +304,8 @@ const GROWTH: &str = "
 The cost of one operation beside more and more others (`make bench ARGS=\"--only growth\"`, which prints it as multiples of a bare PUT
 in the same run as well, and marks what grows).
 
-| beside | operation | ms | requests | events |
-| --- | --- | --- | --- | --- |
+| beside | operation | ms | writes | reads | events |
+| --- | --- | --- | --- | --- | --- |
 ";
 
 #[cfg(test)]

@@ -63,9 +63,14 @@ struct Row {
     ms: f64,
     /// As a multiple of as many bare PUTs as it has to be.
     floors: f64,
-    requests: f64,
+    /// Of the Lease, by all clients together.
+    writes: f64,
+    /// By all clients together, less those of the background.
+    reads: f64,
     /// Events that all clients together are sent.
     events: f64,
+    /// How many reads of the background were left out: what is a small part of them cannot be told.
+    background: f64,
 }
 
 /// What so many cost that do nothing but hold and wait.
@@ -76,8 +81,8 @@ struct Idle {
     heartbeats: f64,
     /// One in ten seconds for each session.
     heartbeats_expected: f64,
-    /// All others.
-    requests: f64,
+    writes: f64,
+    reads: f64,
     events: f64,
     annotation_bytes: Option<usize>,
     clients_mb: f64,
@@ -137,7 +142,8 @@ impl<'a> Growth<'a> {
             size: crowd.1,
             heartbeats: ratio(spent.heartbeats, 1) / time,
             heartbeats_expected: HEARTBEAT * ratio(u64::try_from(sessions)?, 1),
-            requests: ratio(spent.writes + spent.reads, 1) / time,
+            writes: ratio(spent.writes, 1) / time,
+            reads: ratio(spent.reads, 1) / time,
             events: ratio(spent.events, 1) / time,
             annotation_bytes: None,
             clients_mb: megabytes(usage::memory(std::process::id())?.0),
@@ -148,7 +154,8 @@ impl<'a> Growth<'a> {
         let report = &mut self.bench.report;
         let expected = Some(idle.heartbeats_expected);
         report.add(&name("heartbeats_per_s"), idle.heartbeats, "1/s", expected, spent.heartbeats);
-        report.add(&name("idle_requests_per_s"), idle.requests, "1/s", None, spent.writes + spent.reads);
+        report.add(&name("idle_writes_per_s"), idle.writes, "1/s", None, spent.writes);
+        report.add(&name("idle_reads_per_s"), idle.reads, "1/s", None, spent.reads);
         report.add(&name("idle_events_per_s"), idle.events, "1/s", None, spent.events);
         report.add(&name("clients_mb"), idle.clients_mb, "MB", None, 1);
         if let (Some(apiserver), Some(etcd)) = (apiserver_mb, etcd_mb) {
@@ -189,15 +196,20 @@ impl<'a> Growth<'a> {
     ) -> Result<()> {
         let (operation, puts, rounds) = operation;
         let [mut put, mut took] = [Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?];
-        let (mut requests, mut events, mut time) = (0, 0, 0.0);
+        let (mut writes, mut reads, mut events, mut time) = (0, 0, 0, 0.0);
         // Connections are made, and watches begun.
         let warm_up = rounds.div_ceil(10);
         for round in 0..warm_up + rounds {
             before().await?;
+            // Both come after a pause, so that neither finds everything warm.
+            tokio::time::sleep(SETTLE).await;
             let begun = clock::moment();
-            let lease = self.floor.1.take().expect("it is put back");
-            self.floor.1 = Some(bare_put(&self.floor.0, lease).await?);
+            for _ in 0..puts {
+                let lease = self.floor.1.take().expect("it is put back");
+                self.floor.1 = Some(bare_put(&self.floor.0, lease).await?);
+            }
             let put_took = clock::moment().since(begun);
+            tokio::time::sleep(SETTLE).await;
             let (counted, begun) = (counts.now(), clock::moment());
             let once_took = once().await?;
             tokio::time::sleep(SETTLE).await;
@@ -205,27 +217,31 @@ impl<'a> Growth<'a> {
                 let spent = counts.now() - counted;
                 put.record(u64::try_from(put_took.as_nanos())?)?;
                 took.record(u64::try_from(once_took.as_nanos())?)?;
-                requests += spent.writes + spent.reads;
+                writes += spent.writes;
+                reads += spent.reads;
                 events += spent.events;
                 time += clock::moment().since(begun).as_secs_f64();
             }
         }
         let each =
             |count: u64, background: f64| (ratio(count, 1) - background * time).max(0.0) / ratio(rounds as u64, 1);
-        let floor = f64::from(puts) * millis(&put);
+        let floor = millis(&put);
         let row = Row {
             what: idle.what,
             size: idle.size,
             operation,
             ms: millis(&took),
             floors: if floor > 0.0 { millis(&took) / floor } else { 0.0 },
-            requests: each(requests, idle.requests),
+            writes: each(writes, idle.writes),
+            reads: each(reads, idle.reads),
             events: each(events, idle.events),
+            background: idle.reads * time / ratio(rounds as u64, 1),
         };
         let operation = operation.replace([' ', '-'], "_");
         let name = |figure: &str| format!("growth_{}_{}_{operation}_{figure}", row.what.replace(' ', "_"), row.size);
         self.bench.report.add(&name("ms"), row.ms, "ms", Some(floor), took.len());
-        self.bench.report.add(&name("requests"), row.requests, "", None, requests);
+        self.bench.report.add(&name("writes"), row.writes, "", None, writes);
+        self.bench.report.add(&name("reads"), row.reads, "", None, reads);
         self.bench.report.add(&name("events"), row.events, "", None, events);
         self.rows.push(row);
         Ok(())

@@ -23,7 +23,7 @@ fn table(header: &[&str], left: usize) -> Table {
 
 /// What each operation costs beside so many, and in what it is worse than beside the fewest.
 pub(super) fn operations(rows: &[Row]) -> Table {
-    let header = ["beside", "n", "operation", "ms", "× PUTs", "requests", "events", "grows"];
+    let header = ["beside", "n", "operation", "ms", "× PUTs", "writes", "reads", "events", "grows"];
     let mut table = table(&header, 3);
     for row in rows {
         let first = rows.iter().find(|first| first.what == row.what && first.operation == row.operation);
@@ -33,7 +33,8 @@ pub(super) fn operations(rows: &[Row]) -> Table {
             row.operation.to_owned(),
             format!("{:.2}", row.ms),
             format!("{:.2}", row.floors),
-            format!("{:.2}", row.requests),
+            format!("{:.2}", row.writes),
+            format!("{:.2}", row.reads),
             format!("{:.2}", row.events),
             first.map(|first| grows(first, row)).unwrap_or_default(),
         ]);
@@ -46,8 +47,11 @@ fn grows(first: &Row, row: &Row) -> String {
     if row.floors > first.floors * SLOWER {
         what.push(format!("time × {:.1}", row.floors / first.floors));
     }
-    if row.requests > first.requests + MORE {
-        what.push(format!("requests + {:.1}", row.requests - first.requests));
+    if row.writes > first.writes + MORE {
+        what.push(format!("writes + {:.1}", row.writes - first.writes));
+    }
+    if row.reads > first.reads + MORE + row.background {
+        what.push(format!("reads + {:.1}", row.reads - first.reads));
     }
     if row.events > first.events + MORE {
         what.push(format!("events + {:.1}", row.events - first.events));
@@ -62,7 +66,8 @@ pub(super) fn idles(idles: &[Idle]) -> Table {
         "n",
         "heartbeats/s",
         "expected",
-        "other requests/s",
+        "writes/s",
+        "reads/s",
         "events/s",
         "annotations, B",
         "clients, MB",
@@ -77,7 +82,8 @@ pub(super) fn idles(idles: &[Idle]) -> Table {
             idle.size.to_string(),
             format!("{:.2}", idle.heartbeats),
             format!("{:.2}", idle.heartbeats_expected),
-            format!("{:.2}", idle.requests),
+            format!("{:.2}", idle.writes),
+            format!("{:.2}", idle.reads),
             format!("{:.2}", idle.events),
             idle.annotation_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
             format!("{:.1}", idle.clients_mb),
@@ -92,15 +98,16 @@ pub(super) fn idles(idles: &[Idle]) -> Table {
 mod tests {
     use super::*;
 
-    fn row(floors: f64, requests: f64, events: f64) -> Row {
-        Row { what: "held", size: 1, operation: "cycle", ms: 1.0, floors, requests, events }
+    fn row(floors: f64, reads: f64, events: f64) -> Row {
+        Row { what: "held", size: 1, operation: "cycle", ms: 1.0, floors, writes: 2.0, reads, events, background: 0.0 }
     }
 
     #[test]
     fn what_grows_is_said() {
-        let first = row(1.0, 2.0, 0.0);
-        assert_eq!(grows(&first, &row(1.4, 2.4, 0.4)), "");
-        assert_eq!(grows(&first, &row(3.0, 2.0, 0.0)), "time × 3.0");
-        assert_eq!(grows(&first, &row(1.0, 4.0, 9.0)), "requests + 2.0, events + 9.0");
+        let first = row(1.0, 0.0, 0.0);
+        assert_eq!(grows(&first, &row(1.4, 0.4, 0.4)), "");
+        assert_eq!(grows(&first, &row(3.0, 0.0, 0.0)), "time × 3.0");
+        assert_eq!(grows(&first, &row(1.0, 2.0, 9.0)), "reads + 2.0, events + 9.0");
+        assert_eq!(grows(&first, &Row { background: 2.0, ..row(1.0, 2.0, 0.0) }), "");
     }
 }
