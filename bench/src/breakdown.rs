@@ -23,19 +23,20 @@ use crate::usage::Servers;
 /// Steps of an operation in order, each with how long it took.
 struct Steps {
     what: &'static str,
-    steps: Vec<(&'static str, Histogram<u64>)>,
+    /// By name.
+    times: Vec<(&'static str, Histogram<u64>)>,
     /// Rounds that were something else: a request more, for example.
     others: u64,
 }
 
 impl Steps {
     fn new(what: &'static str, names: &[&'static str]) -> Result<Self> {
-        let steps = names.iter().map(|name| Ok((*name, Histogram::new(3)?))).collect::<Result<_>>()?;
-        Ok(Self { what, steps, others: 0 })
+        let times = names.iter().map(|name| Ok((*name, Histogram::new(3)?))).collect::<Result<_>>()?;
+        Ok(Self { what, times, others: 0 })
     }
 
     fn record(&mut self, times: &[(Moment, Moment)]) -> Result<()> {
-        for ((_, histogram), (from, to)) in self.steps.iter_mut().zip(times) {
+        for ((_, histogram), (from, to)) in self.times.iter_mut().zip(times) {
             histogram.record(u64::try_from(to.since(*from).as_nanos())?)?;
         }
         Ok(())
@@ -192,7 +193,7 @@ impl Bench {
                 }
             };
             let (put, event) = futures::join!(bare_put(&store, floor), event);
-            (floor, _) = (put?, ());
+            floor = put?;
             let floor_event = event?;
             let next = turn[1].client.lock(NAME).build()?;
             let looks = next.clone();
@@ -200,7 +201,9 @@ impl Bench {
             while looks.status().await?.waiters.is_empty() {}
             // The watch of whoever waits has begun.
             tokio::time::sleep(Duration::from_millis(10)).await;
-            turn.iter_mut().for_each(|one| drop(one.take(NAME)));
+            for one in &mut turn {
+                one.take(NAME);
+            }
             let called = clock::moment();
             guard.release().await?;
             let released = clock::moment();
@@ -262,9 +265,9 @@ impl Bench {
 
     fn tell_steps(&mut self, steps: &Steps) -> Table {
         let mut table = Table::new();
-        let title = format!("{} ({} rounds, {} otherwise)", steps.what, steps.steps[0].1.len(), steps.others);
+        let title = format!("{} ({} rounds, {} otherwise)", steps.what, steps.times[0].1.len(), steps.others);
         table.load_style(ASCII_MARKDOWN).set_header([title.as_str(), "median, µs", "95 %, µs"]);
-        for (number, (name, times)) in steps.steps.iter().enumerate() {
+        for (number, (name, times)) in steps.times.iter().enumerate() {
             let micros = |part| Duration::from_nanos(times.value_at_quantile(part)).as_secs_f64() * 1e6;
             let figure = format!("breakdown_{}_{number} {name}", steps.what.replace('-', "_"));
             self.report.add(&figure, micros(0.5), "µs", None, times.len());

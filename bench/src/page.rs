@@ -1,6 +1,7 @@
 //! The page of arithmetic, `docs/scale.md`: all its figures are of runs, and where there is none it says so.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -12,8 +13,9 @@ const LOCKS: f64 = 100_000.0;
 /// Cycles a second in the whole cluster, half of them contended.
 const CYCLES: f64 = 100.0;
 const WAITERS: f64 = 1000.0;
-/// Renewals of a session a second.
-const HEARTBEAT: f64 = 0.1;
+/// Renewals of all sessions a second, and writes with those of cycles.
+const HEARTBEATS: f64 = NODES * 0.1;
+const WRITES: f64 = HEARTBEATS + 2.0 * CYCLES;
 /// Who watches all Leases: two replicas of the operator, and the controller manager for its nodes.
 const WATCHERS: f64 = 3.0;
 /// For how long etcd keeps what was before: kube-apiserver compacts so often, and keeps as much again.
@@ -70,154 +72,156 @@ impl Figures {
     }
 
     fn page(&self) -> String {
-        let heartbeats = NODES * HEARTBEAT;
-        let others = self.get("growth_sessions_5000_idle_reads_per_s").map(|of| of * NODES / 5000.0);
-        let checks = self.get("growth_locks_held_10000_idle_reads_per_s");
-        let writes = heartbeats + 2.0 * CYCLES;
-        let lock_kib = self.slope("locks_held", "etcd_mb", (1, 10_000)).map(|mb| mb * 1024.0);
-        let session_kib = self.slope("sessions", "etcd_mb", (1, 5000)).map(|mb| mb * 1024.0);
-        let lock_memory = self.slope("locks_held", "apiserver_mb", (1, 10_000)).map(|mb| mb * 1024.0);
-        let session_memory = self.slope("sessions", "apiserver_mb", (1, 5000)).map(|mb| mb * 1024.0);
-        let waiter_memory = self.slope("waiters", "apiserver_mb", (1, 1000)).map(|mb| mb * 1024.0);
-        let client_memory = self.slope("locks_held", "clients_mb", (1, 10_000)).map(|mb| mb * 1024.0);
-        let renewal_bytes = self.get("cost_renewals_etcd_bytes");
-        let capacity = self.get("cost_puts_64_per_s");
-        let cpu = |load: &str, of: &str| self.get(&format!("cost_{load}_cpu_{of}"));
-        let heartbeat_cpu = |of| cpu("renewals", of).map(|ms| ms / 1000.0 * heartbeats);
-        let cycle_cpu = |of| {
-            let (alone, handed) = (cpu("cycles", of)?, cpu("hand_offs", of)?);
-            Some((alone + handed) / 2.0 / 1000.0 * CYCLES)
-        };
         let mut page = String::from(HEAD);
-        let mut row = |cells: [String; 4]| page.push_str(&format!("| {} |\n", cells.join(" | ")));
-        let text = str::to_owned;
-        row([text("sessions' heartbeats"), text("N · 3 / D"), per_second(Some(heartbeats)), {
-            let told = self.get("growth_sessions_5000_heartbeats_per_s");
-            format!("`growth_sessions_5000_heartbeats_per_s`: {}", show(told, 1))
-        }]);
-        row([
-            text("beside them, for comparison: the nodes' own heartbeats, each 10 s"),
-            text("N / 10"),
-            per_second(Some(NODES / 10.0)),
-            { text("Kubernetes' default") },
-        ]);
-        row([
-            text("looks at what is held, by those who hold one lock each"),
-            text("N · looks of one"),
-            per_second(others),
-            { text("`growth_sessions_5000_idle_reads_per_s`") },
-        ]);
-        row([
-            text("the same of one process, however many locks it holds"),
-            text("as measured with 10,000"),
-            per_second(checks),
-            { text("`growth_locks_held_10000_idle_reads_per_s`") },
-        ]);
-        row([text("writes for cycles"), text("2 · C"), per_second(Some(2.0 * CYCLES)), {
-            let [alone, handed] =
-                [self.get("growth_sessions_5000_cycle_writes"), self.get("growth_waiters_1000_hand_off_writes")];
-            format!(
-                "`growth_sessions_5000_cycle_writes`: {}; `growth_waiters_1000_hand_off_writes` (without the join): {}",
-                show(alone, 2),
-                show(handed, 2)
-            )
-        }]);
-        row([
-            text("watch events for those who watch all Leases"),
-            text("(N · 3 / D + 2 · C) · A"),
-            per_second(Some(writes * WATCHERS)),
-            {
-                let told = self.get("operator_idle_events_per_s_10000");
-                format!("`operator_idle_events_per_s_10000`, of five sessions: {}", show(told, 2))
-            },
-        ]);
-        row([text("watch events for clients"), text("3 · C / 2"), per_second(Some(1.5 * CYCLES)), {
-            let told = self.get("growth_waiters_1000_hand_off_events");
-            format!("`growth_waiters_1000_hand_off_events` (without the join): {}", show(told, 2))
-        }]);
-        row([
-            text("watches"),
-            text("W, and one for each session that the first four of a queue have before them, at most 10 a lock; A"),
-            { format!("{:.0} to {:.0}", WAITERS + WATCHERS, 3.5 * WAITERS + WATCHERS) },
-            text("by the protocol; their memory below"),
-        ]);
-        row([
-            text("API server's processors, heartbeats"),
-            text("N · 3 / D · CPU of a renewal"),
-            cores(heartbeat_cpu("apiserver")),
-            text("`cost_renewals_cpu_apiserver`"),
-        ]);
-        row([
-            text("API server's processors, cycles"),
-            text("C · CPU of a cycle"),
-            cores(cycle_cpu("apiserver")),
-            text("`cost_cycles_cpu_apiserver`, `cost_hand_offs_cpu_apiserver`"),
-        ]);
-        row([
-            text("etcd's processors, both"),
-            text("the same"),
-            cores(heartbeat_cpu("etcd").zip(cycle_cpu("etcd")).map(|(one, other)| one + other)),
-            text("`cost_…_cpu_etcd`"),
-        ]);
-        row([
-            text("etcd: what stands there"),
-            text("L · a lock + N · a session"),
-            {
-                let stands =
-                    lock_kib.zip(session_kib).map(|(lock, session)| (LOCKS * lock + NODES * (session - lock)) / 1024.0);
-                unit(stands, 0, "MiB")
-            },
-            {
-                format!(
-                    "slopes of `etcd_mb`: a lock {}, a session with a lock {}",
-                    unit(lock_kib, 2, "KiB"),
-                    unit(session_kib, 2, "KiB")
-                )
-            },
-        ]);
-        row([
-            text("etcd: what was before, until it is compacted"),
-            text("writes a second · 600 s · a version"),
-            { unit(renewal_bytes.map(|bytes| writes * HISTORY * bytes / 1024.0 / 1024.0), 0, "MiB") },
-            format!("`cost_renewals_etcd_bytes`: {}", unit(renewal_bytes, 0, "B")),
-        ]);
-        row([
-            text("API server's memory"),
-            text("L · a lock + N · a session + W · a waiter"),
-            {
-                let all = lock_memory.zip(session_memory).zip(waiter_memory);
-                let all =
-                    all.map(|((lock, session), waiter)| LOCKS * lock + NODES * (session - lock) + WAITERS * waiter);
-                unit(all.map(|kib| kib / 1024.0), 0, "MiB")
-            },
-            {
-                format!(
-                    "slopes of `apiserver_mb`: {}, {}, {}",
-                    unit(lock_memory, 1, "KiB"),
-                    unit(session_memory, 1, "KiB"),
-                    unit(waiter_memory, 1, "KiB")
-                )
-            },
-        ]);
-        row([
-            text("a client's memory, for each lock"),
-            String::new(),
-            unit(client_memory, 1, "KiB"),
-            text("slope of `clients_mb`"),
-        ]);
-        let share = capacity.map(|most| 100.0 * writes / most);
-        page.push_str(&format!(
+        for row in self.requests().into_iter().chain(self.servers()) {
+            let _ = writeln!(page, "| {} |", row.join(" | "));
+        }
+        let capacity = self.get("cost_puts_64_per_s");
+        let _ = write!(
+            page,
             "\n## Where it breaks first\n\nIn this order, as far as the figures say:\n\n\
-             1. **Writes a second.** {writes:.0} of at most {} that this machine's API server and etcd carry out \
-             (`cost_puts_64_per_s`; clients on the same cores, etcd without syncing): {}. Heartbeats are {:.0} % of them. They grow \
-             with the number of processes, not of locks, and shrink with D: sessions of 60 s halve them, and a killed holder's \
+             1. **Writes a second.** {WRITES:.0} of at most {} that this machine's API server and etcd carry out\n   \
+             (`cost_puts_64_per_s`; clients on the same cores, etcd without syncing): {}. Heartbeats are {:.0} % of them. They grow\n   \
+             with the number of processes, not of locks, and shrink with D: sessions of 60 s halve them, and a killed holder's\n   \
              lock passes on after twice as long.\n{TAIL}",
             show(capacity, 0),
-            unit(share, 0, "%"),
-            100.0 * heartbeats / writes,
-        ));
-        page.push_str(&self.growth());
-        page
+            unit(capacity.map(|most| 100.0 * WRITES / most), 0, "%"),
+            100.0 * HEARTBEATS / WRITES,
+        );
+        page + &self.growth()
+    }
+
+    /// What the API server is asked, and what it tells.
+    fn requests(&self) -> Vec<[String; 4]> {
+        let told = |name: &str, digits| format!("`{name}`: {}", show(self.get(name), digits));
+        let row =
+            |what: &str, formula: &str, here: String, check: String| [what.to_owned(), formula.to_owned(), here, check];
+        let looks = self.get("growth_sessions_5000_idle_reads_per_s").map(|of| of * NODES / 5000.0);
+        let name = "growth_locks_held_10000_idle_reads_per_s";
+        vec![
+            row(
+                "sessions' heartbeats",
+                "N · 3 / D",
+                per_second(Some(HEARTBEATS)),
+                told("growth_sessions_5000_heartbeats_per_s", 1),
+            ),
+            row(
+                "beside them, for comparison: the nodes' own heartbeats, each 10 s",
+                "N / 10",
+                per_second(Some(NODES / 10.0)),
+                "Kubernetes' default".to_owned(),
+            ),
+            row(
+                "looks at what is held, by those who hold one lock each",
+                "N · looks of one",
+                per_second(looks),
+                "`growth_sessions_5000_idle_reads_per_s`".to_owned(),
+            ),
+            row(
+                "the same of all processes, if each held 10,000 locks",
+                "N · looks of one",
+                per_second(self.get(name).map(|of| of * NODES)),
+                told(name, 2),
+            ),
+            row(
+                "writes for cycles",
+                "2 · C",
+                per_second(Some(2.0 * CYCLES)),
+                format!(
+                    "{}; {} (without the join)",
+                    told("growth_sessions_5000_cycle_writes", 2),
+                    told("growth_waiters_1000_hand_off_writes", 2)
+                ),
+            ),
+            row(
+                "watch events for those who watch all Leases",
+                "(N · 3 / D + 2 · C) · A",
+                per_second(Some(WRITES * WATCHERS)),
+                format!("{}, of five sessions", told("operator_idle_events_per_s_10000", 2)),
+            ),
+            row(
+                "watch events for clients",
+                "3 · C / 2",
+                per_second(Some(1.5 * CYCLES)),
+                format!("{} (without the join)", told("growth_waiters_1000_hand_off_events", 2)),
+            ),
+            row(
+                "watches",
+                "W, and one for each session that the first four of a queue have before them, at most 10 a lock; A",
+                format!("{:.0} to {:.0}", WAITERS + WATCHERS, 3.5 * WAITERS + WATCHERS),
+                "by the protocol; their memory below".to_owned(),
+            ),
+        ]
+    }
+
+    /// What that takes of the servers.
+    fn servers(&self) -> Vec<[String; 4]> {
+        let kib = |crowd, figure, sizes| self.slope(crowd, figure, sizes).map(|mb| mb * 1024.0);
+        let lock = kib("locks_held", "etcd_mb", (1, 10_000));
+        let session = kib("sessions", "etcd_mb", (1, 5000));
+        let stands = lock.zip(session).map(|(lock, session)| (LOCKS * lock + NODES * (session - lock)) / 1024.0);
+        let version = self.get("cost_renewals_etcd_bytes");
+        let history = version.map(|bytes| WRITES * HISTORY * bytes / 1024.0 / 1024.0);
+        let memory = [
+            kib("locks_held", "apiserver_mb", (1, 10_000)),
+            kib("sessions", "apiserver_mb", (1, 5000)),
+            kib("waiters", "apiserver_mb", (1, 1000)),
+        ];
+        let all = match memory {
+            [Some(lock), Some(session), Some(waiter)] => {
+                Some((LOCKS * lock + NODES * (session - lock) + WAITERS * waiter) / 1024.0)
+            }
+            _ => None,
+        };
+        let cpu = |load: &str, of: &str| self.get(&format!("cost_{load}_cpu_{of}"));
+        let heartbeats = |of| cpu("renewals", of).map(|ms| ms / 1000.0 * HEARTBEATS);
+        let cycles = |of| Some(f64::midpoint(cpu("cycles", of)?, cpu("hand_offs", of)?) / 1000.0 * CYCLES);
+        let etcd = heartbeats("etcd").zip(cycles("etcd")).map(|(one, other)| one + other);
+        let row =
+            |what: &str, formula: &str, here: String, check: String| [what.to_owned(), formula.to_owned(), here, check];
+        vec![
+            row(
+                "API server's processors, heartbeats",
+                "N · 3 / D · CPU of a renewal",
+                cores(heartbeats("apiserver")),
+                "`cost_renewals_cpu_apiserver`".to_owned(),
+            ),
+            row(
+                "API server's processors, cycles",
+                "C · CPU of a cycle",
+                cores(cycles("apiserver")),
+                "`cost_cycles_cpu_apiserver`, `cost_hand_offs_cpu_apiserver`".to_owned(),
+            ),
+            row("etcd's processors, both", "the same", cores(etcd), "`cost_…_cpu_etcd`".to_owned()),
+            row(
+                "etcd: what stands there",
+                "L · a lock + N · a session",
+                unit(stands, 0, "MiB"),
+                format!(
+                    "slopes of `etcd_mb`: a lock {}, a session with a lock {}",
+                    unit(lock, 2, "KiB"),
+                    unit(session, 2, "KiB")
+                ),
+            ),
+            row(
+                "etcd: what was before, until it is compacted",
+                "writes a second · 600 s · a version",
+                unit(history, 0, "MiB"),
+                format!("`cost_renewals_etcd_bytes`: {}", unit(version, 0, "B")),
+            ),
+            row(
+                "API server's memory",
+                "L · a lock + N · a session + W · a waiter",
+                unit(all, 0, "MiB"),
+                format!("slopes of `apiserver_mb`: {}", memory.map(|each| unit(each, 1, "KiB")).join(", ")),
+            ),
+            row(
+                "a client's memory, for each lock",
+                "",
+                unit(kib("locks_held", "clients_mb", (1, 10_000)), 1, "KiB"),
+                "slope of `clients_mb`".to_owned(),
+            ),
+        ]
     }
 
     /// What got worse with what there is beside it.
@@ -230,8 +234,9 @@ impl Figures {
                 if all.iter().all(|one| one == MISSING) { MISSING.to_owned() } else { all.join(", ") }
             };
             let sizes: Vec<String> = sizes.iter().map(u32::to_string).collect();
-            text.push_str(&format!(
-                "| {} of {} | {} | {} | {} | {} | {} |\n",
+            let _ = writeln!(
+                text,
+                "| {} of {} | {} | {} | {} | {} | {} |",
                 sizes.join(", "),
                 crowd.replace('_', " "),
                 operation.replace('_', " "),
@@ -239,7 +244,7 @@ impl Figures {
                 each("writes", 1),
                 each("reads", 1),
                 each("events", 1),
-            ));
+            );
         }
         text
     }

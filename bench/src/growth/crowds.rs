@@ -39,7 +39,7 @@ impl Growth<'_> {
             let idle = self.idle(("locks held", size), 1, &counts).await?;
             self.operate(&idle, ("cycle", 2, self.plan.rounds), &counts, async || cycle(&one_more).await).await?;
             guards.iter().try_for_each(|guard| guard.check())?;
-            self.stands(idle, None);
+            self.stands(&idle, None);
         }
         client.shutdown().await;
         Ok(())
@@ -67,7 +67,7 @@ impl Growth<'_> {
             let idle = self.idle(("sessions", size), size, &counts).await?;
             self.operate(&idle, ("cycle", 2, self.plan.rounds), &counts, async || cycle(&lock).await).await?;
             others.iter().try_for_each(|(_, guard)| guard.check())?;
-            self.stands(idle, None);
+            self.stands(&idle, None);
         }
         shut_down(others.into_iter().map(|(client, _)| client).chain([probe])).await;
         Ok(())
@@ -114,7 +114,7 @@ impl Growth<'_> {
             };
             self.operate_after(&idle, ("hand-off", 1, rounds), &counts, comes_back, hand_off).await?;
             comes_back().await?;
-            self.stands(idle, Some(bytes));
+            self.stands(&idle, Some(bytes));
         }
         shut_down(stage.clients.into_iter().chain([probe.client])).await;
         Ok(())
@@ -145,7 +145,7 @@ impl Growth<'_> {
             };
             self.operate(&idle, ("cycle", 2, self.plan.rounds), &counts, once).await?;
             others.iter().try_for_each(|(_, permit)| permit.check())?;
-            self.stands(idle, Some(bytes));
+            self.stands(&idle, Some(bytes));
         }
         shut_down(others.into_iter().map(|(client, _)| client).chain([probe])).await;
         Ok(())
@@ -175,7 +175,7 @@ impl Growth<'_> {
             others.extend(more);
             let idle = self.idle(("namespaces", size), size, &counts).await?;
             self.operate(&idle, ("cycle", 2, self.plan.rounds), &counts, async || cycle(&lock).await).await?;
-            self.stands(idle, None);
+            self.stands(&idle, None);
         }
         shut_down(others.iter().map(|(_, client, _)| client.clone()).chain([probe])).await;
         Ok(())

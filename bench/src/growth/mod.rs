@@ -165,12 +165,12 @@ impl<'a> Growth<'a> {
         Ok(idle)
     }
 
-    fn stands(&mut self, idle: Idle, annotation_bytes: Option<usize>) {
+    fn stands(&mut self, idle: &Idle, annotation_bytes: Option<usize>) {
         if let Some(bytes) = annotation_bytes {
             let name = format!("growth_{}_{}_annotation_bytes", idle.what.replace(' ', "_"), idle.size);
             self.bench.report.add(&name, ratio(bytes as u64, 1), "B", None, 1);
         }
-        self.idles.push(Idle { annotation_bytes, ..idle });
+        self.idles.push(Idle { annotation_bytes, ..idle.clone() });
     }
 
     /// Carries out an operation again and again, each time after a bare PUT. It says how long it took, and is held against
