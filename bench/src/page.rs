@@ -306,7 +306,7 @@ The locks themselves cost room and next to nothing else: a lock that is held and
 const GROWTH: &str = "
 ## What grows
 
-The cost of one operation beside more and more others (`make bench ARGS=\"--only growth\"`, which prints it as multiples of a bare PUT
+The cost of one operation beside more and more others (`make bench`, its part `--only growth`, which prints it as multiples of a bare PUT
 in the same run as well, and marks what grows).
 
 | beside | operation | ms | writes | reads | events |
