@@ -152,13 +152,23 @@ check-chart:
 	@charts/sync.sh --check
 
 .PHONY: bench
-bench: controlplane ## Measure, in an optimized build
+bench: controlplane ## Measure, in an optimized build (40 minutes); ARGS="--only growth"
 	$(CARGO) build --release --package leasehold-operator
 	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
 
+.PHONY: profile
+profile: controlplane ## See where the API server spends its time: tables and flame graphs (needs Go; 3 minutes)
+	$(CARGO) run --release --package leasehold-bench -- --only profile $(ARGS)
+
+# What it is written from: FROM=<files of make bench>, those of several parts with commas between.
+.PHONY: page
+page: FROM ?= $(TARGET)/bench/summary.json
+page: ## Write docs/scale.md from the figures of `make bench`
+	$(CARGO) run --quiet --package leasehold-bench -- --page docs/scale.md --from $(FROM)
+
 .PHONY: bench-peers
-bench-peers: controlplane ## Measure beside client-go, etcd, Redis and others (40 minutes); ARGS=--quick
-	$(CARGO) build --release --locked $(PEERS_TARGET)
+bench-peers: controlplane ## Measure beside client-go, etcd, Redis and others (half an hour); ARGS=--quick
+	$(CARGO) build --release --locked $(PEERS_TARGET) $(if $(PEERS_FEATURES),--features $(PEERS_FEATURES))
 	cd bench-peers/go && $(PEERS_GO) build -trimpath -buildvcs=false -ldflags "-s -w" -o $(abspath $(TARGET))/release/peer-go .
 	$(TARGET)/release/bench-peers $(ARGS)
 

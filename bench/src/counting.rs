@@ -78,6 +78,11 @@ impl Store for CountingStore {
         self.store.write(name, write).boxed()
     }
 
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Lease>, Failure>> {
+        self.counts.reads.fetch_add(1, Ordering::Relaxed);
+        self.store.list()
+    }
+
     fn watch(
         &self,
         name: &str,

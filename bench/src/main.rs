@@ -1,19 +1,30 @@
 //! What a lock costs, measured on a real API server against the floor: a bare PUT, and a PUT's watch event.
 
+#![deny(unsafe_code)]
+
+mod allocations;
+mod breakdown;
 mod counting;
+mod flame;
+mod growth;
+mod load;
 mod many;
 mod measure;
 mod operator;
+mod page;
+mod profile;
 mod reclaim;
 mod report;
 mod scale;
+mod stamping;
+mod usage;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use leasehold_testkit::Cluster;
+use leasehold_testkit::{Cluster, Namespace};
 
 use crate::measure::{Bench, What};
 use crate::report::Report;
@@ -21,7 +32,7 @@ use crate::report::Report;
 /// Measures what a lock costs on a real API server, and writes a summary.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  leasehold-bench --seconds 10 --contenders 8,32\n  leasehold-bench --only operator --scale 10000"
+    after_help = "Examples:\n  leasehold-bench --seconds 10 --contenders 8,32\n  leasehold-bench --only operator --scale 10000\n  leasehold-bench --only growth --sizes 1,10,100 --growth-seconds 10"
 )]
 struct Options {
     /// Where to write the figures, as JSON.
@@ -63,6 +74,33 @@ struct Options {
     /// Over how many held locks the operator is measured.
     #[arg(long, default_value_t = 10_000)]
     scale: usize,
+    /// Beside how many others operations are measured, to see what grows.
+    #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000,10000")]
+    sizes: Vec<usize>,
+    /// At most so many of these wait for one lock, or hold permits of one semaphore.
+    #[arg(long, default_value_t = 1000)]
+    most_on_one: usize,
+    /// At most so many of these are sessions in one namespace.
+    #[arg(long, default_value_t = 5000)]
+    most_sessions: usize,
+    /// At most so many of these are namespaces.
+    #[arg(long, default_value_t = 100)]
+    most_namespaces: usize,
+    /// For how many seconds those are watched who have nothing to do, at each size. Sessions are renewed every 10 s.
+    #[arg(long, default_value_t = 20)]
+    growth_seconds: u64,
+    /// For how many seconds the API server is profiled under each load.
+    #[arg(long, default_value_t = 20)]
+    profile_seconds: u64,
+    /// The folder for profiles.
+    #[arg(long, default_value = "target/bench/profile")]
+    profiles: PathBuf,
+    /// Measure nothing: write the page of arithmetic from the figures of `--from`, which are kept beside it as JSON.
+    #[arg(long, value_name = "FILE", requires = "from")]
+    page: Option<PathBuf>,
+    /// Where the figures of that page are. Of one that is in several, the last is taken.
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    from: Vec<PathBuf>,
 }
 
 /// What there is to measure.
@@ -70,30 +108,70 @@ struct Options {
 enum Part {
     /// What clients do.
     Clients,
+    /// How what an operation costs grows with what there is beside it.
+    Growth,
+    /// Where the time of an operation goes, and what it takes of processors, memory and etcd.
+    Breakdown,
     /// What the operator does where there are very many locks.
     Operator,
+    /// Where the API server spends its time. Only where it is asked for: it slows down what it looks at.
+    Profile,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    if let Some(page) = &options.page {
+        return page::write(&options.from, page);
+    }
+    usage::allow_many_files()?;
     let mut report = Report::default();
-    if options.only != Some(Part::Operator) {
+    let wanted = |part| options.only.map_or(part != Part::Profile, |only| only == part);
+    if wanted(Part::Clients) {
         clients(&options, &mut report).await?;
     }
-    if options.only != Some(Part::Clients) && options.scale > 0 {
+    if wanted(Part::Growth) {
+        let (cluster, _namespace, mut bench) = begin(&mut report, Cluster::named_or_start().await?).await?;
+        let plan = growth::Plan {
+            sizes: options.sizes.clone(),
+            on_one_object: options.most_on_one,
+            sessions: options.most_sessions,
+            namespaces: options.most_namespaces,
+            idle: Duration::from_secs(options.growth_seconds),
+            rounds: options.rounds.div_ceil(3),
+        };
+        growth::Growth::measure(&mut bench, &cluster, plan).await?;
+        report = bench.report;
+    }
+    if wanted(Part::Breakdown) {
+        let (cluster, _namespace, mut bench) = begin(&mut report, Cluster::named_or_start().await?).await?;
+        let time = Duration::from_secs(options.seconds.max(1));
+        breakdown::breakdown(&mut bench, &cluster, options.rounds, time).await?;
+        report = bench.report;
+    }
+    if wanted(Part::Operator) && options.scale > 0 {
         scale::operator(&mut report, options.scale, Duration::from_secs(options.idle_seconds.max(1))).await?;
+    }
+    if wanted(Part::Profile) {
+        let (cluster, _namespace, mut bench) = begin(&mut report, Cluster::start_profiled().await?).await?;
+        let time = Duration::from_secs(options.profile_seconds);
+        profile::profile(&mut bench, &cluster, time, &options.profiles).await?;
+        report = bench.report;
     }
     report.write(&options.summary)?;
     println!("\n{}\n\nwritten to {}", report.table(), options.summary.display());
     Ok(())
 }
 
-async fn clients(options: &Options, report: &mut Report) -> Result<()> {
-    let cluster = Cluster::named_or_start().await?;
+/// A namespace to measure in, of a cluster.
+async fn begin(report: &mut Report, cluster: Cluster) -> Result<(Cluster, Namespace, Bench)> {
     let namespace = cluster.namespace("bench").await?;
-    let mut bench =
-        Bench { config: namespace.config(), namespace: namespace.name().to_owned(), report: std::mem::take(report) };
+    let (config, name) = (namespace.config(), namespace.name().to_owned());
+    Ok((cluster, namespace, Bench { config, namespace: name, report: std::mem::take(report) }))
+}
+
+async fn clients(options: &Options, report: &mut Report) -> Result<()> {
+    let (_cluster, namespace, mut bench) = begin(report, Cluster::named_or_start().await?).await?;
     bench.uncontended(options.rounds).await?;
     let put_to_event = bench.hand_off(options.rounds / 2).await?;
     if options.reclaims > 0 {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::counting::Counts;
 use crate::measure::{Bench, What, millis, ratio};
+use crate::usage;
 
 /// How many locks are acquired at a time.
 const AT_ONCE: usize = 64;
@@ -77,7 +78,7 @@ impl Bench {
     pub(crate) async fn held(&mut self, locks: usize, time: Duration) -> Result<()> {
         let counts = Arc::new(Counts::default());
         let client = self.client(&counts)?;
-        let memory = resident()?;
+        let memory = usage::memory(std::process::id())?.0;
         let guards: Vec<_> = futures::stream::iter(0..locks)
             .map(|n| {
                 let lock = client.lock(format!("held-{n}")).build();
@@ -86,7 +87,7 @@ impl Bench {
             .buffer_unordered(AT_ONCE)
             .try_collect()
             .await?;
-        let each = ratio(resident()?.saturating_sub(memory), u64::try_from(locks)?) / 1024.0;
+        let each = ratio(usage::memory(std::process::id())?.0.saturating_sub(memory), u64::try_from(locks)?) / 1024.0;
         let (before, begun) = (counts.now(), clock::moment());
         tokio::time::sleep(time).await;
         let (spent, elapsed) = (counts.now() - before, clock::moment().since(begun));
@@ -107,12 +108,4 @@ impl Bench {
         self.report.add(&format!("held_{locks}_shutdown"), took, "s", None, u64::try_from(locks)?);
         Ok(())
     }
-}
-
-/// How much of this process is in memory, in bytes.
-fn resident() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kilobytes * 1024)
 }

@@ -263,7 +263,7 @@ pub(crate) enum What {
     Readers,
 }
 
-enum Target {
+pub(crate) enum Target {
     Lock(Lock),
     Semaphore(leasehold::Semaphore),
     Readers(leasehold::ReadWriteLock),
@@ -278,7 +278,7 @@ impl What {
         }
     }
 
-    fn target(self, client: &Client, name: &str) -> Result<Target> {
+    pub(crate) fn target(self, client: &Client, name: &str) -> Result<Target> {
         Ok(match self {
             Self::Lock => Target::Lock(client.lock(name).build()?),
             Self::Semaphore(_) => Target::Semaphore(client.semaphore(name).build()?),
@@ -288,7 +288,7 @@ impl What {
 }
 
 impl Target {
-    async fn cycle(&self, acquired: impl FnOnce()) -> Result<()> {
+    pub(crate) async fn cycle(&self, acquired: impl FnOnce()) -> Result<()> {
         match self {
             Self::Lock(lock) => {
                 let guard = lock.acquire().await?;
@@ -329,7 +329,7 @@ async fn contend(
 }
 
 /// A PUT that changes one field.
-async fn bare_put(store: &KubeStore, mut lease: Lease) -> Result<Lease> {
+pub(crate) async fn bare_put(store: &KubeStore, mut lease: Lease) -> Result<Lease> {
     let spec = lease.spec.get_or_insert_default();
     spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0) + 1);
     let name = lease.metadata.name.clone().context("a name")?;

@@ -16,11 +16,11 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::usage;
+
 pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// How long anything is waited for.
 pub(crate) const SOON: Duration = Duration::from_mins(15);
-/// Ticks of a process's CPU time in a second: the same on every Linux that there is.
-const TICKS: f64 = 100.0;
 
 /// A running operator.
 pub(crate) struct Operator {
@@ -97,26 +97,17 @@ impl Operator {
 
     /// How much of it is in memory, now and at most so far, in bytes.
     pub(crate) fn memory(&self) -> Result<(u64, u64)> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        Ok((kilobytes(&status, "VmRSS:")? * 1024, kilobytes(&status, "VmHWM:")? * 1024))
+        usage::memory(self.process.id())
     }
 
     /// How many seconds of a processor it has used.
     pub(crate) fn cpu(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        let (_, fields) = stat.rsplit_once(')').context("a stat without a name")?;
-        let ticks: Result<Vec<f64>, _> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect();
-        Ok(ticks?.iter().sum::<f64>() / TICKS)
+        usage::cpu(self.process.id())
     }
 
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.path().join("log")
     }
-}
-
-fn kilobytes(status: &str, field: &str) -> Result<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// What `config/rbac` gives the operator.

@@ -12,10 +12,10 @@ pub(crate) struct Contestant {
     /// Written in Go.
     pub(crate) go: bool,
     arguments: &'static [&'static str],
-    /// Where holders crash: what is said instead, so that everybody's lease lasts equally long.
-    crash_arguments: &'static [&'static str],
-    /// How long a lease lasts there, in seconds.
-    pub(crate) crash_lease: f64,
+    /// What is said instead where everybody's lease lasts equally long.
+    equal_arguments: &'static [&'static str],
+    /// How long a lease lasts otherwise, in seconds.
+    lease: f64,
     /// For how long a waiter is left alone at least before somebody hands off to it, in milliseconds. It is as long
     /// again at most: so whoever looks now and then is met at any moment between two looks.
     pub(crate) settle: u64,
@@ -27,10 +27,19 @@ pub(crate) struct Contestant {
     pub(crate) patience: u64,
     /// Needs a Lease that is there already.
     pub(crate) needs_lease: bool,
-    /// It has other options only for those who wait: who holds does as with defaults.
+    /// It has other options only for those who wait, or for its own processes: who holds does as with defaults.
     pub(crate) holds_alike: bool,
     /// Measured only where nobody else wants the lock.
     pub(crate) alone_only: bool,
+}
+
+/// How long leases last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    /// As a contestant has them.
+    Own,
+    /// As long as everybody's.
+    Equally,
 }
 
 /// What keeps the lock.
@@ -42,9 +51,12 @@ pub(crate) enum Family {
     Redis,
 }
 
-/// As long as client-go's default.
-const CRASH_LEASE: f64 = 15.0;
+/// How long everybody's lease lasts where that is compared, in seconds: as long as client-go's default.
+pub(crate) const EQUAL_LEASE: f64 = 15.0;
+/// What is measured with leases that last equally long is called so at its end.
+pub(crate) const EQUAL: &str = "-equal";
 pub(crate) const LEASEHOLD: &str = "leasehold";
+pub(crate) const LINGERING: &str = "leasehold-linger";
 pub(crate) const FLOOR: &str = "floor";
 
 const PLAIN: Contestant = Contestant {
@@ -54,8 +66,8 @@ const PLAIN: Contestant = Contestant {
     family: Family::Kubernetes,
     go: false,
     arguments: &[],
-    crash_arguments: &[],
-    crash_lease: CRASH_LEASE,
+    equal_arguments: &[],
+    lease: EQUAL_LEASE,
     settle: 100,
     slow: false,
     queues: false,
@@ -89,9 +101,22 @@ pub(crate) const ALL: &[Contestant] = &[
         name: "Leasehold",
         options: "defaults: session 30 s; the Lease stays when it is free, as the operator makes them",
         arguments: &["--peer", "leasehold"],
-        crash_arguments: &["--peer", "leasehold", "--lease", "15"],
+        equal_arguments: &["--peer", "leasehold", "--lease", "15"],
+        lease: 30.0,
         queues: true,
         needs_lease: true,
+        ..PLAIN
+    },
+    Contestant {
+        id: LINGERING,
+        name: "Leasehold, lingering",
+        options: "linger 2 s: a lock is kept that long after its release, if no other process wants it",
+        arguments: &["--peer", "leasehold", "--linger", "2000"],
+        equal_arguments: &["--peer", "leasehold", "--linger", "2000", "--lease", "15"],
+        lease: 30.0,
+        queues: true,
+        needs_lease: true,
+        holds_alike: true,
         ..PLAIN
     },
     Contestant {
@@ -108,7 +133,7 @@ pub(crate) const ALL: &[Contestant] = &[
         options: "defaults: 15 s/10 s/2 s, 5 requests a second; ReleaseOnCancel",
         go: true,
         arguments: &["--peer", "client-go"],
-        crash_arguments: &["--peer", "client-go"],
+        equal_arguments: &["--peer", "client-go"],
         settle: 2400,
         slow: true,
         ..PLAIN
@@ -119,7 +144,7 @@ pub(crate) const ALL: &[Contestant] = &[
         options: "15 s/10 s/100 ms, no limit of requests; ReleaseOnCancel",
         go: true,
         arguments: &["--peer", "client-go", "--retry", "100ms", "--qps", "-1"],
-        crash_arguments: &["--peer", "client-go", "--retry", "100ms", "--qps", "-1"],
+        equal_arguments: &["--peer", "client-go", "--retry", "100ms", "--qps", "-1"],
         settle: 220,
         ..PLAIN
     },
@@ -128,7 +153,7 @@ pub(crate) const ALL: &[Contestant] = &[
         name: "kube-leader-election",
         options: "as documented: 15 s, tried and renewed every 5 s",
         arguments: &["--peer", "kube-leader-election"],
-        crash_arguments: &["--peer", "kube-leader-election"],
+        equal_arguments: &["--peer", "kube-leader-election"],
         settle: 5000,
         slow: true,
         patience: 6,
@@ -139,7 +164,7 @@ pub(crate) const ALL: &[Contestant] = &[
         name: "kube-leader-election, every 100 ms",
         options: "15 s, tried every 100 ms, renewed every 5 s",
         arguments: &["--peer", "kube-leader-election", "--retry", "100"],
-        crash_arguments: &["--peer", "kube-leader-election", "--retry", "100"],
+        equal_arguments: &["--peer", "kube-leader-election", "--retry", "100"],
         patience: 6,
         holds_alike: true,
         ..PLAIN
@@ -149,17 +174,18 @@ pub(crate) const ALL: &[Contestant] = &[
         name: "kube-lease-manager",
         options: "defaults: 30 s, grace 5 s; a waiter sleeps until the lease that it saw has expired",
         arguments: &["--peer", "kube-lease-manager"],
-        crash_arguments: &["--peer", "kube-lease-manager", "--lease", "15"],
+        equal_arguments: &["--peer", "kube-lease-manager", "--lease", "15"],
+        lease: 30.0,
         slow: true,
         ..PLAIN
     },
     Contestant {
         id: "kube-lease-manager-best",
         name: "kube-lease-manager, shortest lease",
-        options: "2 s, grace 1 s: the shortest that it takes",
+        options: "2 s, grace 1 s: the shortest that it takes; where leases last equally long, 15 s and the same grace",
         arguments: &["--peer", "kube-lease-manager", "--lease", "2", "--grace", "1"],
-        crash_arguments: &["--peer", "kube-lease-manager", "--lease", "2", "--grace", "1"],
-        crash_lease: 2.0,
+        equal_arguments: &["--peer", "kube-lease-manager", "--lease", "15", "--grace", "1"],
+        lease: 2.0,
         settle: 1000,
         slow: true,
         ..PLAIN
@@ -169,7 +195,8 @@ pub(crate) const ALL: &[Contestant] = &[
         name: "kubert",
         options: "defaults: 30 s, grace 1 s, by spawn(); a waiter sleeps until the claim that it saw has expired",
         arguments: &["--peer", "kubert"],
-        crash_arguments: &["--peer", "kubert", "--lease", "15"],
+        equal_arguments: &["--peer", "kubert", "--lease", "15"],
+        lease: 30.0,
         slow: true,
         needs_lease: true,
         ..PLAIN
@@ -179,7 +206,8 @@ pub(crate) const ALL: &[Contestant] = &[
         name: "kubert, every 100 ms",
         options: "30 s, grace 1 s, by sync() and ensure_claimed() every 100 ms",
         arguments: &["--peer", "kubert", "--retry", "100"],
-        crash_arguments: &["--peer", "kubert", "--retry", "100", "--lease", "15"],
+        equal_arguments: &["--peer", "kubert", "--retry", "100", "--lease", "15"],
+        lease: 30.0,
         needs_lease: true,
         holds_alike: true,
         ..PLAIN
@@ -191,7 +219,8 @@ pub(crate) const ALL: &[Contestant] = &[
         family: Family::Etcd,
         go: true,
         arguments: &["--peer", "etcd", "--lease", "60s"],
-        crash_arguments: &["--peer", "etcd", "--lease", "15s"],
+        equal_arguments: &["--peer", "etcd", "--lease", "15s"],
+        lease: 60.0,
         queues: true,
         ..PLAIN
     },
@@ -201,7 +230,7 @@ pub(crate) const ALL: &[Contestant] = &[
         options: "15 s, tried every 50 to 150 ms, extended every 5 s; one Redis that stores nothing, by its socket",
         family: Family::Redis,
         arguments: &["--peer", "redis"],
-        crash_arguments: &["--peer", "redis"],
+        equal_arguments: &["--peer", "redis"],
         ..PLAIN
     },
     Contestant {
@@ -210,7 +239,7 @@ pub(crate) const ALL: &[Contestant] = &[
         options: "15 s, tried every 5 to 15 ms, extended every 5 s",
         family: Family::Redis,
         arguments: &["--peer", "redis", "--retry", "10"],
-        crash_arguments: &["--peer", "redis", "--retry", "10"],
+        equal_arguments: &["--peer", "redis", "--retry", "10"],
         settle: 50,
         holds_alike: true,
         ..PLAIN
@@ -219,7 +248,28 @@ pub(crate) const ALL: &[Contestant] = &[
 
 impl Contestant {
     /// What its program is told about options.
-    pub(crate) fn arguments(&self, crash: bool) -> &'static [&'static str] {
-        if crash { self.crash_arguments } else { self.arguments }
+    pub(crate) fn arguments(&self, lease: Lasts) -> &'static [&'static str] {
+        match lease {
+            Lasts::Own => self.arguments,
+            Lasts::Equally => self.equal_arguments,
+        }
+    }
+
+    /// How long its leases last, in seconds.
+    pub(crate) fn lease(&self, lease: Lasts) -> f64 {
+        match lease {
+            Lasts::Own => self.lease,
+            Lasts::Equally => EQUAL_LEASE,
+        }
+    }
+
+    /// It is the same for it whether leases last as it has them or as long as everybody's.
+    pub(crate) fn is_equal_anyway(&self) -> bool {
+        self.arguments == self.equal_arguments
+    }
+
+    /// Whether this program was built with what it takes.
+    pub(crate) fn is_built(&self) -> bool {
+        cfg!(feature = "linger") || self.id != LINGERING
     }
 }

@@ -199,37 +199,57 @@ impl Document<'_> {
             "The process that holds the lock is killed (SIGKILL), and one waits in another; until the other has it. The \
              holder is killed when it has held for a second and a part of the lease's duration, which is the same for \
              everybody in a run and another in each run: who renews seldom leaves an older lease behind, which ends sooner, \
-             so look at the most as well. Everybody's lease lasts 15 s here, but that of kube-lease-manager with the \
-             shortest one. Leasehold's operator, which hands on at once where a Pod is known to have ended, does not run.",
+             so look at the most as well. First with leases of 15 s for everybody; then of the length that each has by \
+             itself, in fewer runs. Leasehold's operator, which hands on at once where a Pod is known to have ended, does \
+             not run.",
         );
-        let rows = self.rows("crash", |this, entry| {
-            vec![
-                this.value("crash", entry, "seconds"),
-                this.value("crash", entry, "leases"),
-                this.factor("crash", entry, "leases", LEASEHOLD),
-            ]
-        });
-        self.table(&["", "s", "lease durations", "× Leasehold"], &rows);
-        self.plot("crash", "leases", "A holder crashes: until the next has the lock, in lease durations");
+        let both = [("crash-equal", "every lease lasts 15 s"), ("crash", "leases as long as each has them")];
+        for (workload, what) in both {
+            let _ = writeln!(self.text, "\n### {}\n", capital(what));
+            let rows = self.rows(workload, |this, entry| {
+                vec![
+                    this.value(workload, entry, "seconds"),
+                    this.factor(workload, entry, "seconds", LEASEHOLD),
+                    this.value(workload, entry, "leases"),
+                ]
+            });
+            self.table(&["", "s", "× Leasehold", "lease durations"], &rows);
+            self.plot(
+                workload,
+                "seconds",
+                &format!("A holder crashes: until the next has the lock, in seconds; {what}"),
+            );
+        }
     }
 
     fn idle(&mut self) {
         self.section(
             "Nothing to do",
-            "One holds and nine wait, each with a connection of its own; nothing happens. Requests a second of all ten.",
+            "One holds and nine wait, each with a connection of its own; nothing happens. Requests a second of all ten: with \
+             leases of 15 s for everybody, and of the length that each has by itself (see who takes part). Longer leases are \
+             renewed less often, and take as much longer to pass on after a crash.",
         );
-        let rows = self.rows("idle", |this, entry| {
-            vec![this.value("idle", entry, "requests_per_s"), this.factor("idle", entry, "requests_per_s", LEASEHOLD)]
-        });
-        self.table(&["", "requests/s", "× Leasehold"], &rows);
-        self.plot("idle", "requests_per_s", "One idle holder and nine waiters, requests a second");
+        let both = [("idle-equal", "every lease lasts 15 s"), ("idle", "leases as long as each has them")];
+        for (workload, what) in both {
+            let _ = writeln!(self.text, "\n### {}\n", capital(what));
+            let rows = self.rows(workload, |this, entry| {
+                let value = this.value(workload, entry, "requests_per_s");
+                vec![value, this.factor(workload, entry, "requests_per_s", LEASEHOLD)]
+            });
+            self.table(&["", "requests/s", "× Leasehold"], &rows);
+            self.plot(
+                workload,
+                "requests_per_s",
+                &format!("One idle holder and nine waiters, requests a second; {what}"),
+            );
+        }
     }
 
     fn held(&mut self) {
         self.section(
             "Very many locks of one process",
-            "One process, by one connection, takes 10,000 locks, or as many as it can within 10 s (Leasehold a minute), and \
-             holds them. Who still held them half a minute later believes so itself. Others than Leasehold do so in fewer \
+            "One process, by one connection, takes 10,000 locks, or as many as it can within 8 s (Leasehold six times as long), \
+             and holds them. Who still held them 20 s later believes so itself. Others than Leasehold do so in fewer \
              runs, since they keep the API server busy, and once where options make no difference to who holds.",
         );
         let rows = self.rows("held", |this, entry| {
@@ -337,6 +357,11 @@ fn entries(results: &Results) -> Vec<&Entry> {
         }
     }
     entries
+}
+
+fn capital(text: &str) -> String {
+    let (first, rest) = text.split_at(1);
+    first.to_uppercase() + rest
 }
 
 fn nothing() -> String {

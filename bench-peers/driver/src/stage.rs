@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use crate::audit::Audit;
-use crate::contestants::{Contestant, Family};
+use crate::contestants::{Contestant, Family, Lasts};
 use crate::peer::{Peer, SOON, Start};
 
 /// One control plane and as many Redis as there are places for it.
@@ -36,6 +36,16 @@ struct Place {
     /// Of the API server.
     kubernetes: Option<(Namespace, Account, PathBuf)>,
     redis: Option<Redis>,
+}
+
+/// Which of a contestant's places: what is done in each counts by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    Main,
+    /// Where nobody has anything to do, and everybody's lease lasts equally long.
+    Equal,
+    /// Where holders crash, and waiters sleep.
+    Aside,
 }
 
 struct Redis {
@@ -63,13 +73,13 @@ impl Stage {
     }
 
     pub(crate) fn can(&self, contestant: &Contestant) -> bool {
-        contestant.family != Family::Redis || self.redis.is_some()
+        contestant.is_built() && (contestant.family != Family::Redis || self.redis.is_some())
     }
 
-    /// Prepares the places of one contestant: one for itself, and one for what is done beside.
+    /// Prepares the places of one contestant.
     pub(crate) async fn prepare(&mut self, contestant: &Contestant) -> Result<()> {
-        for aside in [false, true] {
-            let name = place_name(contestant, aside);
+        for at in [At::Main, At::Equal, At::Aside] {
+            let name = place_name(contestant, at);
             if self.places.contains_key(&name) {
                 continue;
             }
@@ -113,14 +123,14 @@ impl Stage {
         Ok(Redis { socket, _server: server })
     }
 
-    fn place(&self, contestant: &Contestant, aside: bool) -> Result<&Place> {
-        self.places.get(&place_name(contestant, aside)).context("a place")
+    fn place(&self, contestant: &Contestant, at: At) -> Result<&Place> {
+        self.places.get(&place_name(contestant, at)).context("a place")
     }
 
-    /// A contestant's process, in its own place or beside.
-    pub(crate) async fn peer(&self, contestant: &Contestant, aside: bool, crash: bool) -> Result<Peer> {
-        let place = self.place(contestant, aside)?;
-        let mut arguments: Vec<String> = contestant.arguments(crash).iter().map(|&word| word.to_owned()).collect();
+    /// A contestant's process, with leases as it has them by itself or as long as everybody's.
+    pub(crate) async fn peer(&self, contestant: &Contestant, at: At, lease: Lasts) -> Result<Peer> {
+        let place = self.place(contestant, at)?;
+        let mut arguments: Vec<String> = contestant.arguments(lease).iter().map(|&word| word.to_owned()).collect();
         let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
         if let Some((namespace, _, kubeconfig)) = &place.kubernetes {
             add("--kubeconfig", kubeconfig.display().to_string());
@@ -139,8 +149,8 @@ impl Stage {
     }
 
     /// Makes a Lease for those that need one, free as the operator makes them.
-    pub(crate) async fn lease(&self, contestant: &Contestant, aside: bool, name: &str) -> Result<()> {
-        if let (true, Some((namespace, ..))) = (contestant.needs_lease, &self.place(contestant, aside)?.kubernetes) {
+    pub(crate) async fn lease(&self, contestant: &Contestant, at: At, name: &str) -> Result<()> {
+        if let (true, Some((namespace, ..))) = (contestant.needs_lease, &self.place(contestant, at)?.kubernetes) {
             let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(LeaseSpec::default()) };
             namespace.api::<Lease>().create(&PostParams::default(), &lease).await?;
@@ -149,13 +159,13 @@ impl Stage {
     }
 
     /// As whom a contestant is known to the API server.
-    pub(crate) fn user(&self, contestant: &Contestant) -> Result<Option<String>> {
-        Ok(self.place(contestant, false)?.kubernetes.as_ref().map(|(_, account, _)| account.username()))
+    pub(crate) fn user(&self, contestant: &Contestant, at: At) -> Result<Option<String>> {
+        Ok(self.place(contestant, at)?.kubernetes.as_ref().map(|(_, account, _)| account.username()))
     }
 
     /// How many commands a contestant's Redis has been sent so far.
-    pub(crate) async fn redis_commands(&self, contestant: &Contestant) -> Result<Option<u64>> {
-        match &self.place(contestant, false)?.redis {
+    pub(crate) async fn redis_commands(&self, contestant: &Contestant, at: At) -> Result<Option<u64>> {
+        match &self.place(contestant, at)?.redis {
             Some(redis) => Ok(Some(redis_commands(&redis.socket).await?)),
             None => Ok(None),
         }
@@ -183,8 +193,13 @@ impl Stage {
     }
 }
 
-fn place_name(contestant: &Contestant, aside: bool) -> String {
-    format!("{}{}", contestant.id, if aside { "-aside" } else { "" })
+fn place_name(contestant: &Contestant, at: At) -> String {
+    let which = match at {
+        At::Main => "",
+        At::Equal => "-equal",
+        At::Aside => "-aside",
+    };
+    format!("{}{which}", contestant.id)
 }
 
 /// What clients send. A script's own commands are counted by Redis as well, and are left out.

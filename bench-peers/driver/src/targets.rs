@@ -54,7 +54,9 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
         targets.push(beats(results, workload, "cycles_per_s", "cycles a second", Better::More));
     }
     targets.push(beats(results, "handoff", "median_ms", "time", Better::Less));
-    targets.push(beats(results, "crash", "leases", "lease durations", Better::Less));
+    targets.push(beats(results, "crash-equal", "seconds", "seconds, all leases 15 s", Better::Less));
+    let what = "requests a second, all leases 15 s";
+    targets.push(beats(results, "idle-equal", "requests_per_s", what, Better::Less));
     targets.push(beats(results, "idle", "requests_per_s", "requests a second", Better::Less));
     targets.push(beats(
         results,

@@ -5,13 +5,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use leasehold::{Client, Lock, LockGuard};
+use leasehold::{Client, Lock, LockBuilder, LockGuard};
 
 use crate::Options;
 use crate::serve::{Connection, Contender};
 
 /// A client, and so a session.
-pub(crate) struct Session(Client);
+pub(crate) struct Session {
+    client: Client,
+    linger: Option<Duration>,
+}
 
 pub(crate) struct Holder {
     lock: Lock,
@@ -25,14 +28,29 @@ pub(crate) async fn connect(options: Options) -> Result<Session> {
     if let Some(seconds) = options.lease {
         client = client.session_duration(Duration::from_secs(seconds));
     }
-    Ok(Session(client.build()?))
+    Ok(Session { client: client.build()?, linger: options.linger.map(Duration::from_millis) })
+}
+
+#[cfg(feature = "linger")]
+fn lingering(lock: LockBuilder, linger: Option<Duration>) -> Result<LockBuilder> {
+    Ok(match linger {
+        Some(linger) => lock.linger(linger),
+        None => lock,
+    })
+}
+
+#[cfg(not(feature = "linger"))]
+fn lingering(lock: LockBuilder, linger: Option<Duration>) -> Result<LockBuilder> {
+    anyhow::ensure!(linger.is_none(), "this program was built without the feature linger");
+    Ok(lock)
 }
 
 impl Connection for Session {
     type Contender = Holder;
 
     async fn contender(&self, lock: &str, _index: usize) -> Result<Holder> {
-        Ok(Holder { lock: self.0.lock(lock).build()?, guard: None })
+        let lock = lingering(self.client.lock(lock), self.linger)?;
+        Ok(Holder { lock: lock.build()?, guard: None })
     }
 }
 

@@ -38,6 +38,9 @@ struct Options {
     /// The pause between two attempts, in milliseconds.
     #[arg(long)]
     retry: Option<u64>,
+    /// For how long a lock is kept after its release if nobody else wants it, in milliseconds.
+    #[arg(long)]
+    linger: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::assets;
-use crate::local::Local;
+use crate::local::{Extras, Local};
 use crate::namespace::Namespace;
 
 /// Names the kubeconfig of the cluster to test in.
@@ -102,20 +102,26 @@ impl Cluster {
     /// returns when the API server is ready. Takes its binaries from
     /// `KUBEBUILDER_ASSETS` if that is set.
     pub async fn start() -> Result<Self> {
-        Self::start_own(false).await
+        Self::start_own(Extras::default()).await
     }
 
     /// The same, and its API server writes down what service accounts ask of
     /// it, see [`audit_log`](Self::audit_log).
     pub async fn start_audited() -> Result<Self> {
-        Self::start_own(true).await
+        Self::start_own(Extras { audited: true, ..Extras::default() }).await
     }
 
-    async fn start_own(audited: bool) -> Result<Self> {
+    /// The same as [`start`](Self::start), and its API server tells at
+    /// `/debug/pprof` where its time goes.
+    pub async fn start_profiled() -> Result<Self> {
+        Self::start_own(Extras { profiled: true, ..Extras::default() }).await
+    }
+
+    async fn start_own(extras: Extras) -> Result<Self> {
         let token = format!("{:032x}", rand::random::<u128>());
         let local = {
             let token = token.clone();
-            spawn_blocking(move || Local::start(&token, audited)).await??
+            spawn_blocking(move || Local::start(&token, extras)).await??
         };
         let kubeconfig_path = local.kubeconfig();
         let kubeconfig = kubeconfig_for(&local.url(), local.authority(), &token)?;
@@ -235,6 +241,25 @@ impl Cluster {
     /// has come to its end.
     pub async fn audit_log(&self) -> Result<PathBuf> {
         self.local()?.lock().await.audit_log().context("this cluster was not started with start_audited")
+    }
+
+    /// The processes of etcd and of the API server, in this order.
+    ///
+    /// # Errors
+    ///
+    /// Where one of them does not run, and where somebody else runs the cluster.
+    pub async fn server_ids(&self) -> Result<(u32, u32)> {
+        let (etcd, apiserver) = self.local()?.lock().await.process_ids();
+        Ok((etcd.context("etcd is not running")?, apiserver.context("the API server is not running")?))
+    }
+
+    /// The Unix socket at which etcd listens for clients, and tells its metrics.
+    ///
+    /// # Errors
+    ///
+    /// Where somebody else runs the cluster.
+    pub async fn etcd_socket(&self) -> Result<PathBuf> {
+        Ok(self.local()?.lock().await.etcd_socket())
     }
 
     /// What service accounts have asked of the API server so far, each as an

@@ -46,6 +46,16 @@ rules:
 - level: None
 ";
 const AUDIT_LOG: &str = "audit.log";
+const ETCD_SOCKET: &str = "etcd.sock";
+
+/// What the API server does beside its work.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extras {
+    /// It writes down what service accounts ask of it.
+    pub(crate) audited: bool,
+    /// It tells where its time goes.
+    pub(crate) profiled: bool,
+}
 
 /// One process of the control plane; dropping it kills it.
 #[derive(Debug)]
@@ -159,8 +169,7 @@ pub(crate) struct Local {
     assets: Assets,
     certs: Certs,
     port: Port,
-    /// The API server writes down what service accounts ask of it.
-    audited: bool,
+    extras: Extras,
     folder: TempDir,
     _watchdog: Watchdog,
 }
@@ -168,7 +177,7 @@ pub(crate) struct Local {
 impl Local {
     /// Starts etcd and the API server; whoever called waits until it is ready.
     /// Blocks, for minutes where the binaries are not built yet.
-    pub(crate) fn start(token: &str, audited: bool) -> Result<Self> {
+    pub(crate) fn start(token: &str, extras: Extras) -> Result<Self> {
         let assets = Assets::find()?;
         let folder = temporary_folder()?;
         let watchdog = Watchdog::over(folder.path()).context("cannot start a watchdog")?;
@@ -177,7 +186,7 @@ impl Local {
             folder.path().join("tokens.csv"),
             format!("{token},leasehold-test-admin,leasehold-test-admin,\"system:masters\"\n"),
         )?;
-        if audited {
+        if extras.audited {
             fs::write(folder.path().join("audit.yaml"), AUDIT_POLICY)?;
         }
         let etcd = Server::start("etcd", etcd_command(&assets, folder.path()), folder.path())?;
@@ -189,7 +198,7 @@ impl Local {
             assets,
             certs,
             port: Port::reserve()?,
-            audited,
+            extras,
             folder,
             _watchdog: watchdog,
         };
@@ -221,7 +230,18 @@ impl Local {
 
     /// Where the API server writes down what service accounts ask of it.
     pub(crate) fn audit_log(&self) -> Option<PathBuf> {
-        self.audited.then(|| self.folder.path().join(AUDIT_LOG))
+        self.extras.audited.then(|| self.folder.path().join(AUDIT_LOG))
+    }
+
+    /// The processes of etcd and of the API server, where they run.
+    pub(crate) fn process_ids(&self) -> (Option<u32>, Option<u32>) {
+        let id = |server: &Option<Server>| server.as_ref().map(|server| server.child.id());
+        (id(&self.etcd), id(&self.apiserver))
+    }
+
+    /// Where etcd listens for clients.
+    pub(crate) fn etcd_socket(&self) -> PathBuf {
+        self.folder.path().join(ETCD_SOCKET)
     }
 
     /// Starts the API server, on the same port and data as before.
@@ -234,7 +254,7 @@ impl Local {
         let path = |option: &str, path: &Path| format!("--{option}={}", path.display());
         let mut command = Command::new(&self.assets.apiserver);
         command
-            .arg(format!("--etcd-servers=unix://{}", folder.join("etcd.sock").display()))
+            .arg(format!("--etcd-servers=unix://{}", folder.join(ETCD_SOCKET).display()))
             .arg("--bind-address=127.0.0.1")
             .arg(format!("--secure-port={}", self.port.number))
             .arg("--permit-port-sharing=true")
@@ -250,8 +270,9 @@ impl Local {
             // There is no node and no service to route to.
             .arg("--endpoint-reconciler-type=none")
             // An orderly stop ends watches instead of waiting for them.
-            .arg("--shutdown-watch-termination-grace-period=2s");
-        if self.audited {
+            .arg("--shutdown-watch-termination-grace-period=2s")
+            .arg(format!("--profiling={}", self.extras.profiled));
+        if self.extras.audited {
             command.arg(in_folder("audit-policy-file", "audit.yaml")).arg(in_folder("audit-log-path", AUDIT_LOG));
         }
         self.apiserver = Some(Server::start("kube-apiserver", command, folder)?);
@@ -304,7 +325,7 @@ impl Local {
         }
         let folder = self.folder.path();
         // One that was killed leaves its sockets behind, and they are in the way of the next one.
-        for socket in ["etcd.sock", "peer.sock"] {
+        for socket in [ETCD_SOCKET, "peer.sock"] {
             let _ = fs::remove_file(folder.join(socket));
         }
         self.etcd = Some(Server::start("etcd", etcd_command(&self.assets, folder), folder)?);
@@ -367,7 +388,7 @@ fn etcd_command(assets: &Assets, folder: &Path) -> Command {
     command
         .args(["--unsafe-no-fsync", "--log-level=warn"])
         .arg(format!("--data-dir={}", folder.join("etcd").display()))
-        .arg(format!("--listen-client-urls={}", socket("etcd.sock")))
+        .arg(format!("--listen-client-urls={}", socket(ETCD_SOCKET)))
         .arg("--advertise-client-urls=http://127.0.0.1:2379")
         .arg(format!("--listen-peer-urls={}", socket("peer.sock")));
     command
