@@ -28,7 +28,11 @@ fn kept(write: &Write, version: u64) -> SessionRecord {
 }
 
 fn opened() -> Session {
-    let mut session = Session::new("a_b".parse().unwrap(), D, Duration::ZERO);
+    opened_for(D, Duration::ZERO)
+}
+
+fn opened_for(duration: Duration, grace: Duration) -> Session {
+    let mut session = Session::new("a_b".parse().unwrap(), duration, grace);
     let Some(Request::Write(post)) = session.poll(at(0)) else { panic!("it is to be opened") };
     session.answer(session::Answer::Is(Box::new(kept(&post, 1))), at(0).moment);
     session
@@ -63,6 +67,25 @@ fn a_session_that_only_waits_is_renewed_a_quarter_as_often() {
     assert_eq!(renewals(&mut opened(), 70, |second| second > 45), [(10, long), (50, D), (60, D), (70, D)]);
     assert_eq!(waiting_duration(Duration::from_secs(40)), LONGEST_SESSION);
     assert_eq!(waiting_duration(LONGEST_SESSION), LONGEST_SESSION);
+}
+
+#[test]
+fn a_session_that_only_waits_is_renewed_in_time_whatever_its_grace() {
+    for (duration, grace) in [(40, 20), (45, 20), (50, 25), (59, 0), (59, 19), (30, 19), (10, 6), (60, 30), (5, 0)] {
+        let (duration, grace) = (Duration::from_secs(duration), Duration::from_secs(grace));
+        let mut session = opened_for(duration, grace);
+        for tick in 1..4_000 {
+            if let Some(Request::Write(renewal)) = session.poll(at(tick * 100)) {
+                session.answer(session::Answer::Is(Box::new(kept(&renewal, tick + 1))), at(tick * 100).moment);
+                let (until, next) = (session.deadline().unwrap(), session.wake_at().unwrap());
+                // As much time is left for other attempts as a holder has.
+                let usual =
+                    leasehold::protocol::deadline(at(0).moment, duration, grace).since(at(0).moment + duration / 3);
+                assert!(until.since(next) >= usual.mul_f64(0.99), "{duration:?} with {grace:?}: {next:?} of {until:?}");
+            }
+            assert_eq!(session.loss(), None, "{duration:?} with {grace:?} after {tick} tenths of a second");
+        }
+    }
 }
 
 proptest! {
@@ -156,21 +179,64 @@ fn a_waiter_looks_at_nobodys_session_before_the_front_has_stood_still() {
     assert_eq!(contender.sessions_to_observe(wake).unwrap().len(), 1);
 }
 
+/// The same, and somebody waits before it.
+fn second() -> Contender {
+    let mut contender = waiting();
+    let mut both = join("b_b.1", 5);
+    both["join.leasehold.dev/d_d.1"] = json!("4");
+    contender.saw(*record(7, "c_c.1", &both), at(0).moment);
+    let _ = contender.poll(at(0));
+    contender
+}
+
 #[test]
 fn a_waiter_that_waits_for_long_watches_everything_and_reads_no_more() {
-    let mut contender = waiting();
+    let mut contender = second();
     contender.set_watched(true, false);
-    assert_eq!(contender.watch_from(), Some((Version(6), false)));
+    assert_eq!(contender.watch_from(), Some((Version(7), false)));
     assert!(matches!(contender.poll(at(10_000)), Next::Wait(_)), "instead of a read");
-    assert_eq!(contender.watch_from(), Some((Version(6), true)), "from what it knows on");
+    assert!(contender.watch_from().unwrap().1);
     contender.set_watched(true, true);
     // Each minute the watch says how far it has come.
     for minute in 1..100 {
-        assert!(matches!(contender.poll(at(minute * 60_000)), Next::Wait(_)), "in minute {minute}");
-        contender.is_up_to_date(at(minute * 60_000).moment);
+        let seconds = minute * 60_000;
+        assert!(matches!(contender.poll(at(10_000 + seconds)), Next::Wait(_)), "in minute {minute}");
+        contender.is_up_to_date(at(10_000 + seconds).moment);
     }
     // A watch that says nothing any more is not relied on for ever.
-    assert!(matches!(contender.poll(at(100 * 60_000 + 30_000)), Next::Read));
+    assert!(matches!(contender.poll(at(100 * 60_000 + 40_000)), Next::Read));
+}
+
+#[test]
+fn the_first_in_the_queue_looks_for_itself_whatever_a_watch_says() {
+    let mut contender = waiting();
+    contender.set_watched(true, false);
+    assert!(matches!(contender.poll(at(10_000)), Next::Wait(_)), "a watch begins, which shows as much");
+    contender.set_watched(true, true);
+    let _ = contender.poll(at(10_001));
+    contender.is_up_to_date(at(19_000).moment);
+    assert!(matches!(contender.poll(at(20_000)), Next::Read));
+}
+
+#[test]
+fn who_tries_again_and_again_does_not_forget_since_when_it_is_held() {
+    let mut contender = contender();
+    let (one, two) = ("b_b.1".parse().unwrap(), "b_b.2".parse().unwrap());
+    contender.start("b_b.1".parse().unwrap(), Wish::default(), at(0).moment);
+    let _ = contender.poll(at(0));
+    contender.answer(Answer::Is(record(5, "c_c.1", &json!({ "leasehold.dev/format": "1" }))), at(0).moment);
+    let _ = contender.poll(at(0));
+    contender.answer(Answer::Is(record(6, "c_c.1", &join("b_b.1", 5))), at(0).moment);
+    contender.leave(&one);
+    let _ = contender.poll(at(500));
+    contender.answer(Answer::Is(record(7, "c_c.1", &json!({ "leasehold.dev/format": "1" }))), at(500).moment);
+    let _ = contender.poll(at(500));
+    contender.start("b_b.2".parse().unwrap(), Wish::default(), at(900).moment);
+    let _ = contender.poll(at(900));
+    contender.answer(Answer::Is(record(8, "c_c.1", &join("b_b.2", 7))), at(900).moment);
+    let _ = contender.poll(at(1_000));
+    assert!(contender.has(&two));
+    assert_eq!(contender.sessions_to_observe(at(1_000).moment).unwrap().len(), 1, "its holder is looked at");
 }
 
 #[test]

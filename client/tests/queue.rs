@@ -145,7 +145,7 @@ async fn the_dead_are_passed_over_and_what_is_said_of_who_is_folded_stands_and_g
     store.write("a", &grant).await.unwrap();
     let last = record(&store).await;
     assert_eq!((names(&last).len(), keys(&last, QUEUE).len()), (0, 0));
-    assert_eq!(keys(&last, "").keys().filter(|key| key.contains("_")).count(), 0, "{:?}", keys(&last, ""));
+    assert_eq!(keys(&last, "").keys().filter(|key| key.contains('_')).count(), 0, "{:?}", keys(&last, ""));
 }
 
 #[tokio::test]

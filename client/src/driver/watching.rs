@@ -19,7 +19,9 @@ pub(super) struct Watch {
     sights: BoxStream<'static, Result<Sight, Failure>>,
     begun: Moment,
     used: Moment,
-    /// When it last showed anything, and how far it had come by then.
+    /// It has shown something, and so is open.
+    shown: bool,
+    /// When it last showed anything new, and how far it had come by then.
     heard: Moment,
     reached: Option<Version>,
 }
@@ -78,18 +80,21 @@ impl Driver {
             let label = format!("{HOLDER}{session}");
             let left = self.watch_left.take().filter(|left| left.session == session && left.all == all);
             let from = left.map_or(from, |left| left.reached.max(from));
-            let from = (!self.watch_anew).then_some(from);
+            // What is there is shown at once where all is: that is as good as a read.
+            let from = (!self.watch_anew && (shared || !all)).then_some(from);
             self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
             let label = (!all).then_some(label.as_str());
             let sights = self.shared.store.watch(&self.name, label, from);
-            self.watch = Some(Watch { session, all, sights, begun: now, used: now, heard: now, reached: None });
+            self.watch =
+                Some(Watch { session, all, sights, begun: now, used: now, shown: false, heard: now, reached: None });
         }
         if self.recheck_at.is_some_and(|at| now >= at) {
             (self.recheck_at, self.watch_anew) = (None, false);
             self.contender.doubt();
             return Some(now);
         }
-        self.contender.set_watched(self.watch.is_some(), self.watch.as_ref().is_some_and(|watch| watch.all));
+        let sees_all = self.watch.as_ref().is_some_and(|watch| watch.all && watch.shown);
+        self.contender.set_watched(self.watch.is_some(), sees_all);
         // Without it the protocol looks more often, from now on.
         let without = (had_one && self.watch.is_none()).then_some(now);
         let silent = self.watch.as_ref().map(|watch| (watch.used + LINGER).min(watch.heard + SILENT));
@@ -98,8 +103,11 @@ impl Driver {
 
     pub(super) fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {
         let now = clock::moment();
-        if let (Some(watch), Some(Ok(_))) = (&mut self.watch, &sight) {
-            watch.heard = now;
+        if let (Some(watch), Some(Ok(sight))) = (&mut self.watch, &sight) {
+            // An API server that is cut off from its store says again and again that it has come no further.
+            let stands = matches!(sight, Sight::Reached(version) if Some(*version) <= watch.reached);
+            watch.shown = true;
+            watch.heard = if stands { watch.heard } else { now };
         }
         match sight {
             Some(Ok(Sight::Shows(lease))) => match Record::parse(*lease) {
@@ -114,8 +122,11 @@ impl Driver {
             },
             Some(Ok(Sight::Hides(version))) => self.contender.went_out_of_sight(version),
             Some(Ok(Sight::Reached(version))) => {
-                self.watch.iter_mut().for_each(|watch| watch.reached = Some(version));
-                self.contender.is_up_to_date(now);
+                let watch = self.watch.as_mut().filter(|watch| Some(version) > watch.reached);
+                if let Some(watch) = watch {
+                    watch.reached = Some(version);
+                    self.contender.is_up_to_date(now);
+                }
             }
             None if self.watch.as_ref().is_some_and(|watch| watch.has_come_to_its_end(now)) => {
                 let watch = self.watch.take();
@@ -123,7 +134,7 @@ impl Driver {
                     .and_then(|Watch { session, all, reached, .. }| Some(Left { session, all, reached: reached? }));
             }
             end => {
-                // It failed, or failed. The next one begins with what there is then, so that a version that is too old
+                // It failed. The next one begins with what there is then, so that a version that is too old
                 // by now does not matter; what is not shown to this session is read.
                 debug!(name = self.name, ?end, "the watch ended");
                 let lived = self.watch.take().map_or(Duration::ZERO, |watch| clock::moment().since(watch.begun));

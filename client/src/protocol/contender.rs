@@ -68,6 +68,8 @@ pub struct Contender {
     keep_lease: bool,
     /// Since when holder and head of the queue are the same.
     front: Option<(Tenancy, Option<HolderId>, Moment)>,
+    /// Since when the holder is the same.
+    tenancy: Option<(Tenancy, Moment)>,
     /// They have been for so long that also who is far back sees to whether the holder lives.
     stuck: bool,
     /// The lock is free, or its holder has ended.
@@ -258,6 +260,7 @@ impl Contender {
             fold_from: FOLD_FROM,
             keep_lease: false,
             front: None,
+            tenancy: None,
             stuck: false,
             vacant: false,
             last_failure: String::new(),
@@ -396,8 +399,7 @@ impl Contender {
     pub fn went_out_of_sight(&mut self, version: Version) {
         if version > self.floor {
             self.floor = version;
-            self.known = Known::Unknown;
-            self.shown_until = Moment::default();
+            self.forget();
         }
     }
 
@@ -410,8 +412,11 @@ impl Contender {
 
     /// What is known may be out of date: a watch was interrupted.
     pub fn doubt(&mut self) {
-        self.known = Known::Unknown;
-        self.shown_until = Moment::default();
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        (self.known, self.outdated, self.shown_until) = (Known::Unknown, None, Moment::default());
     }
 
     /// Whether a watch tells of changes to what this client holds, and whether it shows all that happens.

@@ -17,7 +17,7 @@ mod broken;
 pub mod queue;
 mod session;
 
-use queue::Queue;
+use queue::QUEUE;
 
 pub use broken::{BREAK_REASON, BROKEN_AT, BROKEN_BY, BROKEN_HOLDER, Broken};
 pub use session::{Pod, SessionRecord};
@@ -145,7 +145,8 @@ pub struct Record {
     pub lease: Arc<Lease>,
 }
 
-/// What has been parsed tells one record from another; the rest of the Lease is looked at by nobody.
+/// What has been parsed tells one record from another, and how waiters stand there; the rest of the Lease is looked at by
+/// nobody.
 impl Hash for Record {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self {
@@ -163,10 +164,14 @@ impl Hash for Record {
             default_duration,
             evicts_on_request,
             policy,
-            lease: _,
+            lease,
         } = self;
         (kind, capacity, resource_id, uid, version, transitions, holder, shared, upgrading).hash(state);
         (waiters, ephemeral, default_duration, evicts_on_request, policy).hash(state);
+        let annotations = lease.metadata.annotations.iter().flatten();
+        annotations
+            .filter(|(key, _)| key.starts_with(JOIN) || key.starts_with(QUEUE))
+            .for_each(|kept| kept.hash(state));
     }
 }
 
@@ -263,30 +268,11 @@ impl Record {
         let empty = BTreeMap::new();
         let annotations = meta.annotations.as_ref().unwrap_or(&empty);
         let labels = meta.labels.as_ref().unwrap_or(&empty);
-        let waiter = |id: HolderId, ticket: Ticket| {
-            let want = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
-            let holds = annotations.get(&format!("{HOLDS}{id}")).into_iter().flat_map(|ids| ids.split(' '));
-            Waiter {
-                ticket,
-                want: want.unwrap_or_default(),
-                holds: holds.filter_map(|id| id.parse().ok()).collect(),
-                told_to_give_up: beside(annotations, DEADLOCK, &id.to_string()),
-                id,
-            }
-        };
-        let queue = Queue::of(annotations);
-        let joins =
-            annotations.range(JOIN.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(JOIN)?, value)));
-        let joins = joins.filter_map(|(id, ticket)| Some((id.parse().ok()?, ticket.parse().ok()?)));
-        // A join that is carried out once more when its key has been folded changes nothing.
-        let joins = joins.filter(|(id, _)| !queue.has(id));
-        let mut waiters: Vec<_> =
-            queue.waiters().cloned().chain(joins).map(|(id, ticket)| waiter(id, ticket)).collect();
-        waiters.sort_by(|a, b| (a.ticket, &a.id).cmp(&(b.ticket, &b.id)));
+        let kind = labels.get(KIND).and_then(|kind| Kind::named(kind)).unwrap_or(Kind::Lock);
+        let waiters = queue::waiters(kind, annotations);
         let seconds =
             |text: &String| text.parse::<u32>().ok().filter(|&s| s > 0).map(|s| Duration::from_secs(s.into()));
         let spec = lease.spec.as_ref();
-        let kind = labels.get(KIND).and_then(|kind| Kind::named(kind)).unwrap_or(Kind::Lock);
         let shared = if kind == Kind::Lock { Vec::new() } else { shared_holders(annotations) };
         let upgrading = annotations
             .range(UPGRADE.to_owned()..)

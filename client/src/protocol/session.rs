@@ -226,9 +226,10 @@ impl Session {
                 if was_renewed {
                     *renewed = (sent, term);
                     *until = deadline(sent, term, self.grace).max(*until);
-                    // What only waits has nothing to lose but its place, and time enough for another attempt.
-                    *renew_at =
-                        sent + if term > self.duration { renew_interval(term) * 2 } else { renew_interval(term) };
+                    // What only waits is renewed when as much time is left for other attempts as a holder has.
+                    let usual = sent + renew_interval(self.duration);
+                    let left = deadline(sent, self.duration, self.grace).since(usual);
+                    *renew_at = if term > self.duration { usual.max(*until - left) } else { usual };
                 }
                 // Read, not renewed: the version is known again, and the next poll renews.
             }

@@ -103,7 +103,7 @@ impl Contender {
         if record.kind == Kind::Lock {
             if round.served.first().is_some_and(|first| first.id == turn.id) {
                 let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != turn.id).collect();
-                let least = self.fold_from;
+                let least = self.folds_from();
                 return Next::Write(write::grant_and_fold(record, &turn.id, &passed_over, least, now.stamp)).into();
             }
         } else if self.is_for_me(turn, record, &round, now.moment) {
@@ -119,7 +119,7 @@ impl Contender {
             return Step { reports: true, ..Next::Write(write::report(record, waiter, holds)).into() };
         }
         // Then there may be more to look at.
-        let soon = [self.halted_from(record), self.stuck_from(turn, record)];
+        let soon = [self.settled_from(), self.halted_from(record), self.stuck_from(turn, record)];
         let soon = soon.into_iter().flatten().filter(|from| *from > now.moment).min();
         let next = match (self.read_when_due(now), soon) {
             (Next::Wait(Some(at)), Some(from)) => Next::Wait(Some(at.min(from))),
@@ -249,10 +249,15 @@ impl Contender {
         match record.waiters.iter().find(waits) {
             Some(head) => {
                 let passed_over: Vec<_> = record.waiters.iter().take_while(|waiter| waiter.id != head.id).collect();
-                write::grant_and_fold(record, &head.id, &passed_over, self.fold_from, now.stamp)
+                write::grant_and_fold(record, &head.id, &passed_over, self.folds_from(), now.stamp)
             }
             None => write::release(record, &record.waiters.iter().collect::<Vec<_>>(), self.keep_lease),
         }
+    }
+
+    /// Whoever leaves the queue stands in the way of its being folded: that is not tried twice.
+    fn folds_from(&self) -> usize {
+        if self.refusals > 0 { usize::MAX } else { self.fold_from }
     }
 
     /// What this client finds of itself on the Lease and does not want: it came true after all, and is given back.

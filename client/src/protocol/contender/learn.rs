@@ -47,6 +47,7 @@ impl Contender {
                     self.may_have_left(&request);
                 }
                 self.settle_ghosts(None, request.sent);
+                self.outdated = None;
                 // What a watch showed meanwhile may be the newer news.
                 self.known = if self.floor == request.floor { Known::Absent } else { Known::Unknown };
                 self.own_seen.clear();
@@ -66,7 +67,7 @@ impl Contender {
             }
             Answer::Unclear(why) => {
                 if !request.is_read {
-                    self.known = Known::Unknown;
+                    self.forget();
                     self.may_have_left(&request);
                     if let Some(id) = request.claim {
                         self.ghosts.push(Ghost { id, until: now + LATEST_COMMIT });
@@ -137,14 +138,16 @@ impl Contender {
         if self.floor > request.floor && matches!(self.known, Known::Present(_)) {
             return;
         }
-        self.outdated = match std::mem::replace(&mut self.known, Known::Unknown) {
-            Known::Present(record) if request.replaces => Some(record),
-            _ => None,
+        let seen = match std::mem::replace(&mut self.known, Known::Unknown) {
+            Known::Present(record) => Some(record),
+            Known::Unknown | Known::Absent => None,
         };
         // A holder's watch shows whatever happens to its Lease, and as a rule sooner than a read would.
-        if self.refusals == 0 && self.watched && request.leaving.is_some() {
+        let holds = |id: &HolderId| seen.as_ref().is_some_and(|record| record.is_held_by(id));
+        if self.refusals == 0 && self.watched && request.leaving.as_ref().is_some_and(holds) {
             self.shown_until = now + SHOWN_WITHIN;
         }
+        self.outdated = seen.filter(|_| request.replaces);
     }
 
     /// What may stand on a Lease that cannot be read is not to be given back: it is left there, and looked after as what may
@@ -237,6 +240,9 @@ impl Contender {
             self.front.as_ref().is_some_and(|(tenancy, first, _)| *tenancy == record.tenancy() && *first == head);
         if !same {
             self.front = Some((record.tenancy(), head, now));
+        }
+        if self.tenancy.as_ref().is_none_or(|(tenancy, _)| *tenancy != record.tenancy()) {
+            self.tenancy = Some((record.tenancy(), now));
         }
         self.verdicts.retain(|session, _| record.names(session));
         self.known = Known::Present(Box::new(record));

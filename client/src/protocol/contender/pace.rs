@@ -24,15 +24,17 @@ impl Contender {
     }
 
     /// A lock's waiter that would look again watches all that happens from now on instead, if there are not too many
-    /// before it: a watch begins with what was seen last, and so misses nothing.
+    /// before it: a watch that begins with what is there then shows as much as a read.
     pub(super) fn settle_down(&mut self, now: Moment) {
         let (Some(turn), Known::Present(record)) = (&mut self.turn, &self.known) else { return };
         let waits = record.kind == Kind::Lock && turn.stage == Stage::Waiting;
-        let near = record.position(&turn.id).is_some_and(|position| position < SEE_ALL);
-        if waits && near && !turn.quiet && now >= self.read_at {
+        let position = record.position(&turn.id);
+        let near = position.is_some_and(|position| position < SEE_ALL);
+        let relies = turn.quiet && self.sees_all && position != Some(0);
+        if waits && near && !turn.quiet && now >= self.read_at.max(self.retry_at) {
             turn.quiet = true;
             self.look_again(now);
-        } else if turn.quiet && self.sees_all && !self.relies_on_watch && now >= self.retry_at {
+        } else if waits && relies && !self.relies_on_watch && now >= self.retry_at {
             self.look_again(now);
         }
     }
@@ -42,11 +44,13 @@ impl Contender {
         self.retry_at = now;
         let every = renew_interval(self.session_duration);
         let waiting = self.turn.as_ref().filter(|turn| turn.stage == Stage::Waiting);
+        // The first in the queue looks for itself all the same: where a watch is deaf, somebody has to.
+        let first = |turn: &Turn| matches!(&self.known, Known::Present(record) if record.position(&turn.id) == Some(0));
         let watched = match waiting {
-            Some(turn) => turn.quiet && self.sees_all,
-            None => self.watched && self.turn.is_none(),
+            Some(turn) => turn.quiet && self.sees_all && !first(turn),
+            None => self.watched && self.turn.is_none() && !self.holds.is_empty(),
         };
-        self.relies_on_watch = watched && self.exits.is_empty() && (waiting.is_some() || !self.holds.is_empty());
+        self.relies_on_watch = watched && self.exits.is_empty() && self.ghosts.is_empty();
         let every = match (waiting, &self.known) {
             _ if self.relies_on_watch => every * 9,
             (Some(turn), Known::Present(record)) => {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::observer::End;
-use super::super::{Moment, SessionId};
+use super::super::record::Tenancy;
+use super::super::{LONGEST_SESSION, Moment, SessionId};
 use super::{Contender, Known, OwnRecord};
 
 /// What was seen of holders that live by their own records, and since when; and of those whose sessions have ended.
 #[derive(Clone, Debug, Hash)]
 pub struct Recollection {
     own: BTreeMap<String, (OwnRecord, Moment)>,
+    tenancy: Option<(Tenancy, Moment)>,
     ended: BTreeMap<SessionId, End>,
     lock_delay: Duration,
 }
@@ -21,6 +23,7 @@ impl Recollection {
     pub fn is_of_use(&self, now: Moment) -> bool {
         let delay = self.lock_delay;
         self.own.values().any(|(seen, since)| now < *since + (seen.duration + delay) * 2)
+            || self.tenancy.as_ref().is_some_and(|(_, since)| now < *since + LONGEST_SESSION * 2)
             || self.ended.values().any(|end| !delay.is_zero() && now < end.since + (end.duration + delay) * 2)
     }
 }
@@ -34,12 +37,14 @@ impl Contender {
             Known::Unknown | Known::Absent => Duration::ZERO,
         };
         let ended = self.verdicts.iter().filter_map(|(session, end)| Some((session.clone(), (*end)?))).collect();
-        Recollection { own: self.own_seen.clone(), ended, lock_delay }
+        let tenancy =
+            self.tenancy.clone().filter(|_| matches!(&self.known, Known::Present(record) if record.is_held()));
+        Recollection { own: self.own_seen.clone(), tenancy, ended, lock_delay }
     }
 
     /// This has been seen before, by the same clock. What stands there unchanged has stood there since then.
     pub fn recall(&mut self, seen: Recollection) {
-        self.own_seen = seen.own;
+        (self.own_seen, self.tenancy) = (seen.own, seen.tenancy);
         self.verdicts = seen.ended.into_iter().map(|(session, end)| (session, Some(end))).collect();
     }
 }

@@ -54,26 +54,40 @@ impl Contender {
         if !upgrading && (joining || !(near || self.stuck)) {
             return Some(sessions);
         }
-        // Whoever has it only for a moment is not looked at.
-        if record.kind == Kind::Lock && queues && !halted {
-            return Some(sessions);
-        }
         for holder in record.holders() {
-            // Many come and go where many share. Only who stays for long may have died.
+            // Many come and go where many share. Only who stays for long may have died; and whoever has a lock only for a
+            // moment is not looked at.
             let since = holder.id.as_ref().and_then(|id| self.held_since.get(id));
-            let long = since.is_none_or(|since| now >= *since + renew_interval(self.session_duration));
-            if let (Liveness::Session(session), true) = (&holder.liveness, long) {
+            let long = match record.kind {
+                Kind::Lock => !queues || self.settled_from().is_none_or(|from| now >= from),
+                _ => since.is_none_or(|since| now >= *since + renew_interval(self.session_duration)),
+            };
+            if let Liveness::Session(session) = &holder.liveness
+                && (long || self.is_looked_at(record, session))
+            {
                 sessions.insert(session.clone());
             }
         }
         // Who is far back looks at those ahead only when the lock waits for one of them. Who does not queue, never.
-        if queues && halted && (near || self.vacant) {
-            sessions.extend(record.waiters[..position].iter().map(|waiter| waiter.id.session.clone()));
+        if queues && (near || self.vacant) {
+            let ahead = record.waiters[..position].iter().map(|waiter| &waiter.id.session);
+            sessions.extend(ahead.filter(|session| halted || self.is_looked_at(record, session)).cloned());
         }
         if let Some(own) = self.current() {
             sessions.remove(&own.session);
         }
         Some(sessions)
+    }
+
+    /// Whoever is looked at already is not let out of sight for a while, only since a lock has changed hands.
+    fn is_looked_at(&self, record: &Record, session: &SessionId) -> bool {
+        record.kind == Kind::Lock && self.verdicts.contains_key(session)
+    }
+
+    /// From when on whoever holds the lock has had it for so long that it may have died.
+    pub(super) fn settled_from(&self) -> Option<Moment> {
+        let (_, since) = self.tenancy.as_ref()?;
+        Some(*since + renew_interval(self.session_duration) / 10)
     }
 
     /// From when on the front of the queue has stood still for so long that somebody there may have died. Where several

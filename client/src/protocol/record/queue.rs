@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{HolderId, Ticket, Version};
-use super::Waiter;
+use super::super::{HolderId, Kind, Ticket, Version};
+use super::{DEADLOCK, HOLDS, JOIN, WANT, Waiter, beside};
 
 /// Annotation of a lock: `queue.leasehold.dev/<version>`, its value are waiters, as `<id>=<ticket>`, with spaces between.
 ///
@@ -40,11 +40,6 @@ impl<'a> Queue<'a> {
         self.waiters.iter().any(|(has, _)| has == id)
     }
 
-    /// Who waits, as far as it is told here.
-    pub(super) fn waiters(&self) -> impl Iterator<Item = &(HolderId, Ticket)> {
-        self.waiters.iter()
-    }
-
     /// The key and value without these, and with those; `None`: nobody is left. `seen` is the version of the Lease.
     pub(in super::super) fn changed(
         &self,
@@ -65,4 +60,27 @@ impl<'a> Queue<'a> {
 pub fn entry(text: &str) -> Option<(HolderId, Ticket)> {
     let (id, ticket) = text.split_once('=')?;
     Some((id.parse().ok()?, ticket.parse().ok()?))
+}
+
+/// The queue, first come first.
+pub(super) fn waiters(kind: Kind, annotations: &BTreeMap<String, String>) -> Vec<Waiter> {
+    let waiter = |id: HolderId, ticket: Ticket| {
+        let want = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
+        let holds = annotations.get(&format!("{HOLDS}{id}")).into_iter().flat_map(|ids| ids.split(' '));
+        Waiter {
+            ticket,
+            want: want.unwrap_or_default(),
+            holds: holds.filter_map(|id| id.parse().ok()).collect(),
+            told_to_give_up: beside(annotations, DEADLOCK, &id.to_string()),
+            id,
+        }
+    };
+    let folded = if kind == Kind::Lock { Queue::of(annotations) } else { Queue::default() };
+    let joins = annotations.range(JOIN.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(JOIN)?, value)));
+    let joins = joins.filter_map(|(id, ticket)| Some((id.parse().ok()?, ticket.parse().ok()?)));
+    // A join that is carried out once more when its key has been folded changes nothing.
+    let joins = joins.filter(|(id, _)| !folded.has(id));
+    let mut waiters: Vec<_> = folded.waiters.iter().cloned().chain(joins).map(|(id, at)| waiter(id, at)).collect();
+    waiters.sort_by(|a, b| (a.ticket, &a.id).cmp(&(b.ticket, &b.id)));
+    waiters
 }

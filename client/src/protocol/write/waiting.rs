@@ -58,7 +58,8 @@ fn of_waiter(record: &Record, waiter: &Waiter) -> Ops {
 
 /// What of the queue is folded.
 fn folded(record: &Record) -> Queue<'_> {
-    record.lease.metadata.annotations.as_ref().map(Queue::of).unwrap_or_default()
+    let annotations = record.lease.metadata.annotations.as_ref().filter(|_| record.kind == Kind::Lock);
+    annotations.map(Queue::of).unwrap_or_default()
 }
 
 /// Of a lock's queue, who has a key of its own and can do without; nobody if there are fewer than so many. It is not
