@@ -17,6 +17,8 @@ pub(super) struct Watch {
     /// It shows all that happens, and not only what concerns this session.
     all: bool,
     sights: BoxStream<'static, Result<Sight, Failure>>,
+    /// It has shown something, and so is open.
+    pub(super) shown: bool,
     begun: Moment,
     used: Moment,
 }
@@ -29,8 +31,11 @@ impl Driver {
         let shared = self.engaged.iter().any(|engaged| engaged.shared);
         let for_loss =
             self.engaged.iter().any(|engaged| engaged.watch_for_loss) || self.contender.is_evicted_on_request();
-        let held_from = if for_loss { self.contender.watch_hold_from() } else { None };
-        let wanted = self.contender.watch_from().or(held_from.map(|from| (from, false)));
+        let lingers = self.lingers();
+        let held_from = if for_loss || lingers { self.contender.watch_hold_from() } else { None };
+        let waits_from = self.contender.watch_from();
+        let anew = self.watch_anew || (lingers && waits_from.is_none());
+        let wanted = waits_from.or(held_from.map(|from| (from, false)));
         let had_one = self.watch.is_some();
         if let Some(watch) = &mut self.watch {
             if session.is_some() {
@@ -50,11 +55,12 @@ impl Driver {
                 return Some(self.watch_retry_at);
             }
             let label = format!("{HOLDER}{session}");
-            let from = (!self.watch_anew).then_some(from);
+            // What is there shows that it is open.
+            let from = (!anew).then_some(from);
             self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
             let label = (!all).then_some(label.as_str());
             let sights = self.shared.store.watch(&self.name, label, from);
-            self.watch = Some(Watch { session, all, sights, begun: now, used: now });
+            self.watch = Some(Watch { session, all, sights, shown: false, begun: now, used: now });
         }
         if self.recheck_at.is_some_and(|at| now >= at) {
             (self.recheck_at, self.watch_anew) = (None, false);
@@ -68,6 +74,7 @@ impl Driver {
     }
 
     pub(super) fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {
+        self.watch.iter_mut().for_each(|watch| watch.shown = true);
         match sight {
             Some(Ok(Sight::Shows(lease))) => match Record::parse(*lease) {
                 Ok(record) => {

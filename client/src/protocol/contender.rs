@@ -20,6 +20,7 @@ use super::{Holder, HolderId, Kind, Mode, Moment, Now, Record, ReleaseRequest, S
 mod death;
 mod decide;
 mod learn;
+mod lending;
 mod refuse;
 mod terms;
 mod watch;
@@ -78,6 +79,8 @@ pub struct Contender {
     watched: bool,
     /// And so it is read again only after a long time.
     relies_on_watch: bool,
+    /// What is held is to be read then, watched or not.
+    look_at: Option<Moment>,
     notices: VecDeque<Notice>,
     jitter: u64,
 }
@@ -267,6 +270,7 @@ impl Contender {
             verdicts: BTreeMap::new(),
             watched: false,
             relies_on_watch: false,
+            look_at: None,
             notices: VecDeque::new(),
             jitter: seed,
         }
