@@ -1,6 +1,7 @@
 //! What a lock costs, measured on a real API server against the floor: a bare PUT, and a PUT's watch event.
 
 mod counting;
+mod local;
 mod many;
 mod measure;
 mod operator;
@@ -95,6 +96,7 @@ async fn clients(options: &Options, report: &mut Report) -> Result<()> {
     let mut bench =
         Bench { config: namespace.config(), namespace: namespace.name().to_owned(), report: std::mem::take(report) };
     bench.uncontended(options.rounds).await?;
+    bench.local(options.rounds).await?;
     let put_to_event = bench.hand_off(options.rounds / 2).await?;
     if options.reclaims > 0 {
         bench.reclaim(&namespace, options.reclaims, put_to_event).await?;
