@@ -219,6 +219,19 @@ fn the_first_in_the_queue_looks_for_itself_whatever_a_watch_says() {
 }
 
 #[test]
+fn who_becomes_the_first_begins_to_look_for_itself() {
+    let mut contender = second();
+    contender.set_watched(true, false);
+    let _ = contender.poll(at(10_000));
+    contender.set_watched(true, true);
+    let _ = contender.poll(at(10_001));
+    // Whoever was before it has left, and it is told of that.
+    contender.saw(*record(8, "c_c.1", &join("b_b.1", 5)), at(20_000).moment);
+    assert!(matches!(contender.poll(at(20_000)), Next::Wait(_)));
+    assert!(matches!(contender.poll(at(30_000)), Next::Read));
+}
+
+#[test]
 fn who_tries_again_and_again_does_not_forget_since_when_it_is_held() {
     let mut contender = contender();
     let (one, two) = ("b_b.1".parse().unwrap(), "b_b.2".parse().unwrap());

@@ -30,11 +30,12 @@ impl Contender {
         let waits = record.kind == Kind::Lock && turn.stage == Stage::Waiting;
         let position = record.position(&turn.id);
         let near = position.is_some_and(|position| position < SEE_ALL);
-        let relies = turn.quiet && self.sees_all && position != Some(0);
+        let settled = self.exits.is_empty() && self.ghosts.is_empty();
+        let relies = turn.quiet && self.sees_all && position != Some(0) && settled;
         if waits && near && !turn.quiet && now >= self.read_at.max(self.retry_at) {
             turn.quiet = true;
             self.look_again(now);
-        } else if waits && relies && !self.relies_on_watch && now >= self.retry_at {
+        } else if waits && relies != self.relies_on_watch && now >= self.retry_at {
             self.look_again(now);
         }
     }
