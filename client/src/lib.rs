@@ -225,7 +225,7 @@
 //! | a lock many wait for | 2 writes a cycle, however many they are |
 //! | a semaphore or read-write lock many wait for | 2 writes a cycle and a share of a third, and 1 watch |
 //! | holding, per client | 1 write every third of the session's duration, for all its locks together |
-//! | waiting for long, per client | a quarter of that, and 1 watch for each lock |
+//! | waiting for long, per client | a quarter of that, and 1 watch for each lock; the first in a queue reads as often as holders renew |
 //! | a lock that [lingers](LockBuilder::linger) | 1 watch, and 1 read in that time |
 //!
 //! What one name carries is measured in `docs/limits.md`.
