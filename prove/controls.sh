@@ -4,7 +4,8 @@
 #   prove/controls.sh [NAME...]      all of them, or those named
 #
 # Layers are tried in the order of their cost, until one of them catches the bug: the model, the simulation, and the real
-# faults (with TORTURE=seconds; left out without). A bug that concerns client-go alone is shown to that. Prints a line of a Markdown table for each; fails if one was missed.
+# faults (with TORTURE=seconds; left out without). A bug that concerns client-go alone is shown to that. What is passed on within
+# a process is shown to its tests as well. Prints a line of a Markdown table for each; fails if one was missed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -67,6 +68,8 @@ for patch in "$@"; do
 		layer=model
 	elif catches simulate --brief --seeds 100000 --at-most "$seconds"; then
 		layer=simulation
+	elif [[ $name == lending-* ]] && fails cargo test --quiet --profile controls --package leasehold --all-features --test lending; then
+		layer="a test in memory"
 	elif [ -n "${TORTURE:-}" ] && catches torture --duration "$TORTURE"; then
 		layer="real faults"
 	else

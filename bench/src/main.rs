@@ -8,6 +8,7 @@ mod counting;
 mod flame;
 mod growth;
 mod load;
+mod local;
 mod many;
 mod measure;
 mod operator;
@@ -173,6 +174,7 @@ async fn begin(report: &mut Report, cluster: Cluster) -> Result<(Cluster, Namesp
 async fn clients(options: &Options, report: &mut Report) -> Result<()> {
     let (_cluster, namespace, mut bench) = begin(report, Cluster::named_or_start().await?).await?;
     bench.uncontended(options.rounds).await?;
+    bench.local(options.rounds).await?;
     let put_to_event = bench.hand_off(options.rounds / 2).await?;
     if options.reclaims > 0 {
         bench.reclaim(&namespace, options.reclaims, put_to_event).await?;

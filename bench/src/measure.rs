@@ -336,11 +336,11 @@ pub(crate) async fn bare_put(store: &KubeStore, mut lease: Lease) -> Result<Leas
     store.write(&name, &Write::Replace(Box::new(lease))).await?.context("an answer")
 }
 
-fn new() -> Result<Histogram<u64>> {
+pub(crate) fn new() -> Result<Histogram<u64>> {
     Ok(Histogram::new(3)?)
 }
 
-fn record(histogram: &mut Histogram<u64>, begun: leasehold::protocol::Moment, measured: bool) -> Result<()> {
+pub(crate) fn record(histogram: &mut Histogram<u64>, begun: leasehold::protocol::Moment, measured: bool) -> Result<()> {
     if measured {
         histogram.record(u64::try_from(clock::moment().since(begun).as_nanos())?)?;
     }

@@ -13,10 +13,11 @@ use crate::error::{AcquireError, ApiError, OptionsError, ReadError, RequestRelea
 use crate::hold::Hold;
 use crate::protocol::contender::{Denial, Refusal, Wish};
 use crate::protocol::deadlock::Deadlock;
+use crate::protocol::lending::Terms;
 use crate::protocol::name::lease_name;
 use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
 use crate::protocol::{Holder, Kind, Record, ReleaseRequest, Write, write};
-use crate::slot::{Command, InLine, Order, Slot, Stay};
+use crate::slot::{Command, GuardId, InLine, Order, Slot, Stay};
 use crate::store::{Failure, within};
 use crate::telemetry::{self, Attempt, Course, Labels};
 
@@ -40,6 +41,8 @@ pub(crate) struct Access {
     /// A task that holds it already waits for itself, rather than being told.
     pub(crate) same_task_waits: bool,
     pub(crate) stay: Stay,
+    /// Whether this process keeps it to itself for a while.
+    pub(crate) terms: Arc<Terms>,
     /// How long it is waited for at most where nothing is said.
     pub(crate) wait_limit: Option<Duration>,
 }
@@ -59,8 +62,8 @@ impl Access {
         let name = client.inner().defaults.key_prefix.clone() + name;
         let lease = lease_name(&name).map_err(|error| OptionsError::new("name", error.to_string()))?.into();
         let wait_limit = client.inner().defaults.wait_limit;
-        let stay = Stay::default();
-        Ok(Self { client, name: name.into(), lease, same_task_waits: false, stay, wait_limit })
+        let (stay, terms) = (Stay::default(), Arc::default());
+        Ok(Self { client, name: name.into(), lease, same_task_waits: false, stay, terms, wait_limit })
     }
 
     pub(crate) async fn try_acquire(&self, wish: &Wish) -> Result<Hold, TryAcquireError> {
@@ -321,11 +324,20 @@ impl Access {
         let resource_id = (self.name != self.lease).then(|| self.name.clone());
         let wish = Wish { patience: self.client.inner().contact_timeout, resource_id, ..wish };
         let (kind, mode) = (wish.kind, wish.mode);
-        let id = session.next_acquisition();
-        in_line.inspect(|in_line| in_line.waits_by(&id));
         let commands = slot.commands.clone();
-        let (stay, course) = (self.stay, Course::new(self.labels(kind)));
-        let order = Order { id, slot, session: session.clone(), wish, stay, reply, turn, ahead: ahead.clone(), course };
+        let order = Order {
+            guard: GuardId::next(),
+            slot,
+            session: session.clone(),
+            wish,
+            stay: self.stay,
+            terms: *self.terms,
+            in_line: in_line.map(|in_line| in_line.n),
+            reply,
+            turn,
+            ahead: ahead.clone(),
+            course: Course::new(self.labels(kind)),
+        };
         let _ = commands.send(Command::Acquire(Box::new(order)));
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
         // Permits are passed around, and so is what several futures of one task contend for: who acquired it tells little.

@@ -104,7 +104,7 @@ impl Lock {
     pub fn blocking_with_lock<T>(&self, work: impl FnOnce(&LockGuard) -> T) -> Result<T, WithLockError<T>> {
         let guard = self.blocking_acquire(None)?;
         let output = work(&guard);
-        match guard.blocking_release() {
+        match wait(guard.0.release_for_good()) {
             Err(ReleaseError::Lost(lost)) => Err(WithLockError::Lost { lost, output: Some(output) }),
             Ok(()) | Err(ReleaseError::Unsettled { .. }) => Ok(output),
         }

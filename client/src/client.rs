@@ -52,6 +52,21 @@ const AT_ONCE: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// Drivers have the first as well. Of this there is one for all clones, and for handles and guards made of them.
+    _in_use: Arc<InUse>,
+}
+
+/// Somebody can still ask for something.
+#[derive(Debug)]
+struct InUse(Arc<Inner>);
+
+impl Drop for InUse {
+    /// What lingers lingers for nobody any more.
+    fn drop(&mut self) {
+        for (_, slot) in self.0.all_slots() {
+            let _ = slot.commands.send(Command::EndRests);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -122,7 +137,8 @@ impl Client {
             lookout: Lookout::default(),
             slots: Mutex::default(),
         };
-        Self { inner: Arc::new(inner) }
+        let inner = Arc::new(inner);
+        Self { _in_use: Arc::new(InUse(inner.clone())), inner }
     }
 
     /// A lock by its name. It exists by being named: nothing need be created before.

@@ -289,6 +289,8 @@ impl Inner {
     /// The deadlocks that there are at this time.
     async fn look(&self, held: &Held) -> Result<Findings, Failure> {
         let leases = within(self.shared.request_timeout, self.shared.store.list()).await?;
+        // A hold that was passed on within the process meanwhile is on the list as before, and another task has it.
+        let still = self.held();
         let mut places: BTreeMap<String, Place> = BTreeMap::new();
         let mut breaking = BTreeSet::new();
         for record in leases.into_iter().filter_map(|lease| Record::parse(lease).ok()) {
@@ -303,7 +305,9 @@ impl Inner {
         for (lease, slot) in self.all_slots() {
             let Some(place) = places.get_mut(&lease) else { continue };
             for (by, waiter) in slot.waiting() {
-                let holds: BTreeSet<String> = held.get(&by).into_iter().flatten().map(ToString::to_string).collect();
+                let has = |id: &&HolderId| still.get(&by).is_some_and(|still| still.contains(*id));
+                let holds = held.get(&by).into_iter().flatten().filter(has);
+                let holds: BTreeSet<String> = holds.map(ToString::to_string).collect();
                 let mut who = waiter.id.as_ref().map(ToString::to_string).unwrap_or_default();
                 if !place.holds_elsewhere(&who, holds.iter().cloned()) {
                     who = format!("another task of {} ({})", self.host, waiter.n);

@@ -1,6 +1,8 @@
 //! The lock's driver: one task per lock that this client has to do with. It brings together the store, the clock and
 //! the protocol, and decides nothing.
 
+mod engaged;
+mod lending;
 mod obeying;
 mod recollections;
 mod watching;
@@ -13,21 +15,22 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
 use crate::clock;
 use crate::error::LossReason;
 use crate::observers::Word;
-use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice, Refusal};
+use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice};
 use crate::protocol::observer::{End, Verdict};
-use crate::protocol::{HolderId, Mode, Moment, Record, ReleaseRequest, SessionId};
+use crate::protocol::{HolderId, Mode, Moment, Record, SessionId};
 use crate::session::SessionUse;
-use crate::slot::{Command, Grant, Slot, Stay};
+use crate::slot::Command;
 use crate::store::{Failure, Store, within};
 use crate::task::Tasks;
-use crate::telemetry::{self, Course};
-use crate::validity::Validity;
+use crate::telemetry;
+use engaged::Engaged;
+use lending::{Later, caller_gone};
 pub(crate) use recollections::Recollections;
 use watching::{Watch, next_sight};
 
@@ -61,7 +64,11 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     contender: Contender,
     engaged: Vec<Engaged>,
+    next: Option<Later>,
     in_flight: Option<BoxFuture<'static, Answer>>,
+    /// When the request in flight was sent, and the last whose answer showed the Lease.
+    sent: Moment,
+    heard: Moment,
     watch: Option<Watch>,
     /// The version from which a watch was last begun is too old by now: begin with what there is.
     watch_anew: bool,
@@ -87,40 +94,6 @@ pub(crate) struct Driver {
     shut_down: Vec<oneshot::Sender<()>>,
 }
 
-/// An acquisition that is going on, or held.
-struct Engaged {
-    id: HolderId,
-    /// Until it is handed to the grant.
-    slot: Option<Arc<Slot>>,
-    session: Option<SessionUse>,
-    session_over: bool,
-    reply: Option<oneshot::Sender<Result<Grant, Refusal>>>,
-    validity: Option<Arc<Validity>>,
-    deadline: Option<Moment>,
-    watch_for_loss: bool,
-    /// Others can hold it beside.
-    shared: bool,
-    stay: Stay,
-    /// Until then it is left on the Lease, if the client shuts down before.
-    stay_until: Option<Moment>,
-    /// Then it is given back.
-    at_most_until: Option<Moment>,
-    /// The custom resource lets nobody have it for longer, and so it does not stay on the Lease for longer either.
-    allowed_until: Option<Moment>,
-    ahead: watch::Sender<(String, usize)>,
-    request: watch::Sender<Option<ReleaseRequest>>,
-    /// Of a lock until it is over, else until it is held.
-    turn: Option<OwnedMutexGuard<()>>,
-    /// What is told of it.
-    course: Course,
-}
-
-impl Engaged {
-    fn is_lost(&self) -> bool {
-        self.validity.as_ref().is_some_and(|validity| validity.lost().is_cancelled())
-    }
-}
-
 impl Driver {
     pub(crate) fn new(name: String, shared: Arc<Shared>, nobody_waits: Arc<AtomicBool>) -> Self {
         let mut contender = Contender::new(name.clone(), shared.session_duration, shared.grace, crate::task::random())
@@ -131,7 +104,10 @@ impl Driver {
             shared,
             contender,
             engaged: Vec::new(),
+            next: None,
             in_flight: None,
+            sent: Moment::default(),
+            heard: Moment::default(),
             watch: None,
             watch_anew: false,
             watch_left: None,
@@ -155,6 +131,9 @@ impl Driver {
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, may_end: impl Fn() -> bool) {
         loop {
             let wake = self.step();
+            if self.begin_next() {
+                continue;
+            }
             let now = clock::moment();
             if !self.contender.is_idle() || !self.engaged.is_empty() {
                 self.busy_until = now + LINGER;
@@ -170,17 +149,21 @@ impl Driver {
             let (own_deadline, session_lost) = self.ends();
             tokio::select! {
                 biased;
+                answer = wait_for(&mut self.in_flight) => {
+                    self.in_flight = None;
+                    if matches!(answer, Answer::Is(_)) {
+                        self.heard = self.sent;
+                    }
+                    self.contender.answer(answer, clock::moment());
+                }
+                sight = next_sight(&mut self.watch) => self.saw(sight),
+                // What is known of others comes before what this process wants.
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => return,
                 },
-                answer = wait_for(&mut self.in_flight) => {
-                    self.in_flight = None;
-                    self.contender.answer(answer, clock::moment());
-                }
-                sight = next_sight(&mut self.watch) => self.saw(sight),
                 (session, end) = next_verdict(&mut self.verdicts) => self.contender.verdict(session, end),
-                () = caller_gone(&mut self.engaged) => self.caller_gone(),
+                () = caller_gone(&mut self.engaged, &mut self.next) => self.caller_gone(),
                 session = session_lost => self.session_lost(&session),
                 () = own_deadline => self.own_deadline_passed(),
                 () = clock::sleep_until(wake) => {}
@@ -191,6 +174,7 @@ impl Driver {
     /// Lets the protocol decide, and does what it says. Returns when to come back if nothing happens.
     fn step(&mut self) -> Option<Moment> {
         let too_long = self.end_what_is_held_too_long();
+        let rested = self.end_rests().into_iter().chain(self.end_patience()).min();
         let mut wake = None;
         // Also while an answer is awaited: what a watch has shown need not wait for it.
         match self.contender.poll(clock::now()) {
@@ -233,7 +217,7 @@ impl Driver {
                 changed
             });
         }
-        wake.into_iter().chain(watch_wake).chain(too_long).min()
+        wake.into_iter().chain(watch_wake).chain(too_long).chain(rested).min()
     }
 
     fn tell(&mut self, notice: Notice) {
@@ -251,34 +235,11 @@ impl Driver {
         match notice {
             Notice::Acquired { id, token, deadline, allowed_until } => {
                 debug!(name, %id, token, "acquired");
-                let validity = match (deadline, &engaged.session) {
-                    (Some(deadline), _) => Validity::until(deadline),
-                    (None, Some(session)) => Validity::within(session.validity().clone()),
-                    (None, None) => return,
-                };
                 if deadline.is_some() {
                     engaged.session = None; // it lives by its own record from now on
                 }
-                let now = clock::moment();
-                engaged.allowed_until = allowed_until;
-                let wanted = engaged.stay.at_most.map(|at_most| now + at_most);
-                engaged.at_most_until = wanted.into_iter().chain(engaged.allowed_until).min();
-                let validity = match engaged.at_most_until {
-                    Some(until) => validity.at_most_until(until),
-                    None => validity,
-                };
-                let validity = Arc::new(validity.kept_at_most_until(allowed_until));
-                engaged.validity = Some(validity.clone());
-                engaged.deadline = deadline;
-                engaged.course.acquired();
-                if engaged.shared {
-                    engaged.turn = None;
-                }
-                let Some(slot) = engaged.slot.take() else { return };
-                let request = engaged.request.subscribe();
-                let grant = Grant { id, token, validity, slot, request, stay_until: None, released: false };
-                // If nobody wants it any more, it is dropped, and so released.
-                engaged.reply.take().map(|reply| reply.send(Ok(grant)));
+                (engaged.token, engaged.deadline, engaged.allowed_until) = (token, deadline, allowed_until);
+                engaged.hand_out();
             }
             Notice::Refused { id, why } => {
                 debug!(name, %id, ?why, "not acquired");
@@ -306,7 +267,11 @@ impl Driver {
                 engaged.request.send_replace(request);
             }
             Notice::Lost { id, loss } => {
-                warn!(name, %id, ?loss, "a lock was lost");
+                if engaged.lending.rests() {
+                    debug!(name, %id, ?loss, "what rested was lost");
+                } else {
+                    warn!(name, %id, ?loss, "a lock was lost");
+                }
                 let reason = match loss {
                     Loss::Expired => LossReason::Expired,
                     Loss::Broken => LossReason::Broken,
@@ -369,6 +334,7 @@ impl Driver {
 
     /// Whoever asked for the lock does not want it any more.
     fn caller_gone(&mut self) {
+        self.end_patience();
         for engaged in &mut self.engaged {
             if engaged.reply.take().is_some() {
                 self.contender.leave(&engaged.id);
@@ -389,7 +355,7 @@ impl Driver {
         }
     }
 
-    fn send(&self, write: Option<crate::protocol::Write>) -> BoxFuture<'static, Answer> {
+    fn send(&mut self, write: Option<crate::protocol::Write>) -> BoxFuture<'static, Answer> {
         // A request must not outlive what it is for; what is over already has nothing left to lose.
         let left = self.engaged.iter().map(|engaged| match (&engaged.validity, &engaged.session) {
             // What lives by itself is renewed by this: there has to be time for another attempt.
@@ -399,6 +365,7 @@ impl Driver {
             (None, None) => Duration::ZERO,
         });
         let limit = left.filter(|left| !left.is_zero()).fold(self.shared.request_timeout, Duration::min);
+        self.sent = clock::moment();
         let (store, name) = (self.shared.store.clone(), self.name.clone());
         async move {
             let answer = match &write {
@@ -466,17 +433,13 @@ impl Drop for Driver {
     /// A driver that ends in the middle of something, with its runtime for example, takes with it what it drove: nobody
     /// else would release it, and the next driver of this lock would take it for a leftover.
     fn drop(&mut self) {
+        if self.leave_behind() {
+            return;
+        }
         for engaged in &self.engaged {
             engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Expired));
             engaged.session.as_ref().inspect(|session| session.validity().lose(LossReason::Expired));
         }
-    }
-}
-
-async fn caller_gone(engaged: &mut [Engaged]) {
-    match engaged.iter_mut().find_map(|engaged| engaged.reply.as_mut()) {
-        Some(reply) => reply.closed().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -82,7 +82,7 @@ impl Hold {
     pub fn next_fence(&self) -> Result<String, Lost> {
         self.check()?;
         // More of these than there are numbers take some centuries.
-        let n = self.fences.fetch_add(1, Ordering::Relaxed) + 1;
+        let n = self.fences().fetch_add(1, Ordering::Relaxed) + 1;
         Ok(format!("{}.{n}", self.token()))
     }
 }

@@ -26,16 +26,18 @@ pub struct Hold {
     access: Access,
     session: Holding,
     grant: Grant,
-    /// How many fences were taken of it.
-    pub(crate) fences: AtomicU64,
 }
 
 impl Hold {
     pub(crate) fn new(access: Access, session: SessionUse, grant: Grant) -> Self {
-        Self { access, session: Holding::new(session), grant, fences: AtomicU64::new(0) }
+        Self { access, session: Holding::new(session), grant }
     }
 
     /// The fencing token: larger than that of everybody who was let in earlier, under this name.
+    ///
+    /// Where that was asked for ([`local_handoff`](crate::LockBuilder::local_handoff), [`linger`](crate::LockBuilder::linger)), a guard
+    /// that was released is followed by guards of this process with the same token, and [fences](Self::fence) count on over
+    /// all of them. One that was dropped or lost never is.
     ///
     /// Send it with every write to what the lock protects, and let that refuse a token smaller than the largest it has
     /// seen. Then even a holder that ignores its loss does no harm. It is below 2^63, so it fits a database's `BIGINT`:
@@ -54,10 +56,10 @@ impl Hold {
         self.grant.token
     }
 
-    /// This acquisition's identity, as it stands on the Lease.
+    /// This hold's identity, as it stands on the Lease. Guards that share its [token](Self::token) share it.
     #[must_use]
     pub fn holder_identity(&self) -> String {
-        self.grant.id.to_string()
+        self.grant.tenancy.id.to_string()
     }
 
     /// The lock's name, with the client's [key prefix](crate::ClientBuilder::key_prefix).
@@ -96,7 +98,7 @@ impl Hold {
     /// it that takes a while. Expiry is noticed either way.
     #[must_use]
     pub fn lost(&self) -> CancellationToken {
-        let _ = self.grant.slot.commands.send(Command::WatchForLoss(self.grant.id.clone()));
+        let _ = self.grant.slot.commands.send(Command::WatchForLoss(self.grant.guard));
         self.validity().lost().clone()
     }
 
@@ -112,7 +114,7 @@ impl Hold {
         let lost = self.validity().lost().clone();
         let renewed = if self.lives_by_itself() {
             let (done, renewed) = oneshot::channel();
-            let _ = self.grant.slot.commands.send(Command::Renew(self.grant.id.clone(), done));
+            let _ = self.grant.slot.commands.send(Command::Renew(self.grant.guard, done));
             renewed
         } else {
             self.session.renew()
@@ -136,7 +138,7 @@ impl Hold {
     /// It says who would wait for itself ([`HeldByThisTask`](crate::AcquireError::HeldByThisTask)), and who is in whose
     /// way where deadlocks are [looked for](crate::ClientBuilder::on_deadlock). Call it where a guard is handed to another task.
     pub fn adopt(&self) {
-        self.grant.slot.is_adopted(&self.grant.id);
+        self.grant.slot.is_adopted(self.grant.guard);
     }
 
     /// Shows people a small text beside this hold: what the process is doing, where it can be reached.
@@ -159,7 +161,7 @@ impl Hold {
             return Err(PublishError::TooLong { name, bytes: text.len() });
         }
         let (done, published) = oneshot::channel();
-        let _ = self.grant.slot.commands.send(Command::Publish(self.grant.id.clone(), text, done));
+        let _ = self.grant.slot.commands.send(Command::Publish(self.grant.guard, text, done));
         let outcome = tokio::select! {
             biased;
             outcome = published => outcome.ok(),
@@ -195,7 +197,7 @@ impl Hold {
     /// # Cancel safety
     /// Nothing is lost: called again, it says the same.
     pub async fn release_requested(&self) -> ReleaseRequest {
-        let _ = self.grant.slot.commands.send(Command::WatchForLoss(self.grant.id.clone()));
+        let _ = self.grant.slot.commands.send(Command::WatchForLoss(self.grant.guard));
         let mut requests = self.grant.request.clone();
         loop {
             if let Some(request) = requests.borrow_and_update().clone() {
@@ -213,7 +215,7 @@ impl Hold {
         if let Some(at_least) = self.access.stay.at_least {
             let until = crate::clock::moment() + at_least;
             self.grant.stay_until = Some(until);
-            let _ = self.grant.slot.commands.send(Command::Stay(self.grant.id.clone(), until));
+            let _ = self.grant.slot.commands.send(Command::Stay(self.grant.guard, until));
         }
     }
 
@@ -221,6 +223,11 @@ impl Hold {
     pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
         self.grant.released = true;
         self.give_up(self.grant.rest()).await
+    }
+
+    /// As [`release`](Self::release), but no other task of this process has it by the same tenancy.
+    pub(crate) async fn release_for_good(self) -> Result<(), ReleaseError> {
+        self.keep(Duration::ZERO).await
     }
 
     /// Leaves it on the Lease for so long, and says how that went.
@@ -240,7 +247,12 @@ impl Hold {
     }
 
     pub(crate) fn id(&self) -> &HolderId {
-        &self.grant.id
+        &self.grant.tenancy.id
+    }
+
+    /// How many fences were taken under this token.
+    pub(crate) fn fences(&self) -> &AtomicU64 {
+        &self.grant.tenancy.fences
     }
 
     /// Gives it back though others still have a part in it, or leaves it on the Lease for so long, and says how that went.
@@ -256,9 +268,9 @@ impl Hold {
         let keep = keep.filter(|_| before.is_ok());
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);
-        self.grant.slot.is_given_back(&self.grant.id);
+        self.grant.slot.is_given_back(self.grant.guard);
         let (reply, done) = oneshot::channel();
-        let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), keep, Some(reply)));
+        let _ = self.grant.slot.commands.send(Command::Release(self.grant.guard, keep, Some(reply)));
         let limit = self.access.client.inner().shared.request_timeout * 3;
         let outcome = tokio::time::timeout(limit, done).await;
         before?;
@@ -272,8 +284,8 @@ impl Hold {
     /// Gives it back in the background. Once more does no harm.
     pub(crate) fn abandon(&self) {
         self.validity().lose(LossReason::Released);
-        self.grant.slot.is_given_back(&self.grant.id);
-        let _ = self.grant.slot.commands.send(Command::Release(self.grant.id.clone(), self.grant.rest(), None));
+        self.grant.slot.is_given_back(self.grant.guard);
+        let _ = self.grant.slot.commands.send(Command::Release(self.grant.guard, self.grant.rest(), None));
     }
 
     /// The task that keeps it up has ended with its runtime.
@@ -285,13 +297,13 @@ impl Hold {
     pub(crate) async fn change(&mut self, mode: Mode) -> Result<(), Lost> {
         self.check()?;
         let (done, changed) = oneshot::channel();
-        let _ = self.grant.slot.commands.send(Command::Change(self.grant.id.clone(), mode, done));
+        let _ = self.grant.slot.commands.send(Command::Change(self.grant.guard, mode, done));
         let lost = self.validity().lost().clone();
         tokio::select! {
             biased;
             Ok(token) = changed => {
                 self.grant.token = token;
-                self.grant.slot.is_changed(&self.grant.id, mode);
+                self.grant.slot.is_changed(self.grant.guard, mode);
             }
             () = lost.cancelled() => {}
         }

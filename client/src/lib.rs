@@ -207,10 +207,10 @@
 //!   [`max_clock_skew`](LockBuilder::max_clock_skew) relies on them.
 //! - **A guard knows when to stop**: no check succeeds after the time from which somebody else could hold the lock,
 //!   also not after this process was paused. Lost is for good.
-//! - **Fencing**: [`Hold::token`] grows with every holder, also if the Lease is deleted and made anew. By
+//! - **Fencing**: [`Hold::token`] grows with every tenancy, also if the Lease is deleted and made anew. By
 //!   [`Hold::fence`] and the policy of `config/fencing` the API server refuses what a former holder still writes.
 //! - **Fairness**: waiters are served in the order in which the API server took their joins.
-//! - **Nothing lingers**: a process that dies frees what it held after its session's duration, or at once where an operator
+//! - **Nothing is left behind**: a process that dies frees what it held after its session's duration, or at once where an operator
 //!   sees that its Pod has terminated ([`ClientBuilder::pod`]); a dropped guard, or a dropped `acquire` future, is given
 //!   back in the background.
 //!
@@ -226,6 +226,7 @@
 //! | a semaphore or read-write lock many wait for | 2 writes a cycle and a share of a third, and 1 watch |
 //! | holding, per client | 1 write every third of the session's duration, for all its locks together |
 //! | waiting for long, per client | a quarter of that, and 1 watch for each lock; the first in a queue reads as often as holders renew |
+//! | a lock that [lingers](LockBuilder::linger) | 1 watch, and 1 read in that time |
 //!
 //! What one name carries is measured in `docs/limits.md`.
 

@@ -1,5 +1,6 @@
 //! What a lock's driver is asked, and what it hands out.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use crate::clock;
 use crate::error::LossReason;
 use crate::protocol::contender::{Refusal, Wish};
+use crate::protocol::lending::Terms;
 use crate::protocol::{HolderId, Kind, Mode, Moment, ReleaseRequest};
 use crate::session::SessionUse;
 use crate::task::Waiting;
@@ -22,8 +24,8 @@ pub(crate) struct Slot {
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
     /// What this process holds of it, and who acquired it.
     owners: Mutex<Vec<Owner>>,
-    /// Who of this process waits for it.
-    queue: Mutex<Vec<LocalWaiter>>,
+    /// Who of this process waits for it, by their places. There may be thousands, and the first leaves first.
+    queue: Mutex<BTreeMap<u64, LocalWaiter>>,
     /// Something is said on the Lease of what these hold elsewhere.
     reports: AtomicBool,
     /// The custom resource lets nobody wait, as far as the driver knows.
@@ -49,22 +51,27 @@ pub(crate) struct InLine {
 
 impl Drop for InLine {
     fn drop(&mut self) {
-        self.slot.queue().retain(|waiter| waiter.n != self.n);
+        self.slot.queue().remove(&self.n);
         // What was said of those who wait holds no longer of those who are left, until it is said anew.
         self.slot.report(Vec::new());
     }
 }
 
-impl InLine {
-    /// It waits by this acquisition from now on.
-    pub(crate) fn waits_by(&self, id: &HolderId) {
-        let mut queue = self.slot.queue();
-        queue.iter_mut().filter(|waiter| waiter.n == self.n).for_each(|waiter| waiter.id = Some(id.clone()));
+/// Names a guard, within this process: several can have one hold, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GuardId(u64);
+
+impl GuardId {
+    /// One never used before.
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 #[derive(Debug)]
 struct Owner {
+    guard: GuardId,
     id: HolderId,
     by: Waiting,
     /// Whoever acquired it has it still, or has said who has.
@@ -110,24 +117,27 @@ impl Slot {
 
     /// Whoever calls this has acquired it.
     pub(crate) fn is_acquired(&self, grant: &Grant, mode: Mode, is_known: bool) {
-        let (id, validity) = (grant.id.clone(), grant.validity.clone());
-        self.owners().push(Owner { id, by: Waiting::current(), is_known, mode, validity });
+        let (guard, id, validity) = (grant.guard, grant.tenancy.id.clone(), grant.validity.clone());
+        self.owners().push(Owner { guard, id, by: Waiting::current(), is_known, mode, validity });
     }
 
-    pub(crate) fn is_changed(&self, id: &HolderId, mode: Mode) {
-        self.owners().iter_mut().filter(|owner| owner.id == *id).for_each(|owner| owner.mode = mode);
+    pub(crate) fn is_changed(&self, guard: GuardId, mode: Mode) {
+        self.owners().iter_mut().filter(|owner| owner.guard == guard).for_each(|owner| owner.mode = mode);
     }
 
     /// It is given back: nobody has it any more, whatever is left of its guard.
-    pub(crate) fn is_given_back(&self, id: &HolderId) {
-        self.owners().retain(|owner| owner.id != *id);
+    pub(crate) fn is_given_back(&self, guard: GuardId) {
+        self.owners().retain(|owner| owner.guard != guard);
     }
 
     /// Whoever calls this has it from now on, whoever acquired it.
-    pub(crate) fn is_adopted(&self, id: &HolderId) {
+    pub(crate) fn is_adopted(&self, guard: GuardId) {
         let by = Waiting::current();
         let mut owners = self.owners();
-        owners.iter_mut().filter(|owner| owner.id == *id).for_each(|owner| (owner.by, owner.is_known) = (by, true));
+        owners
+            .iter_mut()
+            .filter(|owner| owner.guard == guard)
+            .for_each(|owner| (owner.by, owner.is_known) = (by, true));
     }
 
     /// What this process holds of it, and by which task or thread, as far as that is known.
@@ -142,7 +152,7 @@ impl Slot {
         if !self.reports.swap(!holds.is_empty(), Ordering::AcqRel) && holds.is_empty() {
             return;
         }
-        let place = self.queue().iter().find_map(|waiter| waiter.id.clone());
+        let place = self.queue().values().find_map(|waiter| waiter.id.clone());
         if let Some(id) = place {
             let _ = self.commands.send(Command::Report(id, holds));
         }
@@ -152,16 +162,26 @@ impl Slot {
     pub(crate) fn waits(self: &Arc<Self>, mode: Mode) -> InLine {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.queue().push(LocalWaiter { by: Waiting::current(), n, mode, id: None });
+        self.queue().insert(n, LocalWaiter { by: Waiting::current(), n, mode, id: None });
         InLine { slot: self.clone(), n }
     }
 
     /// Who waits for it in this process, and by which task or thread.
     pub(crate) fn waiting(&self) -> Vec<(Waiting, LocalWaiter)> {
-        self.queue().iter().map(|waiter| (waiter.by, waiter.clone())).collect()
+        self.queue().values().map(|waiter| (waiter.by, waiter.clone())).collect()
     }
 
-    fn queue(&self) -> MutexGuard<'_, Vec<LocalWaiter>> {
+    /// Whether anybody in this process waits for it.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        !self.queue().is_empty()
+    }
+
+    /// Whoever has this place among those who wait in this process waits by this acquisition from now on.
+    pub(crate) fn waits_by(&self, n: u64, id: &HolderId) {
+        self.queue().get_mut(&n).into_iter().for_each(|waiter| waiter.id = Some(id.clone()));
+    }
+
+    fn queue(&self) -> MutexGuard<'_, BTreeMap<u64, LocalWaiter>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,25 +190,30 @@ impl Slot {
     }
 }
 
-/// What a lock's driver is asked to do. What is asked of a hold names it, and means no other.
+/// What a lock's driver is asked to do. What is asked of a hold names its guard, and means no other, nor the next one that
+/// has the same hold.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Begin an acquisition. If whoever asks goes away, it is given up.
     Acquire(Box<Order>),
-    /// Give back what is held, or leave it on the Lease for so long. The answer says whether it was held until then.
-    Release(HolderId, Option<Duration>, Option<oneshot::Sender<bool>>),
+    /// Give back what is held, or leave it on the Lease for so long. The answer says whether it was held until then. It is
+    /// passed on within the process only where nothing is said of leaving it, and an answer is wanted: a guard that was
+    /// dropped may have been cut off.
+    Release(GuardId, Option<Duration>, Option<oneshot::Sender<bool>>),
     /// Renew a hold that lives by its own record.
-    Renew(HolderId, oneshot::Sender<()>),
+    Renew(GuardId, oneshot::Sender<()>),
     /// Make more or less of a hold. The answer is its fencing token from then on.
-    Change(HolderId, Mode, oneshot::Sender<u64>),
+    Change(GuardId, Mode, oneshot::Sender<u64>),
     /// Show people this text beside a hold. The answer is why not, if it will not be there.
-    Publish(HolderId, String, oneshot::Sender<Result<(), String>>),
+    Publish(GuardId, String, oneshot::Sender<Result<(), String>>),
     /// It is held until then at least, given back or not.
-    Stay(HolderId, Moment),
+    Stay(GuardId, Moment),
     /// Say what those hold elsewhere who wait by this acquisition.
     Report(HolderId, Vec<HolderId>),
     /// Somebody wants to be told of a loss, or of a request to let go, at once.
-    WatchForLoss(HolderId),
+    WatchForLoss(GuardId),
+    /// Nobody of this process will ask for it any more: what rests is given back.
+    EndRests,
     /// Give up whatever is going on, and begin nothing any more. The answer comes when it is over.
     ShutDown(oneshot::Sender<()>),
 }
@@ -204,11 +229,15 @@ pub(crate) struct Stay {
 
 #[derive(Debug)]
 pub(crate) struct Order {
-    pub(crate) id: HolderId,
+    pub(crate) guard: GuardId,
     pub(crate) slot: Arc<Slot>,
     pub(crate) session: SessionUse,
     pub(crate) wish: Wish,
     pub(crate) stay: Stay,
+    /// Whether it may be had from another task of this process, and kept for the next.
+    pub(crate) terms: Terms,
+    /// Its place among those who wait in this process.
+    pub(crate) in_line: Option<u64>,
     pub(crate) reply: oneshot::Sender<Result<Grant, Refusal>>,
     /// In this process one acquisition of a lock at a time: the others queue up for this.
     pub(crate) turn: OwnedMutexGuard<()>,
@@ -217,11 +246,22 @@ pub(crate) struct Order {
     pub(crate) course: Course,
 }
 
+/// What is the same for all guards that have the same hold.
+#[derive(Debug)]
+pub(crate) struct Tenancy {
+    /// As it stands on the Lease.
+    pub(crate) id: HolderId,
+    /// How many fences were taken under its token.
+    pub(crate) fences: AtomicU64,
+}
+
 /// A hold. It is released when this is dropped, wherever that happens: in a guard, or on its way to a caller who has
 /// just gone away.
 #[derive(Debug)]
 pub(crate) struct Grant {
-    pub(crate) id: HolderId,
+    pub(crate) guard: GuardId,
+    /// Guards of this process that have the same hold one after the other share it.
+    pub(crate) tenancy: Arc<Tenancy>,
     pub(crate) token: u64,
     pub(crate) validity: Arc<Validity>,
     pub(crate) slot: Arc<Slot>,
@@ -246,10 +286,10 @@ pub(crate) fn rest(until: Option<Moment>) -> Option<Duration> {
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        self.slot.is_given_back(&self.id);
+        self.slot.is_given_back(self.guard);
         if !self.released {
             self.validity.lose(LossReason::Released);
-            let _ = self.slot.commands.send(Command::Release(self.id.clone(), self.rest(), None));
+            let _ = self.slot.commands.send(Command::Release(self.guard, self.rest(), None));
         }
     }
 }

@@ -358,7 +358,7 @@ impl Course {
         self.over();
     }
 
-    fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         if let Some(since) = self.acquired.take() {
             record::add(&HELD, &self.labels, -1.0);
             record::time(&HOLD_DURATION, Some(&self.labels), None, clock::moment().since(since));

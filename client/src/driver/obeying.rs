@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use super::{Driver, Engaged};
 use crate::clock;
 use crate::error::LossReason;
-use crate::protocol::{HolderId, Kind, Moment};
-use crate::slot::{Command, Order, rest};
+use crate::protocol::{HolderId, Moment};
+use crate::slot::{Command, GuardId, rest};
 
 impl Driver {
     pub(super) fn obey(&mut self, command: Command) {
@@ -16,66 +16,41 @@ impl Driver {
         match command {
             // Whoever asked hears that nobody answers.
             Command::Acquire(_) if self.is_shut_down => {}
-            Command::Acquire(order) => {
-                let Order { id, slot, session, wish, stay, reply, turn, ahead, course } = *order;
-                let shared = wish.kind != Kind::Lock;
-                self.contender.start(id.clone(), wish, now);
-                self.engaged.push(Engaged {
-                    id,
-                    slot: Some(slot),
-                    session: Some(session),
-                    session_over: false,
-                    reply: Some(reply),
-                    validity: None,
-                    deadline: None,
-                    watch_for_loss: false,
-                    shared,
-                    stay,
-                    stay_until: None,
-                    at_most_until: None,
-                    allowed_until: None,
-                    ahead,
-                    request: watch::Sender::default(),
-                    turn: Some(turn),
-                    course,
-                });
-            }
-            Command::Release(id, keep, reply) if self.contender.has(&id) => {
-                self.releases.extend(reply.map(|reply| (id.clone(), reply)));
-                self.engaged.iter_mut().filter(|engaged| engaged.id == id).for_each(|engaged| engaged.course.leaving());
-                self.leave(&id, keep);
-            }
-            Command::Renew(id, done) if self.contender.has(&id) => {
+            Command::Acquire(order) => self.take_on(order),
+            Command::Release(guard, keep, reply) => self.release(guard, keep, reply),
+            Command::Renew(guard, done) => {
+                let Some(id) = self.id_of(guard) else { return };
                 self.contender.renew_now(&id, now);
                 self.renewals.push((id, done));
             }
-            Command::Change(id, mode, done) if self.contender.has(&id) => {
+            Command::Change(guard, mode, done) => {
+                let Some(id) = self.id_of(guard) else { return };
                 self.contender.change(&id, mode);
                 self.changes.retain(|(other, ..)| *other != id);
                 self.changes.push((id, mode, done));
             }
-            Command::Publish(id, text, done) if self.contender.has(&id) => {
+            Command::Publish(guard, text, done) => {
+                let Some(id) = self.id_of(guard) else { return };
                 // Whoever asked before hears that it was not to be.
                 self.publications.retain(|(other, _)| *other != id);
                 if self.contender.publish(&id, text) {
                     self.publications.push((id, done));
                 }
             }
-            Command::Stay(id, until) => {
-                let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);
+            Command::Stay(guard, until) => {
+                let engaged = self.engaged.iter_mut().filter(|engaged| engaged.guard == guard);
                 engaged.for_each(|engaged| engaged.stay_until = Some(until));
             }
             Command::Report(id, holds) => self.contender.report(&id, holds),
-            Command::WatchForLoss(id) => {
-                let engaged = self.engaged.iter_mut().filter(|engaged| engaged.id == id);
+            Command::WatchForLoss(guard) => {
+                let engaged = self.engaged.iter_mut().filter(|engaged| engaged.guard == guard);
                 engaged.for_each(|engaged| engaged.watch_for_loss = true);
             }
-            Command::Release(_, _, Some(reply)) => drop(reply.send(false).ok()),
-            // It is over. Whoever waits for an answer hears that there is none.
-            Command::Release(..) | Command::Renew(..) | Command::Change(..) | Command::Publish(..) => {}
+            Command::EndRests => self.give_all_back(),
             Command::ShutDown(done) => {
                 self.is_shut_down = true;
                 self.shut_down.push(done);
+                self.next = None;
                 for engaged in &mut self.engaged {
                     engaged.reply = None;
                     engaged.validity.as_ref().inspect(|validity| validity.lose(LossReason::Released));
@@ -86,6 +61,33 @@ impl Driver {
                     self.leave(&id, Some(rest));
                 }
                 self.contender.leave_all();
+            }
+        }
+    }
+
+    /// The hold that this guard has, if it has it still. Where it has not, whoever asks hears nothing.
+    fn id_of(&self, guard: GuardId) -> Option<HolderId> {
+        let has = |engaged: &&Engaged| engaged.guard == guard && !engaged.lending.rests();
+        self.engaged.iter().find(has).map(|engaged| engaged.id.clone())
+    }
+
+    /// This guard is given back.
+    fn release(&mut self, guard: GuardId, keep: Option<Duration>, reply: Option<oneshot::Sender<bool>>) {
+        let has = |engaged: &Engaged| engaged.guard == guard && !engaged.lending.rests();
+        let Some(at) = self.engaged.iter().position(has) else {
+            reply.map(|reply| reply.send(false));
+            return;
+        };
+        match reply {
+            Some(reply) if keep.is_none() && self.rests(at) => {
+                self.engaged[at].course.over();
+                let _ = reply.send(true);
+            }
+            reply => {
+                self.engaged[at].course.leaving();
+                let id = self.engaged[at].id.clone();
+                self.releases.extend(reply.map(|reply| (id.clone(), reply)));
+                self.leave(&id, keep);
             }
         }
     }

@@ -17,10 +17,10 @@ pub(super) struct Watch {
     /// It shows all that happens, and not only what concerns this session.
     all: bool,
     sights: BoxStream<'static, Result<Sight, Failure>>,
+    /// It has shown something, and so is open.
+    pub(super) shown: bool,
     begun: Moment,
     used: Moment,
-    /// It has shown something, and so is open.
-    shown: bool,
     /// When it last showed anything new, and how far it had come by then.
     heard: Moment,
     reached: Option<Version>,
@@ -52,9 +52,11 @@ impl Driver {
         let for_loss =
             self.engaged.iter().any(|engaged| engaged.watch_for_loss) || self.contender.is_evicted_on_request();
         self.watches_hold = self.watches_hold.take().filter(|_| session.is_some());
-        let for_loss = for_loss || self.watches_hold.is_some();
-        let held_from = if for_loss { self.contender.watch_hold_from() } else { None };
-        let wanted = self.contender.watch_from().or(held_from.map(|from| (from, false)));
+        let lingers = self.lingers();
+        let held_from = (for_loss || lingers || self.watches_hold.is_some()).then(|| self.contender.watch_hold_from());
+        let waits_from = self.contender.watch_from();
+        let anew = self.watch_anew || (lingers && waits_from.is_none());
+        let wanted = waits_from.or(held_from.flatten().map(|from| (from, false)));
         let had_one = self.watch.is_some();
         if let Some(watch) = &mut self.watch {
             if session.is_some() {
@@ -80,13 +82,13 @@ impl Driver {
             let label = format!("{HOLDER}{session}");
             let left = self.watch_left.take().filter(|left| left.session == session && left.all == all);
             let from = left.map_or(from, |left| left.reached.max(from));
-            // What is there is shown at once where all is: that is as good as a read.
-            let from = (!self.watch_anew && (shared || !all)).then_some(from);
+            // What is there is shown at once where all is, or by a lock that lingers: that is as good as a read.
+            let from = (!anew && (shared || !all)).then_some(from);
             self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
             let label = (!all).then_some(label.as_str());
             let sights = self.shared.store.watch(&self.name, label, from);
             self.watch =
-                Some(Watch { session, all, sights, begun: now, used: now, shown: false, heard: now, reached: None });
+                Some(Watch { session, all, sights, shown: false, begun: now, used: now, heard: now, reached: None });
         }
         if self.recheck_at.is_some_and(|at| now >= at) {
             (self.recheck_at, self.watch_anew) = (None, false);

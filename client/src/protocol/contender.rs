@@ -20,6 +20,7 @@ use super::{Holder, HolderId, Kind, Mode, Moment, Now, Record, ReleaseRequest, S
 mod death;
 mod decide;
 mod learn;
+mod lending;
 mod pace;
 mod recollection;
 mod refuse;
@@ -94,6 +95,8 @@ pub struct Contender {
     sees_all: bool,
     /// And so it is read again only after a long time.
     relies_on_watch: bool,
+    /// What is held is to be read then, watched or not.
+    look_at: Option<Moment>,
     notices: VecDeque<Notice>,
     jitter: u64,
 }
@@ -274,6 +277,7 @@ impl Contender {
             watched: false,
             sees_all: false,
             relies_on_watch: false,
+            look_at: None,
             notices: VecDeque::new(),
             jitter: seed,
         }

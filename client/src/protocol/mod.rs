@@ -13,6 +13,7 @@
 //! | [`grant`] | who is next: "as many from the head as fit" |
 //! | [`deadlock`] | who waits for whom, in a circle |
 //! | [`contender`] | one client's part in one lock: acquire, wait, hold, leave |
+//! | [`lending`] | one hold that several tasks of a process have, one after the other |
 //! | [`session`] | this process's heartbeat |
 //! | [`observer`] | another session seen from outside: alive, or ended |
 //!
@@ -22,6 +23,7 @@ pub mod contender;
 pub mod deadlock;
 pub mod grant;
 mod id;
+pub mod lending;
 mod moment;
 pub mod name;
 pub mod observer;

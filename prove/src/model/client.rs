@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use leasehold::protocol::contender::{Answer, Contender, Denial, Next, Notice, Refusal, Wish};
+use leasehold::protocol::lending::Terms;
 use leasehold::protocol::{HolderId, Kind, Mode, Moment, Now, SessionId, Version};
 
 use super::eyes::{Call, Eyes};
 use super::heart::Heart;
+use super::lent::Lent;
 use super::scenario::Scenario;
 use super::watch::{Sight, Watch};
 use super::wire::{LOCK, Place, Reply, Server, What, rank};
@@ -23,6 +25,8 @@ pub(super) struct Habits {
     pub(super) own: Option<Duration>,
     /// Guards are asked for `lost()`.
     pub(super) watch_losses: bool,
+    /// For how long clients keep the lock to themselves.
+    pub(super) terms: Terms,
 }
 
 /// How long a caller waits for a session, and for a first answer.
@@ -52,6 +56,8 @@ pub(super) struct Client {
     pub(super) crashed: bool,
     /// What its user asks for.
     pub(super) wish: Wish,
+    /// Of its sessions.
+    pub(super) duration: Duration,
     pub(super) contender: Contender,
     pub(super) call: Option<Call>,
     pub(super) hearts: Vec<Heart>,
@@ -62,13 +68,14 @@ pub(super) struct Client {
     /// How many acquisitions its user has begun.
     pub(super) begun: u8,
     pub(super) guard: Option<Guard>,
+    pub(super) lent: Lent,
     pub(super) eyes: Eyes,
     pub(super) watch: Option<Watch>,
     pub(super) watch_anew: bool,
     pub(super) recheck_at: Option<Moment>,
     pub(super) watch_retry_at: Moment,
     /// The highest version of the lock that it has seen.
-    seen: Version,
+    pub(super) seen: Version,
     /// When a step is due, by its own clock.
     pub(super) wake: Option<Moment>,
 }
@@ -100,8 +107,8 @@ pub(super) struct Guard {
     pub(super) mode: Mode,
     /// It is to become this.
     pub(super) change: Option<Mode>,
-    deadline: Option<Moment>,
-    over: bool,
+    pub(super) deadline: Option<Moment>,
+    pub(super) over: bool,
 }
 
 impl Guard {
@@ -137,6 +144,7 @@ impl Client {
             // Some fold the queue when anybody waits, and some as ever.
             contender: Contender::new(LOCK.to_owned(), habits.duration, Duration::ZERO, 0)
                 .fold_from(if number.is_multiple_of(2) { 1 } else { 8 }),
+            duration: habits.duration,
             call: None,
             hearts: Vec::new(),
             opened: 0,
@@ -145,6 +153,7 @@ impl Client {
             want: Want::Nothing,
             begun: 0,
             guard: None,
+            lent: Lent::new(habits.terms),
             eyes: Eyes::default(),
             watch: None,
             watch_anew: false,
@@ -164,8 +173,10 @@ impl Client {
     }
 
     pub(super) fn release(&mut self, now: Moment) {
-        self.guard = None;
-        self.contender.leave_all();
+        let guard = self.guard.take();
+        if !guard.is_some_and(|guard| self.rests(&guard, now)) {
+            self.contender.leave_all();
+        }
         self.wake = Some(now);
     }
 
@@ -220,10 +231,6 @@ impl Client {
     /// Whether its user waits for anything.
     pub(super) fn waits(&self) -> bool {
         self.want != Want::Nothing || self.guard.as_ref().is_some_and(|guard| guard.change.is_some() && !guard.over)
-    }
-
-    pub(super) fn may_start(&self) -> bool {
-        self.want == Want::Nothing && self.guard.is_none() && self.engaged.is_none()
     }
 
     /// Whether its user still waits for, or holds, this acquisition.
@@ -294,6 +301,7 @@ impl Client {
                 self.call = None;
                 let answer = match reply {
                     Some(Reply::Is(stored)) => {
+                        self.lent.hears();
                         self.seen = self.seen.max(stored.version);
                         match stored.lock() {
                             Some(record) => Answer::Is(Box::new(record.clone())),
@@ -314,6 +322,7 @@ impl Client {
     /// The lock's watch shows its next event.
     pub(super) fn show(&mut self, now: Moment) {
         self.wake = Some(now);
+        self.watch.iter_mut().for_each(|watch| watch.shown = true);
         match self.watch.as_mut().and_then(|watch| watch.sights.pop_front()) {
             Some(Sight::Shows(stored)) => {
                 self.watch_anew = false;
@@ -358,12 +367,12 @@ impl Client {
     fn round(&mut self, at: &At<'_>) -> ControlFlow<Option<Moment>> {
         let now = at.now;
         self.beat(at);
+        let mut wake = self.end_rest(now.moment);
         self.enter(at);
-        let mut wake = None;
         match self.contender.poll(now) {
-            Next::Wait(then) => wake = then,
-            Next::Read | Next::Check => self.call = Some(Call::new(Place::Lock, What::Read, at.real)),
-            Next::Write(write) => self.call = Some(Call::new(Place::Lock, What::Write(write), at.real)),
+            Next::Wait(then) => wake = wake.into_iter().chain(then).min(),
+            Next::Read | Next::Check => self.send(What::Read, at),
+            Next::Write(write) => self.send(What::Write(write), at),
         }
         let mut settled = true;
         while let Some(notice) = self.contender.next_notice() {
@@ -388,6 +397,11 @@ impl Client {
         let hearts = self.hearts.iter().filter_map(Heart::wake_at);
         let wakes = wake.into_iter().chain(watch_wake).chain(self.eyes.wake_at()).chain(hearts);
         if settled && !doubted { ControlFlow::Break(wakes.min()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn send(&mut self, what: What, at: &At<'_>) {
+        self.lent.sends(at.now.moment);
+        self.call = Some(Call::new(Place::Lock, what, at.real));
     }
 
     fn uses(&self, session: &SessionId) -> bool {
@@ -415,6 +429,7 @@ impl Client {
 
     /// Begins the acquisition that its user asked for, by a session that is opened if there is none.
     fn enter(&mut self, at: &At<'_>) {
+        self.borrow(at.now.moment);
         let (Want::Entering { since }, None) = (self.want, &self.engaged) else { return };
         let now = at.now.moment;
         if let Some(heart) = self.hearts.iter_mut().find(|heart| heart.is_valid(now)) {
@@ -445,6 +460,7 @@ impl Client {
                 if self.want != Want::Acquiring {
                     self.contender.leave_all();
                 } else if self.is_live(&guard, now) {
+                    self.lent.begin(guard.id.clone(), guard.token);
                     self.guard = Some(guard);
                     self.want = Want::Nothing;
                 } else {

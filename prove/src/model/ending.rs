@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use leasehold::protocol::{Kind, LATEST_COMMIT};
 
+use super::client::Guard;
 use super::invariants::{Violation, judge, judge_end};
 use super::scenario::Scenario;
 use super::world::{Action, Effects, World};
@@ -61,8 +62,10 @@ impl World {
     }
 
     fn release_move(&self) -> Option<Action> {
-        let held = self.clients.iter().position(|client| client.get().guard.is_some() && !client.get().waits());
-        held.map(Action::Release)
+        // Whoever is to become more waits for that first.
+        let guards = self.clients.iter().map(|client| client.get().guard.as_ref());
+        let held = |guard: Option<&Guard>| guard.is_some_and(|guard| guard.change.is_none() || guard.over);
+        guards.into_iter().position(held).map(Action::Release)
     }
 
     fn waits(&self) -> bool {

@@ -183,6 +183,7 @@ impl World {
     fn note_guard(&mut self, actor: Actor, before: Option<&(HolderId, u64)>, effects: &mut Effects) {
         let has = self.clients[actor].get().has();
         let Some((id, token)) = has.filter(|has| Some(has) != before) else { return };
+        self.note_passed_on(actor, before, &id, effects);
         let annals = self.annals.get();
         let Some((_, begun)) = annals.begun.iter().find(|(other, _)| *other == id).cloned() else {
             effects.unfounded = Some(id);
@@ -203,6 +204,24 @@ impl World {
             let (id, ended) = if holds { (Some(id), None) } else { (None, Some(version)) };
             annals.told.push(Told { id, token, begun, ended });
         });
+    }
+
+    /// Notes a guard that its client had from no write: whether anybody is passed over who had been seen to wait.
+    fn note_passed_on(&self, actor: Actor, before: Option<&(HolderId, u64)>, id: &HolderId, effects: &mut Effects) {
+        let server = self.server.get();
+        let seen = self.clients[actor].get().seen;
+        // What stood there when it last looked.
+        let seen = match server.history.iter().find(|change| change.version > seen) {
+            Some(change) => change.records().0,
+            None => server.lock(),
+        };
+        let lent = before.is_none() && self.annals.get().told.iter().any(|told| told.id.as_ref() == Some(id));
+        let Some(record) = seen.filter(|_| lent) else { return };
+        if let Some(waiter) = record.waiters.iter().find(|waiter| waiter.id.session != id.session) {
+            effects.passed_over = Some(format!("{id} was passed on, and {} had been seen to wait", waiter.id));
+        } else if !record.is_held_by(id) {
+            effects.passed_over = Some(format!("{id} was passed on, and had been seen not to be held any more"));
+        }
     }
 
     fn arrive(&mut self, actor: Actor, slot: &Slot, scenario: &Scenario, effects: &mut Effects) {
@@ -352,8 +371,9 @@ impl World {
         let current = |id: &HolderId| self.clients.iter().any(|client| client.get().contender.current() == Some(id));
         // Who is about to change what it has will be told of another tenancy.
         let handed_out = |id: &HolderId| {
-            let guards = self.clients.iter().filter_map(|client| client.get().guard.as_ref());
-            guards.into_iter().any(|guard| guard.id == *id && guard.change.is_none())
+            // What is passed on will be handed out again.
+            let clients = self.clients.iter().map(Part::get).filter(|client| !client.lent.lends());
+            clients.filter_map(|client| client.guard.as_ref()).any(|guard| guard.id == *id && guard.change.is_none())
         };
         let stays = |id: &HolderId| current(id) && !handed_out(id);
         if annals.begun.iter().any(|(id, _)| !stays(id)) || annals.excused.iter().any(|id| !current(id)) {

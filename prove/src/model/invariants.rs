@@ -29,6 +29,7 @@ pub(super) fn judge(world: &World, effects: &Effects, scenario: &Scenario) -> Re
         return sharing::judge(world, effects, scenario);
     }
     named("at_most_one_guard_is_live", at_most_one_guard_is_live(world, scenario))?;
+    named("what_is_passed_on_was_not_seen_to_be_wanted", what_is_passed_on_was_not_seen_to_be_wanted(effects))?;
     for change in &effects.changes {
         named(
             "a_guard_is_lost_before_another_is_granted",
@@ -70,6 +71,11 @@ fn tokens_strictly_grow(effects: &Effects) -> Judgement {
         return Err(format!("{id} was handed a guard and never held the lock"));
     }
     effects.unordered.clone().map_or(Ok(()), Err)
+}
+
+/// No client keeps for itself what it has seen somebody else wait for, or somebody else have.
+fn what_is_passed_on_was_not_seen_to_be_wanted(effects: &Effects) -> Judgement {
+    effects.passed_over.clone().map_or(Ok(()), Err)
 }
 
 /// The API server never finds a request malformed.

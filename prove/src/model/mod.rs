@@ -12,6 +12,7 @@ mod eyes;
 mod happening;
 mod heart;
 mod invariants;
+mod lent;
 mod moves;
 mod operator;
 mod scenario;

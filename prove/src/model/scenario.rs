@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use leasehold::protocol::lending::Terms;
 use leasehold::protocol::{Kind, Mode};
 
 use super::client::Habits;
@@ -98,7 +99,12 @@ impl Scenario {
             queued: 0,
             keep: false,
             operator: false,
-            habits: Habits { duration: Duration::from_secs(30), own: None, watch_losses: false },
+            habits: Habits {
+                duration: Duration::from_secs(30),
+                own: None,
+                watch_losses: false,
+                terms: Terms::default(),
+            },
             fast: [0; 3],
             standing: false,
             prompt_sessions: true,

@@ -4,6 +4,8 @@ mod sharing;
 
 use std::time::Duration;
 
+use leasehold::protocol::lending::Terms;
+
 use super::client::Habits;
 use super::scenario::Fault::{Break, Crash, DeleteLock, DeleteSession, Doze, Lost, LostSession, Twice, WatchBreaks};
 use super::scenario::Scenario;
@@ -25,6 +27,9 @@ pub(super) fn quick() -> Vec<Scenario> {
         Scenario { queued: 2, ticks: 5, allowed: &[Crash, WatchBreaks, Doze], ..instant("two, a crash") },
         Scenario { allowed: &[DeleteSession], ..vanished("two, a session vanishes") },
         Scenario { queued: 2, faults: 0, keep: true, ..own("two, own liveness") },
+        Scenario { ticks: 2, faults: 0, queued: 1, ..lingering("two, what lingers") },
+        Scenario { ticks: 2, faults: 0, queued: 1, ..passed_on("two, what is passed on") },
+        Scenario { ticks: 1, allowed: &[Break, DeleteLock, WatchBreaks], ..lingering("two, what lingers, a fault") },
     ];
     // Of the small ones more are followed to the end.
     [quick, sharing::quick()].concat().into_iter().map(|scenario| Scenario { sample: 16, ..scenario }).collect()
@@ -109,6 +114,18 @@ fn deaths() -> Vec<Scenario> {
         Scenario { ticks: 3, allowed: &[Crash, WatchBreaks, DeleteSession], ..slow("two, slow sessions, an end") },
         Scenario { faults: 0, ..slow("two, slow sessions") },
         Scenario { ticks: 3, allowed: &[LostSession, Doze], ..slow("two, slow sessions, a fault") },
+        Scenario {
+            ticks: 5,
+            faults: 2,
+            allowed: &[Crash, Doze, WatchBreaks, Break],
+            ..lingering("two, what lingers, deaths")
+        },
+        Scenario {
+            ticks: 5,
+            allowed: &[Doze, Lost],
+            prompt_writes: false,
+            ..lingering("two, what lingers, slow writes")
+        },
         // With an operator.
         opening("two and operator, an unclear opening"),
         Scenario {
@@ -180,6 +197,21 @@ fn own(name: &'static str) -> Scenario {
     scenario
 }
 
+/// What is released lingers.
+fn lingering(name: &'static str) -> Scenario {
+    let watched = Duration::from_secs(20);
+    let terms = Terms { handoff: Duration::ZERO, watched, linger: Duration::from_secs(15) };
+    let habits = Habits { terms, ..Scenario::plain(name).habits };
+    Scenario { acquisitions: 2, habits, ..instant(name) }
+}
+
+/// What is released is passed on to other tasks of its process.
+fn passed_on(name: &'static str) -> Scenario {
+    let terms = Terms { handoff: Duration::from_secs(15), ..Terms::default() };
+    let habits = Habits { terms, ..Scenario::plain(name).habits };
+    Scenario { acquisitions: 2, habits, ..instant(name) }
+}
+
 /// What an acquisition leaves that was given up before it was answered.
 fn leftover(name: &'static str) -> Scenario {
     Scenario { clients: 1, acquisitions: 2, cancels: 1, ticks: 2, allowed: &[Lost], ..Scenario::plain(name) }
@@ -187,5 +219,5 @@ fn leftover(name: &'static str) -> Scenario {
 
 /// Sessions so long that the drift of clocks is more than the slack.
 fn drifting() -> Habits {
-    Habits { duration: Duration::from_secs(60), own: None, watch_losses: false }
+    Habits { duration: Duration::from_secs(60), own: None, watch_losses: false, terms: Terms::default() }
 }

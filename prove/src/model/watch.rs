@@ -16,6 +16,8 @@ pub(super) struct Watch {
     session: SessionId,
     all: bool,
     pub(super) sights: VecDeque<Sight>,
+    /// It has shown something.
+    pub(super) shown: bool,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -26,7 +28,7 @@ pub(super) enum Sight {
 
 impl Watch {
     fn begin(session: SessionId, all: bool, from: Option<Version>, server: &Server) -> Self {
-        let mut watch = Self { session, all, sights: VecDeque::new() };
+        let mut watch = Self { session, all, sights: VecDeque::new(), shown: false };
         if let Some(from) = from {
             for change in server.history.iter().filter(|change| change.version > from) {
                 watch.take(change);
@@ -56,8 +58,11 @@ impl Client {
     pub(super) fn keep_watch(&mut self, at: &At<'_>) -> (Option<Moment>, bool) {
         let now = at.now.moment;
         let session = self.engaged.as_ref().map(|engaged| engaged.session.clone());
-        let held_from = if at.habits.watch_losses { self.contender.watch_hold_from() } else { None };
-        let wanted = self.contender.watch_from().or(held_from.map(|from| (from, false)));
+        let lingers = self.lingers();
+        let held_from = if at.habits.watch_losses || lingers { self.contender.watch_hold_from() } else { None };
+        let waits_from = self.contender.watch_from();
+        let anew = self.watch_anew || (lingers && waits_from.is_none());
+        let wanted = waits_from.or(held_from.map(|from| (from, false)));
         if let Some(watch) = &self.watch {
             let another = session.as_ref().is_some_and(|session| *session != watch.session);
             let too_little = wanted.is_some_and(|(_, all)| all && !watch.all);
@@ -73,7 +78,7 @@ impl Client {
                 self.contender.set_watched(false, false);
                 return (Some(self.watch_retry_at), false);
             }
-            let from = (!self.watch_anew).then_some(from);
+            let from = (!anew).then_some(from);
             self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
             self.watch = Some(Watch::begin(session, all, from, at.server));
         }

@@ -135,6 +135,8 @@ pub(super) struct Effects {
     /// Tokens that are not in the order of their tenancies.
     pub(super) unordered: Option<String>,
     pub(super) malformed: Option<String>,
+    /// Somebody was passed over who had been seen to wait.
+    pub(super) passed_over: Option<String>,
     /// For people: what was sent and answered.
     pub(super) told: Option<Vec<String>>,
 }

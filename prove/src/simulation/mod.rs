@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `plan` | what is to happen, drawn before the run |
 //! | `server`, `rules`, `deaths` | carries requests out, and judges each change of a lock |
+//! | `lent` | judges what processes pass on within, and what lingers |
 //! | `network` | what becomes of requests, answers and watches on their way |
 //! | `world`, `workload`, `operator` | processes, what they do, and what they believe |
 //! | `nemesis` | lets faults befall |
@@ -18,6 +19,7 @@ mod deaths;
 mod dice;
 mod ending;
 mod guard;
+mod lent;
 mod log;
 mod nemesis;
 mod network;

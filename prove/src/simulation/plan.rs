@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use leasehold::protocol::policy::{EXPIRY, LOCK_DELAY, MAX_WAITERS, NEVER, RECLAIM};
+use leasehold::protocol::renew_interval;
 use leasehold::protocol::want::ALL;
 
 use super::dice::Dice;
@@ -21,6 +22,8 @@ pub(super) struct Plan {
     pub(super) locks: Vec<What>,
     /// What is asked of everybody who uses them.
     pub(super) policies: Vec<PolicyPlan>,
+    /// For how long processes keep each of them to themselves.
+    pub(super) terms: Vec<TermsPlan>,
     pub(super) operator: bool,
     /// Nothing goes wrong.
     pub(super) calm: bool,
@@ -47,6 +50,13 @@ pub(super) struct PolicyPlan {
     pub(super) lock_delay: Option<u64>,
     pub(super) reclaim: Option<&'static str>,
     pub(super) max_waiters: Option<u32>,
+}
+
+/// For how long a process keeps a lock to itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TermsPlan {
+    pub(super) handoff: Duration,
+    pub(super) linger: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -250,7 +260,14 @@ impl Plan {
         let operator = dice.chance(0.6);
         let mut dice = Dice::new(seed, 5);
         let policies = locks.iter().map(|what| PolicyPlan::draw(*what, operator, &mut dice)).collect();
-        Self { seed, clients, locks, policies, operator, calm, length, faults }
+        let mut dice = Dice::new(seed, 6);
+        let terms = locks.iter().map(|_| TermsPlan::draw(&mut dice)).collect();
+        Self { seed, clients, locks, policies, terms, operator, calm, length, faults }
+    }
+
+    /// Whether this process is ever paused.
+    pub(super) fn pauses(&self, process: usize) -> bool {
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::Pause { who, .. } if who == process))
     }
 
     /// The name of a lock.
@@ -314,6 +331,19 @@ impl PolicyPlan {
     /// Nobody frees it but a person, where its holder has died.
     pub(super) fn never_reclaims(&self) -> bool {
         self.reclaim == Some(NEVER)
+    }
+}
+
+impl TermsPlan {
+    fn draw(dice: &mut Dice) -> Self {
+        let handoff = Duration::from_millis(dice.from(&[0, 50, 200, 1000]));
+        let linger = if dice.chance(0.5) { Duration::from_secs(dice.from(&[1, 5, 60])) } else { Duration::ZERO };
+        Self { handoff, linger }
+    }
+
+    /// For how long it may be passed on by a process of this kind that hears nothing.
+    pub(super) fn bound(self, client: &ClientPlan) -> Duration {
+        if self.linger.is_zero() { self.handoff } else { self.handoff.max(renew_interval(client.session) * 2) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -15,6 +15,7 @@ use leasehold::{Failure, MemoryStore, Sight, Store as _};
 use tokio::sync::watch;
 
 use super::deaths::Deaths;
+use super::lent::Joins;
 use super::log::Log;
 use super::rules::{self, Author, Change, Heads};
 
@@ -43,6 +44,7 @@ pub(super) struct Server {
     kept: Mutex<BTreeMap<(String, String), (Duration, Duration)>>,
     /// Since when the dead are dead.
     deaths: Mutex<Deaths>,
+    joins: Mutex<Joins>,
     /// One write at a time is carried out and judged.
     judging: Mutex<Heads>,
 }
@@ -59,6 +61,7 @@ impl Server {
             calm,
             kept: Mutex::default(),
             deaths: Mutex::default(),
+            joins: Mutex::default(),
             judging: Mutex::default(),
         })
     }
@@ -108,12 +111,22 @@ impl Server {
             for left in self.judge_kept(name, &change) {
                 self.log.violation(left);
             }
+            self.joins().saw(name, change.after.as_ref(), self.log.time());
             let waited = heads.saw(name, change.after.as_ref(), self.log.time());
             if let Some(waited) = waited.filter(|waited| self.calm && *waited > AT_ONCE) {
                 self.log.violation(format!("the first could have been let in {waited:?} before: {name}"));
             }
         }
         Ok(after)
+    }
+
+    fn joins(&self) -> MutexGuard<'_, Joins> {
+        self.joins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who waits for longest for what this one holds, of other processes, and since when.
+    pub(super) fn longest_wait(&self, name: &str, id: &str) -> Option<(String, Duration)> {
+        self.joins().longest(name, id)
     }
 
     /// What is kept stays for its time, by anybody's clock, whatever becomes of whoever kept it.

@@ -45,8 +45,8 @@ pub(super) async fn run(world: &Arc<World>, member: &Arc<Member>, mut dice: Dice
             world.count(|counts| counts.worst_wait = counts.worst_wait.max(waited));
         }
         if let Some(guard) = guard {
+            let (key, asked) = world.acquired(member, lock, guard, asked);
             let stay = Stay { lock, asked, own: own.is_some() };
-            let key = world.acquired(member, lock, guard, asked);
             hold(world, member, key, &stay, &mut dice).await;
         }
     }
@@ -81,10 +81,12 @@ fn handle_of(world: &World, member: &Member, lock: usize, own: Option<(Duration,
     let name = world.plan.name(lock);
     match world.plan.locks[lock] {
         What::Lock => {
+            let terms = world.plan.terms[lock];
             let builder = client.lock(name);
             let builder = match own {
                 Some((duration, renewal)) => builder.lease_duration(duration).renewal(renewal),
-                None => builder,
+                None if terms.handoff.is_zero() => builder.linger(terms.linger),
+                None => builder.local_handoff(terms.handoff).linger(terms.linger),
             };
             Handle::Lock(builder.build().expect("the options go together"))
         }
@@ -230,12 +232,25 @@ async fn hold(world: &Arc<World>, member: &Arc<Member>, mut key: u64, stay: &Sta
     world.log.tell(|| format!("{} gives {} back{}", member.host, guard.name(), if lost { ", lost" } else { "" }));
     world.count(|counts| if lost { counts.lost += 1 } else { counts.released += 1 });
     match dice.below(11) {
-        0..=6 => drop(guard.release().await),
+        0..=6 => {
+            if guard.check().is_ok() {
+                world.is_done(stay.lock, &guard);
+            }
+            drop(guard.release().await);
+        }
         7 | 8 => drop(guard),
         9 => drop(guard.keep(dice.millis(500..12_000)).await),
         _ => {
             let patience = dice.millis(1..50);
+            if guard.check().is_ok() {
+                world.is_done(stay.lock, &guard);
+            }
             drop(tokio::time::timeout(patience, guard.release()).await);
         }
+    }
+    // What lingers is broken as well.
+    if world.plan.calm && world.plan.locks[stay.lock] == What::Lock && dice.chance(0.1) {
+        sleep(AT_ONCE).await;
+        break_lock(world, stay.lock, true);
     }
 }

@@ -14,6 +14,7 @@ use leasehold::testing::{Process, ProcessOptions};
 
 use super::dice::Dice;
 use super::guard::Guard;
+use super::lent::{Handed, Tenancies};
 use super::log::Log;
 use super::network::Link;
 use super::plan::{Plan, What};
@@ -70,6 +71,8 @@ struct Beliefs {
     /// The tokens of each lock that were handed out, and when somebody broke it last.
     tokens: BTreeMap<usize, Vec<(Duration, u64)>>,
     broken: BTreeMap<usize, Duration>,
+    /// What was last held of each lock.
+    tenancies: Tenancies,
     /// How many permits somebody made of a semaphore, and when.
     permits: BTreeMap<usize, Vec<(Duration, u32)>>,
     /// Sessions that somebody ended by hand, and single holds that somebody broke. What is acquired by one of them later is excused as well.
@@ -199,8 +202,9 @@ impl World {
         true
     }
 
-    /// A guard was handed to a task of `member`, which asked for it at `asked`. Now is the time to look at all others.
-    pub(super) fn acquired(&self, member: &Arc<Member>, lock: usize, guard: Guard, asked: Duration) -> u64 {
+    /// A guard was handed to a task of `member`, which asked for it at `asked`. Now is the time to look at all others. By what
+    /// key it is known, and when its tenancy was asked for.
+    pub(super) fn acquired(&self, member: &Arc<Member>, lock: usize, guard: Guard, asked: Duration) -> (u64, Duration) {
         let (token, id) = (guard.token(), guard.holder_identity());
         self.log.tell(|| {
             let (name, mode) = (self.plan.name(lock), guard.mode());
@@ -208,18 +212,34 @@ impl World {
         });
         self.log.trace(token);
         self.count(|counts| counts.acquired += 1);
+        let now = self.log.time();
+        let waiter = self.server.longest_wait(&self.plan.name(lock), &id);
         let mut beliefs = self.beliefs();
-        if !beliefs.is_excused(lock, &id, asked)
+        let passed_on = match self.plan.locks[lock] {
+            What::Lock => {
+                let terms = self.plan.terms[lock];
+                let watched = !terms.linger.is_zero();
+                let bound = (!self.plan.pauses(member.who)).then(|| terms.bound(&self.plan.clients[member.who]));
+                let (calm, broken) = (self.plan.calm, beliefs.broken.get(&lock).copied());
+                let handed = Handed { lock, id: &id, token, asked, now, calm, watched, bound, broken, waiter };
+                beliefs.tenancies.handed(&handed).unwrap_or_else(|told| {
+                    self.log.violation(format!("{told}: {id} of {}", self.plan.name(lock)));
+                    None
+                })
+            }
+            _ => None,
+        };
+        // What was broken before others of its process had it was theirs when it was.
+        let asked = passed_on.unwrap_or(asked);
+        if passed_on.is_none()
+            && !beliefs.is_excused(lock, &id, asked)
             && let Err(told) = beliefs.judge_token(&self.plan, lock, token, asked)
         {
             self.log.violation(format!("{told}: {id} of {}", self.plan.name(lock)));
         }
-        let now = self.log.time();
         beliefs.tokens.entry(lock).or_default().push((now, token));
-        self.believe(
-            &mut beliefs,
-            Held { key: 0, lock, member: member.clone(), guard: guard.into(), asked, excused: false },
-        )
+        let held = Held { key: 0, lock, member: member.clone(), guard: guard.into(), asked, excused: false };
+        (self.believe(&mut beliefs, held), asked)
     }
 
     /// A guard has become more or less than it was.
@@ -268,6 +288,11 @@ impl World {
         Arc::into_inner(beliefs.held.remove(place).guard)
     }
 
+    /// This guard is being released by its holder, who has it still.
+    pub(super) fn is_done(&self, lock: usize, guard: &Guard) {
+        self.beliefs().tenancies.done(lock, &guard.holder_identity(), self.log.time());
+    }
+
     /// Somebody broke one of several holds by hand.
     pub(super) fn hold_broken(&self, identity: &str) {
         let mut beliefs = self.beliefs();
@@ -287,6 +312,7 @@ impl World {
         let now = self.log.time();
         let mut beliefs = self.beliefs();
         beliefs.broken.insert(lock, now);
+        beliefs.tenancies.broken(lock);
         beliefs.held.iter_mut().filter(|held| held.lock == lock).for_each(|held| held.excused = true);
     }
 

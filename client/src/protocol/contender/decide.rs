@@ -184,6 +184,8 @@ impl Contender {
             return Step { publishes: Some((hold.id.clone(), payload.text.clone())), ..Next::Write(write).into() };
         }
         let next = match self.read_when_due(now) {
+            _ if self.look_at.is_some_and(|at| now.moment >= at) => Next::Read,
+            Next::Wait(at) => Next::Wait(at.into_iter().chain(self.look_at).min()),
             Next::Read if self.ghosts.is_empty() && hold.change.is_none() && self.turn.is_none() => Next::Check,
             next => next,
         };

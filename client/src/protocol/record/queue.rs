@@ -64,14 +64,19 @@ pub fn entry(text: &str) -> Option<(HolderId, Ticket)> {
 
 /// The queue, first come first.
 pub(super) fn waiters(kind: Kind, annotations: &BTreeMap<String, String>) -> Vec<Waiter> {
+    // In a long queue hardly anybody says anything, and each look costs.
+    let said =
+        |prefix: &str| annotations.range(prefix.to_owned()..).next().is_some_and(|(key, _)| key.starts_with(prefix));
+    let (wants, holds, circles) = (said(WANT), said(HOLDS), said(DEADLOCK));
     let waiter = |id: HolderId, ticket: Ticket| {
-        let want = annotations.get(&format!("{WANT}{id}")).and_then(|want| want.parse().ok());
-        let holds = annotations.get(&format!("{HOLDS}{id}")).into_iter().flat_map(|ids| ids.split(' '));
+        let of = |prefix: &str| beside(annotations, prefix, &id.to_string());
+        let want = wants.then(|| of(WANT)).flatten().and_then(|want| want.parse().ok());
+        let holds = holds.then(|| of(HOLDS)).flatten().unwrap_or_default();
         Waiter {
             ticket,
             want: want.unwrap_or_default(),
-            holds: holds.filter_map(|id| id.parse().ok()).collect(),
-            told_to_give_up: beside(annotations, DEADLOCK, &id.to_string()),
+            holds: holds.split(' ').filter_map(|id| id.parse().ok()).collect(),
+            told_to_give_up: circles.then(|| of(DEADLOCK)).flatten(),
             id,
         }
     };

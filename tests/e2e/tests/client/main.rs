@@ -21,6 +21,7 @@ mod fencing;
 mod finalizers;
 mod fixed;
 mod foreign;
+mod lending;
 mod loss;
 mod names;
 mod outage;
