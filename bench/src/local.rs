@@ -21,17 +21,21 @@ impl Bench {
         let strict = client.lock("local").build()?;
         let passed_on = client.lock("local").local_handoff(LONG).build()?;
         let lingering = client.lock("local").linger(LONG).build()?;
-        let mut cycle = new()?;
-        for round in 0..rounds + rounds / 10 {
-            let begun = clock::moment();
-            strict.acquire().await?.release().await?;
-            record(&mut cycle, begun, round >= rounds / 10)?;
-        }
+        let cycles = async move {
+            let mut cycle = new()?;
+            for round in 0..rounds + rounds / 10 {
+                let begun = clock::moment();
+                strict.acquire().await?.release().await?;
+                record(&mut cycle, begun, round >= rounds / 10)?;
+            }
+            anyhow::Ok(cycle)
+        };
+        let cycle = tokio::spawn(cycles).await??;
         let floor = millis(&cycle) * 1000.0;
         self.report.add("strict_cycle", floor, "µs", None, cycle.len());
 
         let (tasks, before) = (1000, counts.now());
-        let each = crowd(&passed_on, tasks).await?;
+        let each = tokio::spawn(crowd(passed_on, tasks)).await??;
         let requests = counts.now() - before;
         self.report.add("local_handoff", each.as_secs_f64() * 1e6, "µs", Some(floor), tasks);
         let sent = ratio(requests.writes + requests.reads, tasks);
@@ -41,13 +45,18 @@ impl Bench {
         // Until it watches.
         tokio::time::sleep(Duration::from_millis(100)).await;
         guard.release().await?;
-        let (mut again, before) = (new()?, counts.now());
-        for _ in 0..rounds * 10 {
-            let begun = clock::moment();
-            let guard = lingering.acquire().await?;
-            record(&mut again, begun, true)?;
-            guard.release().await?;
-        }
+        let before = counts.now();
+        let takes = async move {
+            let mut again = new()?;
+            for _ in 0..rounds * 10 {
+                let begun = clock::moment();
+                let guard = lingering.acquire().await?;
+                record(&mut again, begun, true)?;
+                guard.release().await?;
+            }
+            anyhow::Ok(again)
+        };
+        let again = tokio::spawn(takes).await??;
         let requests = counts.now() - before;
         self.report.add("linger_acquire", millis(&again) * 1000.0, "µs", Some(floor), again.len());
         let sent = ratio(requests.writes + requests.reads, again.len());
@@ -58,7 +67,7 @@ impl Bench {
 }
 
 /// So many tasks take it once each. How long one takes, on average.
-async fn crowd(lock: &Lock, tasks: u64) -> Result<Duration> {
+async fn crowd(lock: Lock, tasks: u64) -> Result<Duration> {
     let first = lock.acquire().await?;
     let waiting: Vec<_> = (0..tasks)
         .map(|_| {

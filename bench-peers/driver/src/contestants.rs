@@ -267,9 +267,4 @@ impl Contestant {
     pub(crate) fn is_equal_anyway(&self) -> bool {
         self.arguments == self.equal_arguments
     }
-
-    /// Whether this program was built with what it takes.
-    pub(crate) fn is_built(&self) -> bool {
-        cfg!(feature = "linger") || self.id != LINGERING
-    }
 }

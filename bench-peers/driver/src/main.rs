@@ -127,10 +127,6 @@ impl Bench {
             if !self.takes_part(contestant) {
                 continue;
             }
-            if !contestant.is_built() {
-                self.note(format!("{}: left out, since this program was built without it", contestant.id));
-                continue;
-            }
             if !self.stage.can(contestant) {
                 let why = "LEFT OUT, there is no redis-server here (apt-get install redis-server)";
                 self.note(format!("{}: {why}", contestant.id));

@@ -73,7 +73,7 @@ impl Stage {
     }
 
     pub(crate) fn can(&self, contestant: &Contestant) -> bool {
-        contestant.is_built() && (contestant.family != Family::Redis || self.redis.is_some())
+        contestant.family != Family::Redis || self.redis.is_some()
     }
 
     /// Prepares the places of one contestant.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use leasehold::{Client, Lock, LockBuilder, LockGuard};
+use leasehold::{Client, Lock, LockGuard};
 
 use crate::Options;
 use crate::serve::{Connection, Contender};
@@ -31,25 +31,15 @@ pub(crate) async fn connect(options: Options) -> Result<Session> {
     Ok(Session { client: client.build()?, linger: options.linger.map(Duration::from_millis) })
 }
 
-#[cfg(feature = "linger")]
-fn lingering(lock: LockBuilder, linger: Option<Duration>) -> Result<LockBuilder> {
-    Ok(match linger {
-        Some(linger) => lock.linger(linger),
-        None => lock,
-    })
-}
-
-#[cfg(not(feature = "linger"))]
-fn lingering(lock: LockBuilder, linger: Option<Duration>) -> Result<LockBuilder> {
-    anyhow::ensure!(linger.is_none(), "this program was built without the feature linger");
-    Ok(lock)
-}
-
 impl Connection for Session {
     type Contender = Holder;
 
     async fn contender(&self, lock: &str, _index: usize) -> Result<Holder> {
-        let lock = lingering(self.client.lock(lock), self.linger)?;
+        let lock = self.client.lock(lock);
+        let lock = match self.linger {
+            Some(linger) => lock.linger(linger),
+            None => lock,
+        };
         Ok(Holder { lock: lock.build()?, guard: None })
     }
 }
