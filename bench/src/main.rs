@@ -19,6 +19,7 @@ mod report;
 mod scale;
 mod stamping;
 mod usage;
+mod wire;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -113,6 +114,8 @@ enum Part {
     Growth,
     /// Where the time of an operation goes, and what it takes of processors, memory and etcd.
     Breakdown,
+    /// What a request costs by the way it is sent: PUT or PATCH, JSON or protobuf, HTTP/1.1 or HTTP/2.
+    Wire,
     /// What the operator does where there are very many locks.
     Operator,
     /// Where the API server spends its time. Only where it is asked for: it slows down what it looks at.
@@ -148,6 +151,11 @@ async fn main() -> Result<()> {
         let (cluster, _namespace, mut bench) = begin(&mut report, Cluster::named_or_start().await?).await?;
         let time = Duration::from_secs(options.seconds.max(1));
         breakdown::breakdown(&mut bench, &cluster, options.rounds, time).await?;
+        report = bench.report;
+    }
+    if wanted(Part::Wire) {
+        let (cluster, _namespace, mut bench) = begin(&mut report, Cluster::named_or_start().await?).await?;
+        wire::wire(&mut bench, &cluster, options.rounds * 2).await?;
         report = bench.report;
     }
     if wanted(Part::Operator) && options.scale > 0 {

@@ -54,6 +54,18 @@ pub(crate) struct Spent {
     pub(crate) etcd: f64,
 }
 
+impl std::ops::Add for Spent {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            clients: self.clients + other.clients,
+            apiserver: self.apiserver + other.apiserver,
+            etcd: self.etcd + other.etcd,
+        }
+    }
+}
+
 impl std::ops::Sub for Spent {
     type Output = Self;
 

@@ -16,8 +16,9 @@ use crate::protocol::deadlock::Deadlock;
 use crate::protocol::lending::Terms;
 use crate::protocol::name::lease_name;
 use crate::protocol::record::{FULL_BYTES, LONGEST_REASON};
-use crate::protocol::{Holder, Kind, Record, ReleaseRequest, Write, write};
-use crate::slot::{Command, GuardId, InLine, Order, Slot, Stay};
+use crate::protocol::{Holder, Kind, Mode, Record, ReleaseRequest, Write, write};
+use crate::session::SessionUse;
+use crate::slot::{Command, Grant, GuardId, InLine, Order, Slot, Stay};
 use crate::store::{Failure, within};
 use crate::telemetry::{self, Attempt, Course, Labels};
 
@@ -45,6 +46,14 @@ pub(crate) struct Access {
     pub(crate) terms: Arc<Terms>,
     /// How long it is waited for at most where nothing is said.
     pub(crate) wait_limit: Option<Duration>,
+}
+
+/// An answer that is awaited.
+struct Asked {
+    session: SessionUse,
+    kind: Kind,
+    mode: Mode,
+    outcome: oneshot::Receiver<Result<Grant, Refusal>>,
 }
 
 /// How a wait is going.
@@ -119,7 +128,7 @@ impl Access {
             return Err(taken("another task of this process".to_owned()));
         };
         let wish = Wish { queue: false, ..wish.clone() };
-        match self.take(slot, turn, wish, &watch::Sender::default(), None).await {
+        match self.take(&slot, turn, wish, &watch::Sender::default(), None).await {
             Ok(hold) => Ok(hold),
             Err(Refusal::Held { holder }) => Err(taken(holder)),
             Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
@@ -149,15 +158,15 @@ impl Access {
                     return Err(AcquireError::HeldByThisTask { name: self.name.to_string() });
                 }
                 let in_line = slot.waits(wish.mode);
-                let turn = match slot.turn.clone().try_lock_owned() {
-                    Ok(turn) => turn,
+                let outcome = match slot.turn.clone().try_lock_owned() {
+                    Ok(turn) => self.take(&slot, turn, wish.clone(), &ahead, Some(&in_line)).await,
                     // Another task of this process holds it.
                     Err(_) if wish.kind == Kind::Lock && slot.lets_nobody_wait() => {
                         return Err(self.full(1, 0, Some(0)));
                     }
-                    Err(_) => slot.turn.clone().lock_owned().await,
+                    Err(_) => self.queue_up(&slot, wish, &ahead, &in_line).await,
                 };
-                match self.take(slot, turn, wish.clone(), &ahead, Some(&in_line)).await {
+                match outcome {
                     Ok(hold) => return Ok(hold),
                     Err(_) if self.client.inner().is_shut_down() => return Err(AcquireError::ShutDown),
                     // It queues up again, by a new session.
@@ -311,24 +320,59 @@ impl Access {
         Ok(())
     }
 
+    /// Waits for its turn in this process, and then takes it; or is handed what another task of this process has.
+    async fn queue_up(
+        &self,
+        slot: &Arc<Slot>,
+        wish: &Wish,
+        ahead: &watch::Sender<(String, usize)>,
+        in_line: &InLine,
+    ) -> Result<Hold, Refusal> {
+        let turn = slot.turn.clone().lock_owned();
+        if *self.terms == Terms::default() {
+            return self.take(slot, turn.await, wish.clone(), ahead, Some(in_line)).await;
+        }
+        let (order, asked) = self.order(slot, None, wish.clone(), ahead, Some(in_line)).await?;
+        in_line.park(order);
+        let turn = tokio::select! {
+            biased;
+            hold = self.receive(asked) => return hold,
+            turn = turn => turn,
+        };
+        self.take(slot, turn, wish.clone(), ahead, Some(in_line)).await
+    }
+
+    /// Takes it, now that it is its turn in this process.
     async fn take(
         &self,
-        slot: Arc<Slot>,
+        slot: &Arc<Slot>,
         turn: OwnedMutexGuard<()>,
         wish: Wish,
         ahead: &watch::Sender<(String, usize)>,
         in_line: Option<&InLine>,
     ) -> Result<Hold, Refusal> {
+        let (order, asked) = self.order(slot, Some(turn), wish, ahead, in_line).await?;
+        let _ = slot.commands.send(Command::Acquire(order));
+        self.receive(asked).await
+    }
+
+    async fn order(
+        &self,
+        slot: &Arc<Slot>,
+        turn: Option<OwnedMutexGuard<()>>,
+        wish: Wish,
+        ahead: &watch::Sender<(String, usize)>,
+        in_line: Option<&InLine>,
+    ) -> Result<(Box<Order>, Asked), Refusal> {
         let session = self.client.inner().sessions.enter().await.map_err(refusal)?;
         let (reply, outcome) = oneshot::channel();
         let resource_id = (self.name != self.lease).then(|| self.name.clone());
         let wish = Wish { patience: self.client.inner().contact_timeout, resource_id, ..wish };
-        let (kind, mode) = (wish.kind, wish.mode);
-        let commands = slot.commands.clone();
+        let asked = Asked { session: session.clone(), kind: wish.kind, mode: wish.mode, outcome };
         let order = Order {
             guard: GuardId::next(),
-            slot,
-            session: session.clone(),
+            slot: slot.clone(),
+            session,
             wish,
             stay: self.stay,
             terms: *self.terms,
@@ -336,9 +380,13 @@ impl Access {
             reply,
             turn,
             ahead: ahead.clone(),
-            course: Course::new(self.labels(kind)),
+            course: Course::new(self.labels(asked.kind)),
         };
-        let _ = commands.send(Command::Acquire(Box::new(order)));
+        Ok((Box::new(order), asked))
+    }
+
+    async fn receive(&self, asked: Asked) -> Result<Hold, Refusal> {
+        let Asked { session, kind, mode, outcome } = asked;
         let grant = outcome.await.unwrap_or(Err(Refusal::SessionLost))?;
         // Permits are passed around, and so is what several futures of one task contend for: who acquired it tells little.
         grant.slot.is_acquired(&grant, mode, kind != Kind::Semaphore && !self.same_task_waits);

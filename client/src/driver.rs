@@ -56,6 +56,9 @@ pub(crate) struct Shared {
 /// So many locks that are merely held a client watches. The others it reads now and then.
 pub(crate) const HOLD_WATCHES: usize = 8;
 
+/// So often at least everything is looked at, while a lock is passed on from task to task.
+const PASSING_ON: Duration = Duration::from_millis(10);
+
 /// How long a watch is kept for the next time, and how long a driver stays that has nothing to do.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -65,6 +68,8 @@ pub(crate) struct Driver {
     contender: Contender,
     engaged: Vec<Engaged>,
     next: Option<Later>,
+    /// What was last done changes nothing but who of this process has the lock.
+    passed_on: bool,
     in_flight: Option<BoxFuture<'static, Answer>>,
     /// When the request in flight was sent, and the last whose answer showed the Lease.
     sent: Moment,
@@ -90,6 +95,8 @@ pub(crate) struct Driver {
     /// Told to those who wait in this process.
     nobody_waits: Arc<AtomicBool>,
     is_shut_down: bool,
+    /// Where what rests is given back if the runtime ends. A simulated process does not survive that.
+    leaves_to: Option<Tasks>,
     /// Whoever waits for that to be done.
     shut_down: Vec<oneshot::Sender<()>>,
 }
@@ -105,6 +112,7 @@ impl Driver {
             contender,
             engaged: Vec::new(),
             next: None,
+            passed_on: false,
             in_flight: None,
             sent: Moment::default(),
             heard: Moment::default(),
@@ -123,18 +131,27 @@ impl Driver {
             busy_until: clock::moment() + LINGER,
             nobody_waits,
             is_shut_down: false,
+            leaves_to: (!crate::task::is_simulated()).then_some(Tasks::Apart),
             shut_down: Vec::new(),
         }
     }
 
     /// Runs until there has been nothing to do for a while and `may_end` says that nobody can ask for more.
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, may_end: impl Fn() -> bool) {
+        let mut stepped = Moment::default();
+        // It is kept from one time to the next: setting a timer can wake a thread.
+        let mut alarm = (Moment::default(), Box::pin(clock::sleep_until(Moment::default())));
         loop {
-            let wake = self.step();
+            let now = clock::moment();
+            let wake = if std::mem::take(&mut self.passed_on) && now < stepped + PASSING_ON {
+                self.end_what_is_over().into_iter().chain([stepped + PASSING_ON]).min()
+            } else {
+                stepped = now;
+                self.step()
+            };
             if self.begin_next() {
                 continue;
             }
-            let now = clock::moment();
             if !self.contender.is_idle() || !self.engaged.is_empty() {
                 self.busy_until = now + LINGER;
             } else if now >= self.busy_until {
@@ -146,6 +163,9 @@ impl Driver {
                 self.busy_until = now + LINGER;
             }
             let wake = wake.unwrap_or(self.busy_until).min(self.busy_until).max(now + Duration::from_millis(1));
+            if alarm.0 != wake {
+                alarm = (wake, Box::pin(clock::sleep_until(wake)));
+            }
             let (own_deadline, session_lost) = self.ends();
             tokio::select! {
                 biased;
@@ -166,15 +186,14 @@ impl Driver {
                 () = caller_gone(&mut self.engaged, &mut self.next) => self.caller_gone(),
                 session = session_lost => self.session_lost(&session),
                 () = own_deadline => self.own_deadline_passed(),
-                () = clock::sleep_until(wake) => {}
+                () = &mut alarm.1 => alarm.0 = Moment::default(),
             }
         }
     }
 
     /// Lets the protocol decide, and does what it says. Returns when to come back if nothing happens.
     fn step(&mut self) -> Option<Moment> {
-        let too_long = self.end_what_is_held_too_long();
-        let rested = self.end_rests().into_iter().chain(self.end_patience()).min();
+        let over = self.end_what_is_over();
         let mut wake = None;
         // Also while an answer is awaited: what a watch has shown need not wait for it.
         match self.contender.poll(clock::now()) {
@@ -217,7 +236,13 @@ impl Driver {
                 changed
             });
         }
-        wake.into_iter().chain(watch_wake).chain(too_long).chain(rested).min()
+        wake.into_iter().chain(watch_wake).chain(over).min()
+    }
+
+    /// Of what is held, what rests and what is asked for. Returns when there is more of it.
+    fn end_what_is_over(&mut self) -> Option<Moment> {
+        let too_long = self.end_what_is_held_too_long();
+        too_long.into_iter().chain(self.end_rests()).chain(self.end_patience()).min()
     }
 
     fn tell(&mut self, notice: Notice) {
@@ -309,18 +334,18 @@ impl Driver {
             }
         };
         let live = self.engaged.iter().filter(|engaged| !engaged.session_over);
-        let sessions: BTreeMap<_, _> = live
-            .filter_map(|engaged| engaged.session.as_ref())
-            .map(|session| (session.id().clone(), session))
-            .collect();
+        // They are one or two, whatever is held by them.
+        let mut sessions: Vec<SessionUse> = Vec::new();
+        for session in live.filter_map(|engaged| engaged.session.as_ref()) {
+            if sessions.iter().all(|other| other.id() != session.id()) {
+                sessions.push(session.clone());
+            }
+        }
         let mut lost: FuturesUnordered<_> = sessions
             .into_iter()
-            .map(|(id, session)| {
-                let session = session.clone();
-                async move {
-                    session.validity().lost().cancelled().await;
-                    id
-                }
+            .map(|session| async move {
+                session.validity().lost().cancelled().await;
+                session.id().clone()
             })
             .collect();
         let session_lost = async move {
@@ -407,16 +432,23 @@ impl Driver {
         if self.engaged.iter().any(|engaged| engaged.shared) {
             return false;
         }
-        self.watches_hold = self.shared.hold_watches.clone().try_acquire_owned().ok();
-        if self.watches_hold.is_some() {
+        // What lingers is watched as it is, and read now and then besides.
+        let is_watched = self.lingers() && self.watch.is_some();
+        if !is_watched {
+            self.watches_hold = self.shared.hold_watches.clone().try_acquire_owned().ok();
+        }
+        let watches = is_watched || self.watches_hold.is_some();
+        if watches {
             self.keep_watch();
             self.contender.answer(Answer::Skipped, clock::moment());
         }
-        self.watches_hold.is_some()
+        watches
     }
 
     fn observe(&mut self) {
-        let Some(wanted) = self.contender.sessions_to_observe(clock::moment()) else { return };
+        let Some(mut wanted) = self.contender.sessions_to_observe(clock::moment()) else { return };
+        // Whoever is known to have ended need not have held this for long.
+        wanted.extend(self.shared.observers.ended(self.contender.sessions_of_holders()));
         // An observer ends with the runtime on which it was begun, and is followed by another.
         self.verdicts.retain(|session, verdict| wanted.contains(session) && verdict.has_changed().is_ok());
         for session in wanted {

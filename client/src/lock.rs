@@ -158,7 +158,8 @@ impl LockBuilder {
     /// releases it when it sees a join, a request to let go, or that the watch is broken. It reads the Lease once a renew
     /// interval as well (a third of the session's duration), so that a silent watch keeps nobody waiting for longer than
     /// that, and for a guard that is there then; where neither is answered, it is given back after two such intervals.
-    /// Waiting until it is free, without joining, waits for the whole time.
+    /// Waiting until it is free, without joining, waits for the whole time. It does not linger where the custom resource says
+    /// `reclaim: Never` or names a lock delay: they are for work that was left half done.
     ///
     /// It is for a lock that one process takes again and again and others seldom. It costs a watch, that read, and the
     /// session's heartbeat: do not let thousands linger. Nothing lingers before the watch is open, and nothing at all

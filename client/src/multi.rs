@@ -195,7 +195,7 @@ impl MultiLock {
             match access.try_part(wish).await {
                 Ok(hold) => holds.push(hold),
                 Err(error) => {
-                    let _ = release_all(holds).await;
+                    give_all_back(holds).await;
                     return Err(error);
                 }
             }
@@ -236,11 +236,11 @@ impl MultiLock {
                 Some(Ok(hold)) => holds.push(hold),
                 // What was held until then is given back before anybody hears of it.
                 Some(Err(error)) => {
-                    let _ = release_all(holds).await;
+                    give_all_back(holds).await;
                     return Err(error);
                 }
                 None => {
-                    let _ = release_all(holds).await;
+                    give_all_back(holds).await;
                     return Ok(None);
                 }
             }
@@ -274,9 +274,9 @@ async fn all_or_nothing(holds: Vec<Hold>) -> Result<MultiGuard, (String, ApiErro
     }
 }
 
-async fn release_all(holds: Vec<Hold>) -> Result<(), ReleaseError> {
-    let outcomes = futures::future::join_all(holds.into_iter().map(Hold::release)).await;
-    outcomes.into_iter().collect()
+/// Nothing was done under these, and nothing of them rests in this process.
+async fn give_all_back(holds: Vec<Hold>) {
+    futures::future::join_all(holds.into_iter().map(Hold::release_for_good)).await;
 }
 
 /// All of a [`MultiLock`] is held as long as this is, and as long as none of it is lost. Dropping it releases all.
@@ -345,7 +345,8 @@ impl MultiGuard {
     /// # Errors
     /// [`ReleaseError`] of the first that was not released cleanly; the others were released all the same.
     pub async fn release(self) -> Result<(), ReleaseError> {
-        release_all(self.holds).await
+        let outcomes = futures::future::join_all(self.holds.into_iter().map(Hold::release)).await;
+        outcomes.into_iter().collect()
     }
 
     /// Leaves all on the Leases for so long from now on, and holds none of it any more, as [`LockGuard::keep`] does.

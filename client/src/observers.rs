@@ -66,6 +66,20 @@ impl Observers {
         Arc::new(Self { store, host, request_timeout, tasks, watched: Mutex::default() })
     }
 
+    /// Of these sessions those that are known to have ended: who looked at one for one lock need not wait at the next.
+    pub(crate) fn ended<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> Vec<SessionId> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if watched.is_empty() {
+            return Vec::new();
+        }
+        let has_ended = |session: &&SessionId| match watched.get(*session) {
+            Some(Entry::Watched(word)) => word.borrow().0 == Verdict::Ended,
+            Some(Entry::Remembered(observer, _)) => observer.verdict() == Verdict::Ended,
+            None => false,
+        };
+        sessions.filter(has_ended).cloned().collect()
+    }
+
     /// Watches a session as long as the receiver lives, and ends it if it expires.
     pub(crate) fn observe(self: &Arc<Self>, session: &SessionId) -> watch::Receiver<Word> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);

@@ -25,7 +25,7 @@ pub(crate) struct Slot {
     /// What this process holds of it, and who acquired it.
     owners: Mutex<Vec<Owner>>,
     /// Who of this process waits for it, by their places. There may be thousands, and the first leaves first.
-    queue: Mutex<BTreeMap<u64, LocalWaiter>>,
+    queue: Mutex<BTreeMap<u64, Queued>>,
     /// Something is said on the Lease of what these hold elsewhere.
     reports: AtomicBool,
     /// The custom resource lets nobody wait, as far as the driver knows.
@@ -42,6 +42,13 @@ pub(crate) struct LocalWaiter {
     pub(crate) id: Option<HolderId>,
 }
 
+#[derive(Debug)]
+struct Queued {
+    waiter: LocalWaiter,
+    /// What it would like to be handed by whoever of this process has the lock.
+    order: Option<Box<Order>>,
+}
+
 /// A place among those who wait in this process.
 #[derive(Debug)]
 pub(crate) struct InLine {
@@ -49,9 +56,19 @@ pub(crate) struct InLine {
     pub(crate) n: u64,
 }
 
+impl InLine {
+    /// Whoever has this place would like to be handed the lock by whoever of this process has it.
+    pub(crate) fn park(&self, order: Box<Order>) {
+        if let Some(queued) = self.slot.queue().get_mut(&self.n) {
+            queued.order = Some(order);
+        }
+    }
+}
+
 impl Drop for InLine {
     fn drop(&mut self) {
-        self.slot.queue().remove(&self.n);
+        // What it had parked is dropped when the queue is free again: that takes longer.
+        let _queued = self.slot.queue().remove(&self.n);
         // What was said of those who wait holds no longer of those who are left, until it is said anew.
         self.slot.report(Vec::new());
     }
@@ -152,7 +169,7 @@ impl Slot {
         if !self.reports.swap(!holds.is_empty(), Ordering::AcqRel) && holds.is_empty() {
             return;
         }
-        let place = self.queue().values().find_map(|waiter| waiter.id.clone());
+        let place = self.queue().values().find_map(|queued| queued.waiter.id.clone());
         if let Some(id) = place {
             let _ = self.commands.send(Command::Report(id, holds));
         }
@@ -162,13 +179,14 @@ impl Slot {
     pub(crate) fn waits(self: &Arc<Self>, mode: Mode) -> InLine {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.queue().insert(n, LocalWaiter { by: Waiting::current(), n, mode, id: None });
+        let waiter = LocalWaiter { by: Waiting::current(), n, mode, id: None };
+        self.queue().insert(n, Queued { waiter, order: None });
         InLine { slot: self.clone(), n }
     }
 
     /// Who waits for it in this process, and by which task or thread.
     pub(crate) fn waiting(&self) -> Vec<(Waiting, LocalWaiter)> {
-        self.queue().values().map(|waiter| (waiter.by, waiter.clone())).collect()
+        self.queue().values().map(|queued| (queued.waiter.by, queued.waiter.clone())).collect()
     }
 
     /// Whether anybody in this process waits for it.
@@ -178,10 +196,15 @@ impl Slot {
 
     /// Whoever has this place among those who wait in this process waits by this acquisition from now on.
     pub(crate) fn waits_by(&self, n: u64, id: &HolderId) {
-        self.queue().get_mut(&n).into_iter().for_each(|waiter| waiter.id = Some(id.clone()));
+        self.queue().get_mut(&n).into_iter().for_each(|queued| queued.waiter.id = Some(id.clone()));
     }
 
-    fn queue(&self) -> MutexGuard<'_, BTreeMap<u64, LocalWaiter>> {
+    /// What the first of those who wait in this process has parked, if it would do.
+    pub(crate) fn unpark(&self, would_do: impl FnOnce(&Order) -> bool) -> Option<Box<Order>> {
+        self.queue().first_entry()?.get_mut().order.take_if(|order| would_do(order))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, BTreeMap<u64, Queued>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -239,8 +262,9 @@ pub(crate) struct Order {
     /// Its place among those who wait in this process.
     pub(crate) in_line: Option<u64>,
     pub(crate) reply: oneshot::Sender<Result<Grant, Refusal>>,
-    /// In this process one acquisition of a lock at a time: the others queue up for this.
-    pub(crate) turn: OwnedMutexGuard<()>,
+    /// In this process one acquisition of a lock at a time: the others queue up for this. Whoever has parked this takes it over
+    /// with the hold.
+    pub(crate) turn: Option<OwnedMutexGuard<()>>,
     /// Who holds the lock and how many wait ahead, as far as known.
     pub(crate) ahead: watch::Sender<(String, usize)>,
     pub(crate) course: Course,

@@ -16,6 +16,14 @@ pub(crate) enum Tasks {
     Apart,
 }
 
+/// Whether whoever calls this is a simulated process.
+pub(crate) fn is_simulated() -> bool {
+    #[cfg(feature = "testing")]
+    return crate::testing::Process::current().is_some();
+    #[cfg(not(feature = "testing"))]
+    false
+}
+
 impl Tasks {
     /// Starts a task beside the present one, in the same process.
     pub(crate) fn spawn<F>(self, future: F) -> JoinHandle<F::Output>

@@ -72,10 +72,14 @@ impl Validity {
 
     /// Whether it is still valid, by the clock and at this very moment. Once it is not, it never is again.
     pub(crate) fn check(&self) -> Result<(), LossReason> {
+        self.check_at(clock::moment())
+    }
+
+    fn check_at(&self, now: Moment) -> Result<(), LossReason> {
         if let Some(parent) = &self.parent {
-            parent.check()?;
+            parent.check_at(now)?;
         }
-        let (until, now) = (self.until.load(Ordering::Acquire), clock::moment());
+        let until = self.until.load(Ordering::Acquire);
         let too_long = now >= self.at_most_until;
         if until != OVER && nanos(now) < until && !too_long {
             return Ok(());

@@ -225,7 +225,7 @@ impl Document<'_> {
     fn idle(&mut self) {
         self.section(
             "Nothing to do",
-            "One holds and nine wait, each with a connection of its own; nothing happens. Requests a second of all ten: with \
+            "One holds and nine wait, each with a connection of its own; nothing happens. Requests a second of all ten, from 20 s on: with \
              leases of 15 s for everybody, and of the length that each has by itself (see who takes part). Longer leases are \
              renewed less often, and take as much longer to pass on after a crash.",
         );

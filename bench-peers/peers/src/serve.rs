@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use futures::StreamExt as _;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Mutex;
@@ -88,9 +89,21 @@ impl<C: Connection> Server<C> {
                 let held = |one: &&Arc<Mutex<C::Contender>>| one.try_lock().is_ok_and(|one| one.holds());
                 say(&format!("held {}", self.contenders.iter().filter(held).count()));
             }
+            ("free", []) => self.free().await,
             _ => bail!("not understood"),
         }
         Ok(())
+    }
+
+    /// Releases what is held, so that the next run finds it free.
+    async fn free(&mut self) {
+        let freed = futures::stream::iter(self.contenders.drain(..))
+            .map(|contender| async move { contender.lock().await.release().await.is_ok() })
+            .buffer_unordered(64)
+            .filter(|freed| std::future::ready(*freed))
+            .count()
+            .await;
+        say(&format!("freed {freed}"));
     }
 
     async fn open(

@@ -77,7 +77,7 @@ impl Engaged {
             allowed_until: None,
             ahead,
             request: watch::Sender::default(),
-            turn: Some(turn),
+            turn,
             course,
         }
     }

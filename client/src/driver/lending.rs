@@ -3,12 +3,11 @@
 use super::{Driver, Engaged};
 use crate::clock;
 use crate::error::LossReason;
-use crate::protocol::contender::Refusal;
+use crate::protocol::contender::{Answer, Refusal};
 use crate::protocol::lending::News;
 use crate::protocol::{Kind, Moment, renew_interval};
 use crate::session::Holding;
 use crate::slot::Order;
-use crate::task::Tasks;
 
 /// An order that begins when what was held before has been given back.
 pub(super) struct Later {
@@ -21,29 +20,35 @@ impl Driver {
     /// Somebody asks for it: what rests is lent, and what cannot be lent is given back first.
     pub(super) fn take_on(&mut self, order: Box<Order>) {
         let Some(at) = self.engaged.iter().position(|engaged| !engaged.shared) else { return self.begin(*order) };
-        if !self.lends(at, &order) {
-            self.give_back(at);
-            let patience = clock::moment() + order.wish.patience;
-            self.next = Some(Later { order, patience });
+        let news = self.news(at);
+        if lends(&mut self.engaged[at], news, &order) {
+            self.lend(at, *order);
             return;
         }
-        let Order { guard, stay, reply, turn, ahead, course, .. } = *order;
-        let engaged = &mut self.engaged[at];
-        (engaged.guard, engaged.stay, engaged.ahead) = (guard, stay, ahead);
-        (engaged.reply, engaged.turn, engaged.course) = (Some(reply), Some(turn), course);
-        engaged.hand_out();
+        self.give_back(at);
+        let patience = clock::moment() + order.wish.patience;
+        self.next = Some(Later { order, patience });
     }
 
-    /// Whether this hold is lent to whoever gave this order: it rests, and is what was asked for.
-    fn lends(&mut self, at: usize, order: &Order) -> bool {
+    /// Whoever is next in this process has what rests, if it waits for just that. Otherwise it may come.
+    pub(super) fn pass_on(&mut self, at: usize) {
         let news = self.news(at);
         let engaged = &mut self.engaged[at];
-        order.wish.kind == Kind::Lock
-            && order.wish.own_duration.is_none()
-            && order.wish.resource_id == engaged.resource_id
-            && engaged.lives_by(order.session.id())
-            && order.session.validity().check().is_ok()
-            && engaged.lending.lend(order.terms, news, clock::moment())
+        let slot = engaged.slot.clone();
+        match slot.unpark(|order| !order.reply.is_closed() && lends(engaged, news, order)) {
+            Some(order) => self.lend(at, *order),
+            None => engaged.turn = None,
+        }
+    }
+
+    fn lend(&mut self, at: usize, order: Order) {
+        let Order { guard, stay, reply, turn, ahead, course, .. } = order;
+        let engaged = &mut self.engaged[at];
+        (engaged.guard, engaged.stay, engaged.ahead) = (guard, stay, ahead);
+        (engaged.reply, engaged.course) = (Some(reply), course);
+        engaged.turn = turn.or(engaged.turn.take());
+        engaged.hand_out();
+        self.passed_on = true;
     }
 
     /// Begins an acquisition under a number of its own.
@@ -59,7 +64,13 @@ impl Driver {
         if self.engaged.iter().any(|engaged| !engaged.shared) {
             return false;
         }
-        self.next.take().map(|later| self.begin(*later.order)).is_some()
+        let Some(Later { order, .. }) = self.next.take() else { return false };
+        if order.session.validity().check().is_ok() {
+            self.begin(*order);
+        } else {
+            let _ = order.reply.send(Err(Refusal::SessionLost));
+        }
+        true
     }
 
     /// Nobody waits for ever for what cannot be given back. Returns when that is to be looked at again.
@@ -74,7 +85,8 @@ impl Driver {
 
     /// What is known of this hold, if nothing of it speaks against keeping it.
     fn news(&self, at: usize) -> Option<News> {
-        let watched = self.watch.as_ref().is_some_and(|watch| watch.shown);
+        // What nobody gets for long after its holder has died does not linger without one.
+        let watched = self.is_watched() && !self.contender.outlives_its_holder();
         self.contender.is_undisputed(&self.engaged[at].id).then_some(News { since: self.heard, watched })
     }
 
@@ -90,8 +102,6 @@ impl Driver {
         if rests {
             (engaged.at_most_until, engaged.stay_until, engaged.watch_for_loss) = (None, None, false);
             engaged.resting = engaged.session.clone().map(Holding::new);
-            // Whoever is next in this process may come.
-            engaged.turn = None;
         }
         rests
     }
@@ -134,26 +144,41 @@ impl Driver {
         }
     }
 
-    /// The runtime ends, and all that this driver has rests: nothing of it is lost with the driver, another one gives it
-    /// back. Whether that is so.
+    /// The runtime ends, and all that this driver has rests or is being given back: nothing of it is lost with the driver,
+    /// another one gives it back. Whether that is so. The session may have ended with the runtime, and is not needed for it.
     pub(super) fn leave_behind(&mut self) -> bool {
-        let rests = |engaged: &Engaged| {
-            engaged.lending.rests()
-                && engaged.session.as_ref().is_some_and(|session| session.validity().check().is_ok())
+        let is_released = |engaged: &Engaged| {
+            let over = engaged.validity.as_ref().map(|validity| validity.check());
+            engaged.lending.rests() || over == Some(Err(LossReason::Released))
         };
-        if self.engaged.is_empty() || self.in_flight.is_some() || !self.engaged.iter().all(rests) {
+        let Some(tasks) = self.leaves_to.filter(|_| !self.engaged.is_empty()) else { return false };
+        if !self.engaged.iter().all(is_released) {
             return false;
         }
         let mut other = Self::new(self.name.clone(), self.shared.clone(), self.nobody_waits.clone());
         std::mem::swap(&mut other.contender, &mut self.contender);
         std::mem::swap(&mut other.engaged, &mut self.engaged);
+        if self.in_flight.take().is_some() {
+            let why = "the runtime on which it was sent has ended".to_owned();
+            other.contender.answer(Answer::Unclear(why), clock::moment());
+        }
         other.give_all_back();
-        Tasks::Apart.spawn(async move {
+        tasks.spawn(async move {
             let (_open, commands) = tokio::sync::mpsc::unbounded_channel();
             other.run(commands, || true).await;
         });
         true
     }
+}
+
+/// Whether this hold is lent to whoever gave this order: it rests, and is what was asked for.
+fn lends(engaged: &mut Engaged, news: Option<News>, order: &Order) -> bool {
+    order.wish.kind == Kind::Lock
+        && order.wish.own_duration.is_none()
+        && order.wish.resource_id == engaged.resource_id
+        && engaged.lives_by(order.session.id())
+        && order.session.validity().check().is_ok()
+        && engaged.lending.lend(order.terms, news, clock::moment())
 }
 
 /// Resolves when one of those who wait for an answer does not any more.

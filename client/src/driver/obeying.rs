@@ -82,6 +82,7 @@ impl Driver {
             Some(reply) if keep.is_none() && self.rests(at) => {
                 self.engaged[at].course.over();
                 let _ = reply.send(true);
+                self.pass_on(at);
             }
             reply => {
                 self.engaged[at].course.leaving();

@@ -17,8 +17,10 @@ pub(super) struct Watch {
     /// It shows all that happens, and not only what concerns this session.
     all: bool,
     sights: BoxStream<'static, Result<Sight, Failure>>,
-    /// It has shown something, and so is open.
-    pub(super) shown: bool,
+    /// It is open, and what stands there has been shown, by this one or one before.
+    shown: bool,
+    /// It goes on from a version that was known.
+    goes_on: bool,
     begun: Moment,
     used: Moment,
     /// When it last showed anything new, and how far it had come by then.
@@ -33,6 +35,7 @@ const SILENT: Duration = Duration::from_secs(150);
 pub(super) struct Left {
     session: SessionId,
     all: bool,
+    shown: bool,
     reached: Version,
 }
 
@@ -55,7 +58,6 @@ impl Driver {
         let lingers = self.lingers();
         let held_from = (for_loss || lingers || self.watches_hold.is_some()).then(|| self.contender.watch_hold_from());
         let waits_from = self.contender.watch_from();
-        let anew = self.watch_anew || (lingers && waits_from.is_none());
         let wanted = waits_from.or(held_from.flatten().map(|from| (from, false)));
         let had_one = self.watch.is_some();
         if let Some(watch) = &mut self.watch {
@@ -81,14 +83,18 @@ impl Driver {
             }
             let label = format!("{HOLDER}{session}");
             let left = self.watch_left.take().filter(|left| left.session == session && left.all == all);
+            let shown = left.as_ref().is_some_and(|left| left.shown) && !self.watch_anew;
+            let anew = self.watch_anew || (lingers && waits_from.is_none() && !shown);
             let from = left.map_or(from, |left| left.reached.max(from));
-            // What is there is shown at once where all is, or by a lock that lingers: that is as good as a read.
+            // What is there is shown at once where all is, or by a lock that lingers: that is as good as a read. What is
+            // not shown is read.
             let from = (!anew && (shared || !all)).then_some(from);
-            self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
+            self.recheck_at = anew.then(|| now + Duration::from_secs(1));
             let label = (!all).then_some(label.as_str());
             let sights = self.shared.store.watch(&self.name, label, from);
-            self.watch =
-                Some(Watch { session, all, sights, shown: false, begun: now, used: now, heard: now, reached: None });
+            let goes_on = from.is_some();
+            let (begun, used, heard) = (now, now, now);
+            self.watch = Some(Watch { session, all, sights, shown, goes_on, begun, used, heard, reached: None });
         }
         if self.recheck_at.is_some_and(|at| now >= at) {
             (self.recheck_at, self.watch_anew) = (None, false);
@@ -103,18 +109,29 @@ impl Driver {
         silent.into_iter().chain(self.recheck_at).chain(without).min()
     }
 
+    /// Whether all is shown that concerns this session, but for the moment between one watch and the next.
+    pub(super) fn is_watched(&self) -> bool {
+        match &self.watch {
+            Some(watch) => watch.shown,
+            None => self.watch_left.as_ref().is_some_and(|left| left.shown),
+        }
+    }
+
     pub(super) fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {
         let now = clock::moment();
         if let (Some(watch), Some(Ok(sight))) = (&mut self.watch, &sight) {
             // An API server that is cut off from its store says again and again that it has come no further.
             let stands = matches!(sight, Sight::Reached(version) if Some(*version) <= watch.reached);
-            watch.shown = true;
+            // How far it has come says nothing of what was there before.
+            watch.shown |= watch.goes_on || !matches!(sight, Sight::Reached(_));
             watch.heard = if stands { watch.heard } else { now };
         }
         match sight {
             Some(Ok(Sight::Shows(lease))) => match Record::parse(*lease) {
                 Ok(record) => {
                     self.watch_anew = false;
+                    // It may be from before what is known.
+                    self.recheck_at = self.recheck_at.filter(|_| self.contender.knows_more_than(&record));
                     self.contender.saw(record, now);
                 }
                 Err(malformed) => {
@@ -132,8 +149,9 @@ impl Driver {
             }
             None if self.watch.as_ref().is_some_and(|watch| watch.has_come_to_its_end(now)) => {
                 let watch = self.watch.take();
-                self.watch_left = watch
-                    .and_then(|Watch { session, all, reached, .. }| Some(Left { session, all, reached: reached? }));
+                self.watch_left = watch.and_then(|Watch { session, all, shown, reached, .. }| {
+                    Some(Left { session, all, shown, reached: reached? })
+                });
             }
             end => {
                 // It failed. The next one begins with what there is then, so that a version that is too old
@@ -143,7 +161,7 @@ impl Driver {
                 if lived > LINGER {
                     self.watch_failures = 0;
                 }
-                self.watch_anew = true;
+                (self.watch_anew, self.watch_left) = (true, None);
                 let pause = Duration::from_millis(50) * (1 << self.watch_failures.min(8));
                 self.watch_retry_at = clock::moment() + pause.min(renew_interval(self.shared.session_duration));
                 self.watch_failures += 1;

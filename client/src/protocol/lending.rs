@@ -78,8 +78,11 @@ impl Lending {
     /// Until when it may rest. `None`: it is to be given back now.
     #[must_use]
     pub fn rests_until(&self, news: Option<News>, somebody_waits: bool) -> Option<Moment> {
+        let (since, news) = (self.rests_since?, news?);
         let turn = if somebody_waits { TURN } else { Duration::ZERO };
-        Some((self.rests_since? + self.terms.linger.max(turn)).min(self.terms.good_until(news?)))
+        let turn = (since + turn).min(self.terms.good_until(news));
+        let lingers = news.watched.then(|| (since + self.terms.linger).min(news.since + self.terms.watched));
+        Some(lingers.map_or(turn, |lingers| lingers.max(turn)))
     }
 
     /// A guard that was asked for on these terms has it from now on, if it rests and may be lent on both its terms and these.
@@ -142,6 +145,10 @@ mod tests {
         assert!(lending.rest(Some(news(10, true)), false, at(10)));
         assert_eq!(lending.rests_until(Some(news(10, true)), false), Some(at(15)));
         assert!(lending.rests_until(Some(news(10, false)), false).is_some_and(|until| until <= at(10)));
+        // Where it is passed on without a watch, it does not linger without one.
+        let both = Terms { handoff: Duration::from_mins(1), ..LINGERING };
+        assert!(!Lending::new(both).rest(Some(news(10, false)), false, at(10)));
+        assert!(Lending::new(both).rest(Some(news(10, false)), true, at(10)));
         // Heard of long ago, it does not stay for all of it.
         assert!(!Lending::new(LINGERING).rest(Some(news(10, true)), false, at(30)));
     }

@@ -204,21 +204,3 @@ async fn what_lingers_is_given_back_when_nobody_can_ask_for_it() {
     drop(lock);
     until(|| !is_held(&store)).await;
 }
-
-#[test]
-fn the_end_of_a_runtime_on_which_something_lingers_takes_nothing_else_with_it() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (stays, ends) = (runtime(), runtime());
-    let store = MemoryStore::new();
-    let client = client(&store, "one");
-    let guard = stays.block_on(client.lock("b").build().unwrap().acquire()).unwrap();
-    ends.block_on(comes_to_linger(&lingering(&client), &store));
-    drop(ends);
-    guard.check().unwrap();
-    stays.block_on(until(|| !is_held(&store)));
-    guard.check().unwrap();
-    stays.block_on(async {
-        lingering(&client).acquire().await.unwrap().release().await.unwrap();
-        guard.release().await.unwrap();
-    });
-}

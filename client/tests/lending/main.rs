@@ -1,10 +1,11 @@
 //! One hold of a lock for several tasks of a process, one after the other, and what lingers. How many requests that takes is
 //! counted by an API server in memory; the same on a real one is tested elsewhere.
 
+mod ending;
 mod lingering;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -14,8 +15,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::{Record, Version, Write};
 use leasehold::testing::{Process, ProcessOptions};
 use leasehold::{
-    AcquireError, ApiError, Client, Failure, Lock, LockBuilder, LockGuard, LossReason, MemoryStore, OnLost, Sight,
-    Store, TryAcquireError, clock,
+    AcquireError, ApiError, Client, Failure, Lock, LockBuilder, LockGuard, LossReason, MemoryStore, MultiLock, OnLost,
+    Sight, Store, TryAcquireError, clock,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -35,8 +36,12 @@ fn lingering(client: &Client) -> Lock {
 
 /// What stands on the lock's Lease.
 fn record(store: &MemoryStore) -> Option<Record> {
+    record_of(store, "a")
+}
+
+fn record_of(store: &MemoryStore, name: &str) -> Option<Record> {
     let (leases, _) = store.server().list(None, "").unwrap();
-    let lease = leases.iter().find(|lease| lease.metadata.name.as_deref() == Some("a"))?;
+    let lease = leases.iter().find(|lease| lease.metadata.name.as_deref() == Some(name))?;
     Some(Record::parse((**lease).clone()).unwrap())
 }
 
@@ -118,6 +123,47 @@ async fn a_thousand_tasks_pass_it_on_by_two_writes() {
     // The session, the lock, and its release; and perhaps one more each where the machine was asleep.
     assert!(requests.writes() <= 7 && requests.get <= 2 && requests.watch == 0, "{requests:?}");
     client.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_task_that_wants_a_token_of_its_own_is_not_overtaken() {
+    let store = MemoryStore::new();
+    let client = client(&store, "one");
+    let (passed_on, strict) = (lock(&client, |lock| lock.local_handoff(MINUTE)), lock(&client, |lock| lock));
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let first = passed_on.acquire().await.unwrap();
+    let mut waiting = Vec::new();
+    for (n, lock) in [&passed_on, &strict, &passed_on, &passed_on, &strict].into_iter().cloned().enumerate() {
+        let order = order.clone();
+        waiting.push(tokio::spawn(async move {
+            let guard = lock.acquire().await.unwrap();
+            order.lock().unwrap().push((n, guard.token()));
+            guard.release().await.unwrap();
+        }));
+        tokio::task::yield_now().await;
+    }
+    let token = first.token();
+    first.release().await.unwrap();
+    for task in waiting {
+        soon(task).await.unwrap();
+    }
+    let order = order.lock().unwrap();
+    assert!(order.iter().map(|(n, _)| *n).eq(0..5), "{order:?}");
+    let tokens: Vec<_> = order.iter().map(|(_, token)| *token).collect();
+    assert!(tokens[0] == token && tokens[1] > token && tokens[2] > tokens[1] && tokens[2] == tokens[3], "{tokens:?}");
+    assert!(tokens[4] > tokens[3], "{tokens:?}");
+}
+
+#[tokio::test]
+async fn what_was_got_for_nothing_rests_nowhere() {
+    let store = MemoryStore::new();
+    let (here, there) = (client(&store, "here"), client(&store, "there"));
+    let lock = lingering(&here);
+    comes_to_linger(&lock, &store).await;
+    let _taken = there.lock("b").build().unwrap().acquire().await.unwrap();
+    let both = MultiLock::new().lock(&lock).lock(&here.lock("b").build().unwrap()).build().unwrap();
+    assert!(matches!(both.try_acquire().await.unwrap_err(), TryAcquireError::Held { .. }));
+    assert!(!is_held(&store), "nothing was done under it, and nobody else could try it");
 }
 
 /// A store whose watches show nothing, or that answers nothing.

@@ -1,5 +1,6 @@
 //! Whether what this client holds may go on being its, though the guard is given back.
 
+use super::super::policy::Reclaim;
 use super::super::{HolderId, Kind, Moment};
 use super::{Contender, Known};
 
@@ -19,6 +20,13 @@ impl Contender {
         let bounded = record.policy.max_hold.is_some() || record.policy.max_waiters == Some(0);
         let wanted = record.waiters.iter().any(|waiter| waiter.id.session != id.session);
         !(asked || marked || bounded || wanted)
+    }
+
+    /// Whether others wait for longer than its session lasts where a holder has died: for a while, or for a person.
+    #[must_use]
+    pub fn outlives_its_holder(&self) -> bool {
+        let Known::Present(record) = &self.known else { return false };
+        record.policy.reclaim == Reclaim::Never || !record.policy.lock_delay.is_zero()
     }
 
     /// What is held is to be read at this time, whether it is watched or not: it is kept back from others for longer than its

@@ -29,6 +29,12 @@ impl Contender {
         }
     }
 
+    /// Whether this was before something that has been seen.
+    #[must_use]
+    pub fn knows_more_than(&self, record: &Record) -> bool {
+        record.version < self.floor
+    }
+
     /// The sessions whose end would let this client go ahead. `None` while that is not known.
     #[must_use]
     pub fn sessions_to_observe(&self, now: Moment) -> Option<BTreeSet<SessionId>> {
@@ -77,6 +83,18 @@ impl Contender {
             sessions.remove(&own.session);
         }
         Some(sessions)
+    }
+
+    /// The sessions by which somebody holds what this client waits for.
+    pub fn sessions_of_holders(&self) -> impl Iterator<Item = &SessionId> {
+        let record = match (&self.known, &self.turn) {
+            (Known::Present(record), Some(_)) => Some(record),
+            _ => None,
+        };
+        record.into_iter().flat_map(|record| record.holders()).filter_map(|holder| match &holder.liveness {
+            Liveness::Session(session) => Some(session),
+            Liveness::Own(_) => None,
+        })
     }
 
     /// Whoever is looked at already is not let out of sight for a while, only since a lock has changed hands.
