@@ -48,8 +48,8 @@ struct Document<'a> {
 const HEAD: &str = "\
 # Benchmarks
 
-Leasehold beside what else there is, measured in one run on one machine, with the same API server and the same etcd. All of
-this page is written by `make bench-peers` from [benchmarks.json](benchmarks.json), which has every figure of every run; nothing
+Leasehold beside what else there is, measured in one run on one machine, with the same API server and the same etcd (what was
+measured again in another is named in the conditions, and is of one run as well, everybody in it). All of this page is written by `make bench-peers` from [benchmarks.json](benchmarks.json), which has every figure of every run; nothing
 in it is written by hand. How it measures is in [bench-peers/README.md](../bench-peers/README.md).
 
 A figure is the median of the runs, with the least and the most in brackets. Factors are taken within a run. The floor is two bare

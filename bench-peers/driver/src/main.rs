@@ -52,6 +52,9 @@ struct Options {
     /// Measure nothing: write document and plots anew from this benchmarks.json, beside it.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+    /// With --from: what this other benchmarks.json has, of some parts, takes the place of the same there.
+    #[arg(long, value_name = "FILE", requires = "from", conflicts_with = "check")]
+    with: Option<PathBuf>,
     /// With --from: write nothing, fail if they are not as they should be.
     #[arg(long, requires = "from")]
     check: bool,
@@ -99,7 +102,11 @@ struct Bench {
 async fn main() -> Result<()> {
     let mut options = Options::parse();
     if let Some(from) = &options.from {
-        let (results, folder) = (Results::read(from)?, from.parent().context("a folder")?);
+        let (mut results, folder) = (Results::read(from)?, from.parent().context("a folder")?);
+        if let Some(with) = &options.with {
+            results.replace_by(Results::read(with)?)?;
+            results.write(from)?;
+        }
         return if options.check { document::check(&results, folder) } else { document::write(&results, folder) };
     }
     if options.quick {

@@ -1,10 +1,12 @@
 //! What was measured, as it is kept: everything in the document is made from this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::contestants::LEASEHOLD;
 
 /// All of a run of the benchmark.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -87,6 +89,26 @@ impl Results {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// What another run measured takes the place of the same workloads here, whoever took part, and the conditions say so.
+    /// Those in which Leasehold did not are no whole ones.
+    pub(crate) fn replace_by(&mut self, other: Self) -> Result<()> {
+        ensure!(!other.quick, "the figures of a smoke run are worth nothing");
+        let own = other.figures.iter().filter(|figure| figure.contestant == LEASEHOLD);
+        let workloads: BTreeSet<String> = own.map(|figure| figure.workload.clone()).collect();
+        self.figures.retain(|figure| !workloads.contains(&figure.workload));
+        let said = |title: &str| {
+            let said = other.conditions.iter().find(|(other, _)| other == title);
+            said.map(|(_, value)| value.as_str()).unwrap_or_default()
+        };
+        let names = workloads.iter().cloned().collect::<Vec<_>>().join(", ");
+        let told = format!("{names}: {}, commit {}, {} runs", said("date"), said("commit"), other.runs);
+        self.conditions.push(("measured again".to_owned(), told));
+        self.parts.extend(other.parts);
+        self.figures.extend(other.figures.into_iter().filter(|figure| workloads.contains(&figure.workload)));
+        self.notes.extend(other.notes);
+        Ok(())
+    }
+
     fn values(&self, workload: &str, contestant: &str, metric: &str) -> BTreeMap<u32, (f64, u64)> {
         let wanted = |figure: &&Figure| {
             figure.workload == workload && figure.contestant == contestant && figure.metric == metric
@@ -128,6 +150,25 @@ mod tests {
             n: 2,
         };
         Results { figures: values.iter().map(figure).collect(), ..Results::default() }
+    }
+
+    #[test]
+    fn what_was_measured_again_takes_the_place_of_what_was_there() {
+        let mut whole = results(&[(1, LEASEHOLD, 3.0), (2, LEASEHOLD, 1.0), (1, "b", 9.0)]);
+        let mut more = results(&[(1, LEASEHOLD, 5.0)]);
+        more.conditions = vec![("commit".to_owned(), "abc".to_owned())];
+        let mut other = more.figures[0].clone();
+        other.workload = "other".to_owned();
+        whole.figures.push(other.clone());
+        // Leasehold has no part in that.
+        other.contestant = "b".to_owned();
+        more.figures.push(other);
+        assert!(whole.replace_by(Results { quick: true, ..Results::default() }).is_err());
+        whole.replace_by(more).unwrap();
+        assert_eq!(whole.spread("w", LEASEHOLD, "m").map(|spread| (spread.least, spread.most)), Some((5.0, 5.0)));
+        assert_eq!(whole.spread("w", "b", "m"), None);
+        assert!(whole.spread("other", LEASEHOLD, "m").is_some() && whole.spread("other", "b", "m").is_none());
+        assert!(whole.conditions[0].1.contains("w: , commit abc"), "{:?}", whole.conditions);
     }
 
     #[test]
