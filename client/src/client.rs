@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use crate::deadlocks::Lookout;
-use crate::driver::{Driver, Recollections, Shared};
+use crate::driver::{Driver, Names, Recollections, Shared};
 use crate::election::ElectionBuilder;
 use crate::error::{BuildError, OptionsError};
 use crate::lock::LockBuilder;
@@ -123,6 +123,7 @@ impl Client {
             request_timeout: session.request_timeout,
             fold_from: session.fold_from,
             recollections: Recollections::default(),
+            names: Names::default(),
             next_check: AtomicU64::new(0),
             hold_watches: Arc::new(tokio::sync::Semaphore::new(crate::driver::HOLD_WATCHES)),
         };

@@ -1,8 +1,10 @@
 //! The lock's driver: one task per lock that this client has to do with. It brings together the store, the clock and
 //! the protocol, and decides nothing.
 
+mod ends;
 mod engaged;
 mod lending;
+mod names;
 mod obeying;
 mod recollections;
 mod watching;
@@ -29,8 +31,10 @@ use crate::slot::Command;
 use crate::store::{Failure, Store, within};
 use crate::task::Tasks;
 use crate::telemetry;
+use ends::Ends;
 use engaged::Engaged;
 use lending::{Later, caller_gone};
+pub(crate) use names::Names;
 pub(crate) use recollections::Recollections;
 use watching::{Watch, next_sight};
 
@@ -47,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) fold_from: usize,
     /// What drivers that have ended had seen.
     pub(crate) recollections: Recollections,
+    pub(crate) names: Names,
     /// When the next check of a lock that is merely held may be made.
     pub(crate) next_check: AtomicU64,
     /// How many more locks that are merely held may be watched.
@@ -141,6 +146,7 @@ impl Driver {
         let mut stepped = Moment::default();
         // It is kept from one time to the next: setting a timer can wake a thread.
         let mut alarm = (Moment::default(), Box::pin(clock::sleep_until(Moment::default())));
+        let mut ends = Ends::default();
         loop {
             let now = clock::moment();
             let wake = if std::mem::take(&mut self.passed_on) && now < stepped + PASSING_ON {
@@ -166,13 +172,17 @@ impl Driver {
             if alarm.0 != wake {
                 alarm = (wake, Box::pin(clock::sleep_until(wake)));
             }
-            let (own_deadline, session_lost) = self.ends();
+            ends.look(&self.engaged);
+            let own_deadline = ends::own_deadline(&self.engaged);
             tokio::select! {
                 biased;
                 answer = wait_for(&mut self.in_flight) => {
                     self.in_flight = None;
                     if matches!(answer, Answer::Is(_)) {
                         self.heard = self.sent;
+                    }
+                    if let Some(created) = self.contender.looks_first() {
+                        self.shared.names.learn(&answer, created);
                     }
                     self.contender.answer(answer, clock::moment());
                 }
@@ -184,8 +194,8 @@ impl Driver {
                 },
                 (session, end) = next_verdict(&mut self.verdicts) => self.contender.verdict(session, end),
                 () = caller_gone(&mut self.engaged, &mut self.next) => self.caller_gone(),
-                session = session_lost => self.session_lost(&session),
-                () = own_deadline => self.own_deadline_passed(),
+                session = ends.session_lost() => self.session_lost(&session),
+                () = ends::passed(own_deadline) => self.own_deadline_passed(),
                 () = &mut alarm.1 => alarm.0 = Moment::default(),
             }
         }
@@ -323,40 +333,6 @@ impl Driver {
         }
     }
 
-    /// When something that is held may end by itself.
-    fn ends(&self) -> (impl Future<Output = ()> + use<>, impl Future<Output = SessionId> + use<>) {
-        let held = self.engaged.iter().filter(|engaged| !engaged.is_lost());
-        let deadline = held.filter_map(|engaged| engaged.deadline).min();
-        let own_deadline = async move {
-            match deadline {
-                Some(deadline) => clock::sleep_until_deadline(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let live = self.engaged.iter().filter(|engaged| !engaged.session_over);
-        // They are one or two, whatever is held by them.
-        let mut sessions: Vec<SessionUse> = Vec::new();
-        for session in live.filter_map(|engaged| engaged.session.as_ref()) {
-            if sessions.iter().all(|other| other.id() != session.id()) {
-                sessions.push(session.clone());
-            }
-        }
-        let mut lost: FuturesUnordered<_> = sessions
-            .into_iter()
-            .map(|session| async move {
-                session.validity().lost().cancelled().await;
-                session.id().clone()
-            })
-            .collect();
-        let session_lost = async move {
-            match lost.next().await {
-                Some(id) => id,
-                None => std::future::pending().await,
-            }
-        };
-        (own_deadline, session_lost)
-    }
-
     /// Whoever asked for the lock does not want it any more.
     fn caller_gone(&mut self) {
         self.end_patience();
@@ -491,6 +467,9 @@ async fn wait_for(answer: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
 
 /// The next word on any of the sessions that are observed.
 async fn next_verdict(verdicts: &mut BTreeMap<SessionId, watch::Receiver<Word>>) -> (SessionId, Option<End>) {
+    if verdicts.is_empty() {
+        return std::future::pending().await;
+    }
     let mut changes: FuturesUnordered<_> = verdicts
         .iter_mut()
         .map(|(session, verdict)| async move {

@@ -123,6 +123,8 @@ struct Turn {
     holds: Option<Vec<HolderId>>,
     /// It has waited for so long that it sees all that happens there: that costs less than to look again and again.
     quiet: bool,
+    /// As long as nothing is known of its Lease, there is taken to be none.
+    supposes_absent: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,6 +205,8 @@ struct InFlight {
     publishes: Option<(HolderId, String)>,
     reports: bool,
     shifts: bool,
+    /// It creates what was not looked for.
+    supposes_absent: bool,
     floor: Version,
 }
 
@@ -305,7 +309,28 @@ impl Contender {
             held_since: None,
             holds: None,
             quiet: false,
+            supposes_absent: false,
         });
+    }
+
+    /// Most names that this client takes are new: the lock whose acquisition has begun is created without another look. If
+    /// it is there, or may not be created, it is read as always. Elsewhere than at a lock this does nothing.
+    pub fn suppose_absent(&mut self) {
+        let knows_nothing = matches!(self.known, Known::Unknown) && self.outdated.is_none() && self.ghosts.is_empty();
+        let turn = self.turn.as_mut().filter(|turn| knows_nothing && turn.wish.kind == Kind::Lock);
+        turn.into_iter().for_each(|turn| turn.supposes_absent = true);
+    }
+
+    fn supposes_absent(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| turn.supposes_absent)
+    }
+
+    /// While the first request is under way that has to do with this lock's Lease: whether it creates it without a look.
+    #[must_use]
+    pub fn looks_first(&self) -> Option<bool> {
+        let nothing_seen = matches!(self.known, Known::Unknown) && self.floor == Version::default();
+        let first = nothing_seen && self.turn.as_ref().is_some_and(|turn| turn.wish.kind == Kind::Lock);
+        self.in_flight.as_ref().filter(|_| first).map(|request| request.supposes_absent)
     }
 
     /// Say on the Lease what those hold elsewhere who wait by this acquisition.
@@ -509,6 +534,7 @@ impl Contender {
             publishes,
             reports,
             shifts,
+            supposes_absent: !is_read && matches!(self.known, Known::Unknown) && self.supposes_absent(),
             floor: self.floor,
         });
         next

@@ -27,6 +27,8 @@ pub(super) struct Habits {
     pub(super) watch_losses: bool,
     /// For how long clients keep the lock to themselves.
     pub(super) terms: Terms,
+    /// They create a lock of which they know nothing without a look.
+    pub(super) suppose_absent: bool,
 }
 
 /// How long a caller waits for a session, and for a first answer.
@@ -436,6 +438,9 @@ impl Client {
             let id = HolderId { session: heart.id().clone(), n: heart.next_acquisition() };
             self.engaged = Some(Engaged { session: id.session.clone(), uses_session: true, session_over: false });
             self.contender.start(id, self.wish.clone(), now);
+            if at.habits.suppose_absent {
+                self.contender.suppose_absent();
+            }
             self.want = Want::Acquiring;
             self.beat(at); // It is in use from now on.
         } else if !self.hearts.iter().any(Heart::is_opening) {

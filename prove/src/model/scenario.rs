@@ -104,6 +104,7 @@ impl Scenario {
                 own: None,
                 watch_losses: false,
                 terms: Terms::default(),
+                suppose_absent: false,
             },
             fast: [0; 3],
             standing: false,

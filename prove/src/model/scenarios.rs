@@ -16,6 +16,7 @@ pub(super) fn quick() -> Vec<Scenario> {
         Scenario { faults: 0, ticks: 1, cancels: 1, ..Scenario::plain("two, a cancel") },
         Scenario { allowed: &[Lost], ticks: 1, ..Scenario::plain("two, a lost request") },
         leftover("one, a lost request and a cancel"),
+        Scenario { cancels: 1, allowed: &[Lost, Twice], ticks: 1, ..guessing("two, created without a look") },
         Scenario {
             clients: 3,
             queued: 3,
@@ -212,6 +213,12 @@ fn passed_on(name: &'static str) -> Scenario {
     Scenario { acquisitions: 2, habits, ..instant(name) }
 }
 
+/// A lock is taken to be absent by those who know nothing of it.
+fn guessing(name: &'static str) -> Scenario {
+    let habits = Habits { suppose_absent: true, ..Scenario::plain(name).habits };
+    Scenario { habits, ..Scenario::plain(name) }
+}
+
 /// What an acquisition leaves that was given up before it was answered.
 fn leftover(name: &'static str) -> Scenario {
     Scenario { clients: 1, acquisitions: 2, cancels: 1, ticks: 2, allowed: &[Lost], ..Scenario::plain(name) }
@@ -219,5 +226,5 @@ fn leftover(name: &'static str) -> Scenario {
 
 /// Sessions so long that the drift of clocks is more than the slack.
 fn drifting() -> Habits {
-    Habits { duration: Duration::from_secs(60), own: None, watch_losses: false, terms: Terms::default() }
+    Habits { duration: Duration::from_secs(60), ..Scenario::plain("").habits }
 }

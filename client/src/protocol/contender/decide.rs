@@ -40,15 +40,8 @@ impl Contender {
         match (turn.stage, &self.known) {
             // What was known before it began may be out of date.
             (Stage::Seeking, _) if !turn.fresh && self.obstacle(turn).is_some() => Next::Read.into(),
-            (Stage::Seeking, Known::Absent) => {
-                let (id, stamp) = (&turn.id, now.stamp);
-                let (kind, permits) = (turn.wish.kind, turn.wish.permits);
-                let write = match kind {
-                    Kind::Lock => write::create(&self.name, id, self.term(turn), stamp),
-                    _ => shared::create(&self.name, kind, permits, id, self.want(turn), stamp),
-                };
-                self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
-            }
+            (Stage::Seeking, Known::Absent) => self.create(turn, now),
+            (Stage::Seeking, Known::Unknown) if turn.supposes_absent => self.create(turn, now),
             (Stage::Seeking, Known::Present(record)) => self.seek(turn, record, now),
             (Stage::Waiting, Known::Present(record)) => self.wait(turn, record, now),
             (Stage::Confirming, Known::Present(record)) => match record.holding(&turn.id) {
@@ -58,6 +51,16 @@ impl Contender {
             (Stage::Seeking, Known::Unknown) => self.seek_outrun(turn),
             (_, Known::Unknown | Known::Absent) => Next::Read.into(),
         }
+    }
+
+    fn create(&self, turn: &Turn, now: Now) -> Step {
+        let (id, stamp) = (&turn.id, now.stamp);
+        let (kind, permits) = (turn.wish.kind, turn.wish.permits);
+        let write = match kind {
+            Kind::Lock => write::create(&self.name, id, self.term(turn), stamp),
+            _ => shared::create(&self.name, kind, permits, id, self.want(turn), stamp),
+        };
+        self.renewing(turn, write.with_id(turn.wish.resource_id.as_deref()))
     }
 
     /// Whoever has been outrun queues up without another look: a join asks for nothing but that it is the same Lease.

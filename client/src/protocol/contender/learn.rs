@@ -21,6 +21,7 @@ impl Contender {
     /// The answer to the request last polled, received at `now`.
     pub fn answer(&mut self, answer: Answer, now: Moment) {
         let Some(request) = self.in_flight.take() else { return };
+        self.turn.iter_mut().for_each(|turn| turn.supposes_absent = false);
         match answer {
             Answer::Is(record) => {
                 self.reached(&request);
@@ -54,6 +55,8 @@ impl Contender {
                 self.held_since.clear();
                 self.look_again(now);
             }
+            // Whether it is there is not known yet, and what is there need not be created.
+            Answer::Refused | Answer::Denied(..) if request.supposes_absent => {}
             Answer::Refused => {
                 self.not_as_seen(&request, now);
                 // Once is what contention looks like. Again and again is not.
