@@ -3,14 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use leasehold::{Lock, clock};
+use anyhow::Result;
+use futures::FutureExt as _;
+use leasehold::{Client, KubeStore, Lock, clock};
 
 use crate::counting::Counts;
 use crate::measure::{Bench, millis, new, ratio, record};
 
 /// Long enough for no measurement to be cut in two.
 const LONG: Duration = Duration::from_mins(1);
+
+/// So many tasks wait for one lock, so many times.
+const TASKS: u64 = 1000;
+const CROWDS: u64 = 5;
 
 impl Bench {
     /// Hand-offs among tasks of one client, and acquisitions of what lingers, each against a cycle of two PUTs.
@@ -34,12 +39,15 @@ impl Bench {
         let floor = millis(&cycle) * 1000.0;
         self.report.add("strict_cycle", floor, "µs", None, cycle.len());
 
-        let (tasks, before) = (1000, counts.now());
-        let each = tokio::spawn(crowd(passed_on, tasks)).await??;
+        let before = counts.now();
+        let each = tokio::spawn(crowds(passed_on)).await??;
         let requests = counts.now() - before;
-        self.report.add("local_handoff", each.as_secs_f64() * 1e6, "µs", Some(floor), tasks);
-        let sent = ratio(requests.writes + requests.reads, tasks);
-        self.report.add("local_handoff_requests", sent, "each", Some(2.0), tasks);
+        self.report.add("local_handoff", each, "µs", Some(floor), TASKS * CROWDS);
+        let sent = ratio(requests.writes + requests.reads, TASKS * CROWDS);
+        self.report.add("local_handoff_requests", sent, "each", Some(2.0), TASKS * CROWDS);
+        let (store, namespace) = (self.store()?, self.namespace.clone());
+        let (each, bare) = tokio::task::spawn_blocking(move || one_thread(store, &namespace)).await??;
+        self.report.add("local_handoff_one_thread", each, "µs", Some(bare), TASKS * CROWDS);
 
         let guard = lingering.acquire().await?;
         // Until it watches.
@@ -66,10 +74,19 @@ impl Bench {
     }
 }
 
+/// What a hand-off takes, in microseconds: the middle of so many crowds.
+async fn crowds(lock: Lock) -> Result<f64> {
+    let mut each = Vec::new();
+    for _ in 0..CROWDS {
+        each.push(crowd(lock.clone()).await?);
+    }
+    Ok(middle(each))
+}
+
 /// So many tasks take it once each. How long one takes, on average.
-async fn crowd(lock: Lock, tasks: u64) -> Result<Duration> {
+async fn crowd(lock: Lock) -> Result<Duration> {
     let first = lock.acquire().await?;
-    let waiting: Vec<_> = (0..tasks)
+    let waiting: Vec<_> = (0..TASKS)
         .map(|_| {
             let lock = lock.clone();
             tokio::spawn(async move { anyhow::Ok(lock.acquire().await?.release().await?) })
@@ -82,6 +99,39 @@ async fn crowd(lock: Lock, tasks: u64) -> Result<Duration> {
     for task in waiting {
         task.await??;
     }
-    let count = u32::try_from(tasks).context("so many tasks")?;
-    Ok(clock::moment().since(begun) / count)
+    Ok(clock::moment().since(begun) / u32::try_from(TASKS)?)
+}
+
+/// The same on a runtime of one thread, and beside it what a lock takes there that knows of no other process.
+fn one_thread(store: KubeStore, namespace: &str) -> Result<(f64, f64)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = Client::builder().store(Arc::new(store)).namespace(namespace).build()?;
+        let lock = client.lock("local").local_handoff(LONG).build()?;
+        let ours = tokio::spawn(crowds(lock)).await??;
+        let mut bare = Vec::new();
+        for _ in 0..CROWDS {
+            bare.push(tokio::spawn(bare_crowd()).await??);
+        }
+        client.shutdown().await;
+        Ok((ours, middle(bare)))
+    })
+}
+
+async fn bare_crowd() -> Result<Duration> {
+    let lock = Arc::<tokio::sync::Mutex<()>>::default();
+    let first = lock.clone().lock_owned().await;
+    let waiting: Vec<_> = (0..TASKS).map(|_| tokio::spawn(lock.clone().lock_owned().map(drop))).collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let begun = clock::moment();
+    drop(first);
+    for task in waiting {
+        task.await?;
+    }
+    Ok(clock::moment().since(begun) / u32::try_from(TASKS)?)
+}
+
+fn middle(mut each: Vec<Duration>) -> f64 {
+    each.sort_unstable();
+    each[each.len() / 2].as_secs_f64() * 1e6
 }

@@ -225,9 +225,10 @@ impl Document<'_> {
     fn idle(&mut self) {
         self.section(
             "Nothing to do",
-            "One holds and nine wait, each with a connection of its own; nothing happens. Requests a second of all ten, from 20 s on: with \
-             leases of 15 s for everybody, and of the length that each has by itself (see who takes part). Longer leases are \
-             renewed less often, and take as much longer to pass on after a crash.",
+            "One holds and nine wait, each with a connection of its own; nothing happens. Requests \
+             a second of all ten, from 60 to 100 s on, when everybody has found its pace: with leases of 15 s for \
+             everybody, and of the length that each has by itself (see who takes part). Longer leases are renewed less \
+             often, and take as much longer to pass on after a crash.",
         );
         let both = [("idle-equal", "every lease lasts 15 s"), ("idle", "leases as long as each has them")];
         for (workload, what) in both {
@@ -249,7 +250,7 @@ impl Document<'_> {
         self.section(
             "Very many locks of one process",
             "One process, by one connection, takes 10,000 locks, or as many as it can within 8 s (Leasehold six times as long), \
-             and holds them. Who still held them 20 s later believes so itself. Others than Leasehold do so in fewer \
+             and holds them. Requests are counted from 20 to 60 s after that; who still held them then believes so itself. Others than Leasehold do so in fewer \
              runs, since they keep the API server busy, and once where options make no difference to who holds.",
         );
         let rows = self.rows("held", |this, entry| {

@@ -117,7 +117,7 @@ impl Run<'_> {
 }
 
 /// What ten cost who have nothing to do but to hold and to wait, and in how many seconds. Some look at each other first, or
-/// find a slower pace: they have half as long before.
+/// find a slower pace: they have half as long again before.
 async fn idle_requests(
     stage: &Stage,
     contestant: &Contestant,
@@ -133,7 +133,7 @@ async fn idle_requests(
     for waiter in 1..10 {
         peer.acquire(waiter).await?;
     }
-    sleep(time / 2).await;
+    sleep(time * 3 / 2).await;
     let before = peer.mark().await?;
     let from = asked(stage, contestant, at, before.requests).await?;
     sleep(time).await;
