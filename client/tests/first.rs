@@ -114,13 +114,11 @@ impl Store for Creations {
             if !creates || self.tried.fetch_add(1, Ordering::SeqCst) != 1 {
                 return self.store.write(name, write).await;
             }
-            match &self.fails {
-                Some(failure) => Err(failure.clone()),
-                None => {
-                    self.store.write(name, write).await?;
-                    Err(Failure::Unclear("the connection broke".to_owned()))
-                }
+            if let Some(failure) = &self.fails {
+                return Err(failure.clone());
             }
+            self.store.write(name, write).await?;
+            Err(Failure::Unclear("the connection broke".to_owned()))
         }
         .boxed()
     }
@@ -172,4 +170,20 @@ async fn a_creation_of_which_nothing_was_heard_is_found() {
     hold(&other, "another").await;
     let acquired: Result<_, AcquireError> = other.lock("a").build().unwrap().acquire().await;
     acquired.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_more_than_a_few_guesses_are_wrong_at_once() {
+    let store = MemoryStore::new();
+    let (one, two) = (client(store.clone()), client(store.clone()));
+    let names: Vec<String> = (0..500).map(|number| format!("shard-{number}")).collect();
+    for name in &names {
+        hold(&two, name).await;
+    }
+    hold(&one, "its-own").await;
+    let tries = names.iter().map(|name| one.lock(name).build().unwrap());
+    let tries = tries.map(|lock| tokio::spawn(async move { lock.try_acquire().await.map(drop) })).collect::<Vec<_>>();
+    let (held, [_, creations, _]) = asked_for(&store, futures::future::join_all(tries)).await;
+    assert!(held.into_iter().all(|held| matches!(held, Ok(Err(TryAcquireError::Held { .. })))));
+    assert_eq!(creations, 1, "all but the first know that it is not known yet");
 }

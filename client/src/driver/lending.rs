@@ -56,8 +56,8 @@ impl Driver {
         let id = order.session.next_acquisition();
         order.in_line.inspect(|n| order.slot.waits_by(*n, &id));
         self.contender.start(id.clone(), order.wish.clone(), clock::moment());
-        if self.shared.names.are_mostly_new() {
-            self.contender.suppose_absent();
+        if self.shared.names.are_mostly_new() && self.contender.suppose_absent() {
+            self.shared.names.guessed();
         }
         self.engaged.push(Engaged::new(id, order));
     }

@@ -123,8 +123,16 @@ struct Turn {
     holds: Option<Vec<HolderId>>,
     /// It has waited for so long that it sees all that happens there: that costs less than to look again and again.
     quiet: bool,
-    /// As long as nothing is known of its Lease, there is taken to be none.
-    supposes_absent: bool,
+    heard: Heard,
+}
+
+/// What has been heard since a turn began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Heard {
+    Nothing,
+    /// Nothing: and as long as nothing is known of its Lease, there is taken to be none.
+    NothingAndAbsent,
+    Something,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -309,27 +317,31 @@ impl Contender {
             held_since: None,
             holds: None,
             quiet: false,
-            supposes_absent: false,
+            heard: Heard::Nothing,
         });
     }
 
     /// Most names that this client takes are new: the lock whose acquisition has begun is created without another look. If
-    /// it is there, or may not be created, it is read as always. Elsewhere than at a lock this does nothing.
-    pub fn suppose_absent(&mut self) {
-        let knows_nothing = matches!(self.known, Known::Unknown) && self.outdated.is_none() && self.ghosts.is_empty();
-        let turn = self.turn.as_mut().filter(|turn| knows_nothing && turn.wish.kind == Kind::Lock);
-        turn.into_iter().for_each(|turn| turn.supposes_absent = true);
+    /// it is there, or may not be created, it is read as always. False: this is no lock, or has been seen before.
+    pub fn suppose_absent(&mut self) -> bool {
+        let nothing_seen = self.nothing_seen() && self.ghosts.is_empty();
+        let turn = self.turn.as_mut().filter(|turn| nothing_seen && turn.wish.kind == Kind::Lock);
+        turn.map(|turn| turn.heard = Heard::NothingAndAbsent).is_some()
+    }
+
+    fn nothing_seen(&self) -> bool {
+        matches!(self.known, Known::Unknown) && self.floor == Version::default()
     }
 
     fn supposes_absent(&self) -> bool {
-        self.turn.as_ref().is_some_and(|turn| turn.supposes_absent)
+        self.turn.as_ref().is_some_and(|turn| turn.heard == Heard::NothingAndAbsent)
     }
 
     /// While the first request is under way that has to do with this lock's Lease: whether it creates it without a look.
     #[must_use]
     pub fn looks_first(&self) -> Option<bool> {
-        let nothing_seen = matches!(self.known, Known::Unknown) && self.floor == Version::default();
-        let first = nothing_seen && self.turn.as_ref().is_some_and(|turn| turn.wish.kind == Kind::Lock);
+        let first = |turn: &Turn| turn.heard != Heard::Something && turn.wish.kind == Kind::Lock;
+        let first = self.nothing_seen() && self.turn.as_ref().is_some_and(first);
         self.in_flight.as_ref().filter(|_| first).map(|request| request.supposes_absent)
     }
 

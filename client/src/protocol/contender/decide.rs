@@ -6,7 +6,7 @@ use super::super::record::{CROWDED_BYTES, HOLDS};
 use super::super::write::shared::{self, Round};
 use super::super::write::{self, Term};
 use super::super::{HolderId, Kind, Liveness, Mode, Moment, Now, Record, Waiter, Want, grant};
-use super::{Contender, Exit, Hold, Holder, Known, Next, Stage, Step, Turn};
+use super::{Contender, Exit, Heard, Hold, Holder, Known, Next, Stage, Step, Turn};
 
 impl Contender {
     pub(super) fn next(&self, now: Now) -> Step {
@@ -41,7 +41,7 @@ impl Contender {
             // What was known before it began may be out of date.
             (Stage::Seeking, _) if !turn.fresh && self.obstacle(turn).is_some() => Next::Read.into(),
             (Stage::Seeking, Known::Absent) => self.create(turn, now),
-            (Stage::Seeking, Known::Unknown) if turn.supposes_absent => self.create(turn, now),
+            (Stage::Seeking, Known::Unknown) if turn.heard == Heard::NothingAndAbsent => self.create(turn, now),
             (Stage::Seeking, Known::Present(record)) => self.seek(turn, record, now),
             (Stage::Waiting, Known::Present(record)) => self.wait(turn, record, now),
             (Stage::Confirming, Known::Present(record)) => match record.holding(&turn.id) {

@@ -3,8 +3,8 @@
 use super::super::record::FULL_BYTES;
 use super::super::{HolderId, LATEST_COMMIT, Liveness, Moment, Record, Version, deadline, renew_interval};
 use super::{
-    Answer, Contender, Denial, Exit, Ghost, Hold, Holder, InFlight, Kind, Known, Loss, Notice, OwnRecord, OwnTerm,
-    Refusal, Stage, Turn,
+    Answer, Contender, Denial, Exit, Ghost, Heard, Hold, Holder, InFlight, Kind, Known, Loss, Notice, OwnRecord,
+    OwnTerm, Refusal, Stage, Turn,
 };
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Contender {
     /// The answer to the request last polled, received at `now`.
     pub fn answer(&mut self, answer: Answer, now: Moment) {
         let Some(request) = self.in_flight.take() else { return };
-        self.turn.iter_mut().for_each(|turn| turn.supposes_absent = false);
+        self.turn.iter_mut().for_each(|turn| turn.heard = Heard::Something);
         match answer {
             Answer::Is(record) => {
                 self.reached(&request);
