@@ -18,6 +18,8 @@ const HEARTBEATS: f64 = NODES * 0.1;
 const WRITES: f64 = HEARTBEATS + 2.0 * CYCLES;
 /// Who watches all Leases: two replicas of the operator, and the controller manager for its nodes.
 const WATCHERS: f64 = 3.0;
+/// So many of the locks that a process holds are watched.
+const HOLD_WATCHES: f64 = 8.0;
 /// For how long etcd keeps what was before: kube-apiserver compacts so often, and keeps as much again.
 const HISTORY: f64 = 600.0;
 /// What stands in for a figure that no run has given yet.
@@ -96,8 +98,8 @@ impl Figures {
         let told = |name: &str, digits| format!("`{name}`: {}", show(self.get(name), digits));
         let row =
             |what: &str, formula: &str, here: String, check: String| [what.to_owned(), formula.to_owned(), here, check];
-        let looks = self.get("growth_sessions_5000_idle_reads_per_s").map(|of| of * NODES / 5000.0);
         let name = "growth_locks_held_10000_idle_reads_per_s";
+        let held = NODES * HOLD_WATCHES;
         vec![
             row(
                 "sessions' heartbeats",
@@ -112,16 +114,16 @@ impl Figures {
                 "Kubernetes' default".to_owned(),
             ),
             row(
-                "looks at what is held, by those who hold one lock each",
-                "N · looks of one",
-                per_second(looks),
-                "`growth_sessions_5000_idle_reads_per_s`".to_owned(),
+                "beginnings of watches of what is held: of eight locks at most in each process, anew each 290 s",
+                "N · 8 / 290",
+                per_second(Some(NODES * HOLD_WATCHES / 290.0)),
+                format!("{}, of one lock each, when all have begun", told("growth_sessions_5000_idle_reads_per_s", 1)),
             ),
             row(
-                "the same of all processes, if each held 10,000 locks",
-                "N · looks of one",
-                per_second(self.get(name).map(|of| of * NODES)),
-                told(name, 2),
+                "looks at what is held besides, one after the other, twelve locks or 10,000",
+                "N · 3 / D",
+                per_second(Some(HEARTBEATS)),
+                format!("{} by one process", told(name, 2)),
             ),
             row(
                 "writes for cycles",
@@ -147,8 +149,8 @@ impl Figures {
             ),
             row(
                 "watches",
-                "W, and one for each session that the first four of a queue have before them, at most 10 a lock; A",
-                format!("{:.0} to {:.0}", WAITERS + WATCHERS, 3.5 * WAITERS + WATCHERS),
+                "8 · N; W, and one for each session that the first four of a queue have before them, at most 10 a lock; A",
+                format!("{:.0} to {:.0}", held + WAITERS + WATCHERS, held + 3.5 * WAITERS + WATCHERS),
                 "by the protocol; their memory below".to_owned(),
             ),
         ]
@@ -167,9 +169,11 @@ impl Figures {
             kib("sessions", "apiserver_mb", (1, 5000)),
             kib("waiters", "apiserver_mb", (1, 1000)),
         ];
+        // What shrinks tells nothing.
+        let memory = memory.map(|each| each.map(|kib: f64| kib.max(0.0)));
         let all = match memory {
             [Some(lock), Some(session), Some(waiter)] => {
-                Some((LOCKS * lock + NODES * (session - lock) + WAITERS * waiter) / 1024.0)
+                Some((LOCKS * lock + NODES * HOLD_WATCHES * (session - lock) + WAITERS * waiter) / 1024.0)
             }
             _ => None,
         };
@@ -211,7 +215,7 @@ impl Figures {
             ),
             row(
                 "API server's memory",
-                "L · a lock + N · a session + W · a waiter",
+                "L · a lock + 8 · N · a session with its watch + W · a waiter",
                 unit(all, 0, "MiB"),
                 format!("slopes of `apiserver_mb`: {}", memory.map(|each| unit(each, 1, "KiB")).join(", ")),
             ),
@@ -246,7 +250,7 @@ impl Figures {
                 each("events", 1),
             );
         }
-        text
+        text + WHY
     }
 }
 
@@ -293,14 +297,16 @@ two replicas of the operator, and the controller manager, which watches the Leas
 ";
 
 const TAIL: &str = "\
-2. **One name.** All that concerns one lock is written to one object, one after the other: the table below shows what a join and a
+2. **Watches of what is held.** Each has a connection of its own, and takes of the API server what a session with one lock takes
+   (its slope of `apiserver_mb`): eight for each process are most of its memory. A client that holds one lock has one.
+3. **One name.** All that concerns one lock is written to one object, one after the other: the table below shows what a join and a
    hand-off cost where many wait. [Limits](limits.md) says how many fit, and what to do beyond.
-3. **Watch events.** Each write is sent to everybody who watches all Leases, so a third watcher makes a half more of them.
+4. **Watch events.** Each write is sent to everybody who watches all Leases, so a third watcher makes a half more of them.
    Clients watch by name, and are sent what concerns them.
-4. **etcd's size.** What was written within the last ten minutes counts, not only what stands: heartbeats far more than locks.
+5. **etcd's size.** What was written within the last ten minutes counts, not only what stands: heartbeats far more than locks.
    etcd takes 2 GiB unless told otherwise, and recommends at most 8.
 
-The locks themselves cost room and next to nothing else: a lock that is held and not wanted by anybody causes no write. A\nprocess reads what it holds now and then, to see whether it was broken: at most about once in three seconds, however much it holds.
+The locks themselves cost room and next to nothing else: a lock that is held and not wanted by anybody causes no write. A\nprocess reads what it holds now and then, to see whether it was broken: at most once in a renew interval of ten seconds, however much it holds.
 ";
 
 const GROWTH: &str = "
@@ -311,6 +317,16 @@ in the same run as well, and marks what grows).
 
 | beside | operation | ms | writes | reads | events |
 | --- | --- | --- | --- | --- | --- |
+";
+
+const WHY: &str = "
+What else there is in the cluster costs an operation nothing: other locks, other sessions, other namespaces. What stands on the same
+Lease does. Each waiter is a key there, or a part of one when the queue has been folded, and each holder of a semaphore
+another (`growth_…_annotation_bytes` in [scale.json](scale.json)), and the API server decodes, checks, encodes and stores a Lease as a whole in
+every write, so time grows with its size while the requests stay the same: two writes. The events of a join go to those of the
+first sixteen waiters who have waited for long and see all that happens; the reads beside a hand-off are looks at the sessions of those
+ahead, by the first four. Where a thousand hold one semaphore they read it each renew interval besides, which alone keeps an API server of two
+cores busy: spread them over several names.
 ";
 
 #[cfg(test)]

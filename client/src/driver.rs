@@ -25,7 +25,7 @@ use crate::error::LossReason;
 use crate::observers::Word;
 use crate::protocol::contender::{Answer, Contender, Denial, Loss, Next, Notice};
 use crate::protocol::observer::{End, Verdict};
-use crate::protocol::{HolderId, Mode, Moment, Record, SessionId};
+use crate::protocol::{HolderId, Mode, Moment, Record, SessionId, renew_interval};
 use crate::session::SessionUse;
 use crate::slot::Command;
 use crate::store::{Failure, Store, within};
@@ -398,7 +398,7 @@ impl Driver {
     /// Locks that are merely held are read now and then, all of a client's together at a bounded rate.
     fn may_check(&self) -> bool {
         let now = u64::try_from(clock::moment().since_start().as_millis()).unwrap_or(u64::MAX);
-        let pause = u64::try_from(self.shared.session_duration.as_millis() / 10).unwrap_or(u64::MAX);
+        let pause = u64::try_from(renew_interval(self.shared.session_duration).as_millis()).unwrap_or(u64::MAX);
         let grant = |next: u64| (now >= next).then_some(now.saturating_add(pause));
         self.shared.next_check.fetch_update(Ordering::AcqRel, Ordering::Acquire, grant).is_ok()
     }

@@ -128,8 +128,8 @@ impl<'a> Growth<'a> {
 
     /// What those cost that are there and have nothing to do.
     async fn idle(&mut self, crowd: (&'static str, usize), sessions: usize, counts: &Counts) -> Result<Idle> {
-        // Whoever has just come has things to look after.
-        tokio::time::sleep(self.plan.idle.min(Duration::from_secs(2))).await;
+        // Whoever has held something for a renew interval begins to watch it, once.
+        tokio::time::sleep(self.plan.idle.min(Duration::from_secs(12))).await;
         let (before, begun) = (counts.now(), clock::moment());
         tokio::time::sleep(self.plan.idle).await;
         let (spent, time) = (counts.now() - before, clock::moment().since(begun).as_secs_f64());
