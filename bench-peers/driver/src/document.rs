@@ -250,7 +250,7 @@ impl Document<'_> {
         self.section(
             "Very many locks of one process",
             "One process, by one connection, takes 10,000 locks, or as many as it can within 8 s (Leasehold six times as long), \
-             and holds them. Requests are counted from 20 to 60 s after that; who still held them then believes so itself. Others than Leasehold do so in fewer \
+             and holds them. Who still held them 20 s later believes so itself. Others than Leasehold do so in fewer \
              runs, since they keep the API server busy, and once where options make no difference to who holds.",
         );
         let rows = self.rows("held", |this, entry| {

@@ -83,7 +83,7 @@ impl Options {
             warm_up: millis(500),
             hand_offs: (20, seconds(3)),
             idle: seconds(40),
-            held: (10_000, seconds(8), seconds(40)),
+            held: (10_000, seconds(8), seconds(20)),
         }
     }
 }

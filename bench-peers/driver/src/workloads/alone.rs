@@ -48,7 +48,6 @@ impl Run<'_> {
         let [held, _, took] = peer.ask(&command, "holding", limit + SOON).await?[..] else {
             anyhow::bail!("three numbers are missing");
         };
-        sleep(time / 2).await;
         let before = peer.mark().await?;
         let from = self.asked(contestant, before.requests).await?;
         sleep(time).await;
