@@ -78,6 +78,9 @@ pub(crate) fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
     Some(sorted[below] + (sorted[above] - sorted[below]) * place.fract())
 }
 
+/// What says of which workloads the figures are of another run.
+const AGAIN: &str = "measured again";
+
 impl Results {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -101,8 +104,16 @@ impl Results {
             said.map(|(_, value)| value.as_str()).unwrap_or_default()
         };
         let names = workloads.iter().cloned().collect::<Vec<_>>().join(", ");
-        let told = format!("{names}: {}, commit {}, {} runs", said("date"), said("commit"), other.runs);
-        self.conditions.push(("measured again".to_owned(), told));
+        let [date, machine, commit] = ["date", "machine", "commit"].map(said);
+        let told = format!("{names}: {date}, {machine}, commit {commit}, {} runs", other.runs);
+        // What was said of them before holds no longer.
+        for (_, before) in self.conditions.iter_mut().filter(|(title, _)| title == AGAIN) {
+            let Some((names, how)) = before.split_once(": ") else { continue };
+            let left: Vec<&str> = names.split(", ").filter(|name| !workloads.contains(*name)).collect();
+            *before = if left.is_empty() { String::new() } else { format!("{}: {how}", left.join(", ")) };
+        }
+        self.conditions.retain(|(title, told)| title != AGAIN || !told.is_empty());
+        self.conditions.push((AGAIN.to_owned(), told));
         self.parts.extend(other.parts);
         self.figures.extend(other.figures.into_iter().filter(|figure| workloads.contains(&figure.workload)));
         self.notes.extend(other.notes);
