@@ -19,6 +19,7 @@ use super::{Holder, HolderId, Kind, Mode, Moment, Now, Record, ReleaseRequest, S
 
 mod death;
 mod decide;
+mod guess;
 mod learn;
 mod lending;
 mod pace;
@@ -27,6 +28,7 @@ mod refuse;
 mod terms;
 mod watch;
 
+use guess::Heard;
 pub use recollection::Recollection;
 pub use terms::{Answer, Denial, Loss, Next, Notice, Refusal, Wish};
 
@@ -124,15 +126,6 @@ struct Turn {
     /// It has waited for so long that it sees all that happens there: that costs less than to look again and again.
     quiet: bool,
     heard: Heard,
-}
-
-/// What has been heard since a turn began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Heard {
-    Nothing,
-    /// Nothing: and as long as nothing is known of its Lease, there is taken to be none.
-    NothingAndAbsent,
-    Something,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -319,30 +312,6 @@ impl Contender {
             quiet: false,
             heard: Heard::Nothing,
         });
-    }
-
-    /// Most names that this client takes are new: the lock whose acquisition has begun is created without another look. If
-    /// it is there, or may not be created, it is read as always. False: this is no lock, or has been seen before.
-    pub fn suppose_absent(&mut self) -> bool {
-        let nothing_seen = self.nothing_seen() && self.ghosts.is_empty();
-        let turn = self.turn.as_mut().filter(|turn| nothing_seen && turn.wish.kind == Kind::Lock);
-        turn.map(|turn| turn.heard = Heard::NothingAndAbsent).is_some()
-    }
-
-    fn nothing_seen(&self) -> bool {
-        matches!(self.known, Known::Unknown) && self.floor == Version::default()
-    }
-
-    fn supposes_absent(&self) -> bool {
-        self.turn.as_ref().is_some_and(|turn| turn.heard == Heard::NothingAndAbsent)
-    }
-
-    /// While the first request is under way that has to do with this lock's Lease: whether it creates it without a look.
-    #[must_use]
-    pub fn looks_first(&self) -> Option<bool> {
-        let first = |turn: &Turn| turn.heard != Heard::Something && turn.wish.kind == Kind::Lock;
-        let first = self.nothing_seen() && self.turn.as_ref().is_some_and(first);
-        self.in_flight.as_ref().filter(|_| first).map(|request| request.supposes_absent)
     }
 
     /// Say on the Lease what those hold elsewhere who wait by this acquisition.
