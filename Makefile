@@ -167,7 +167,7 @@ page: ## Write docs/scale.md from the figures of `make bench`
 	$(CARGO) run --quiet --package leasehold-bench -- --page docs/scale.md --from $(FROM)
 
 .PHONY: bench-peers
-bench-peers: controlplane ## Measure beside client-go, etcd, Redis and others (half an hour); ARGS=--quick
+bench-peers: controlplane ## Measure beside client-go, etcd, Redis and others (over an hour); ARGS=--quick
 	$(CARGO) build --release --locked $(PEERS_TARGET)
 	cd bench-peers/go && $(PEERS_GO) build -trimpath -buildvcs=false -ldflags "-s -w" -o $(abspath $(TARGET))/release/peer-go .
 	$(TARGET)/release/bench-peers $(ARGS)

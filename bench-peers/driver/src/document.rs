@@ -200,7 +200,7 @@ impl Document<'_> {
              holder is killed when it has held for a second and a part of the lease's duration, which is the same for \
              everybody in a run and another in each run: who renews seldom leaves an older lease behind, which ends sooner, \
              so look at the most as well. First with leases of 15 s for everybody; then of the length that each has by \
-             itself, in fewer runs. Leasehold's operator, which hands on at once where a Pod is known to have ended, does \
+             itself. Leasehold's operator, which hands on at once where a Pod is known to have ended, does \
              not run.",
         );
         let both = [("crash-equal", "every lease lasts 15 s"), ("crash", "leases as long as each has them")];
@@ -250,8 +250,9 @@ impl Document<'_> {
         self.section(
             "Very many locks of one process",
             "One process, by one connection, takes 10,000 locks, or as many as it can within 8 s (Leasehold six times as long), \
-             and holds them. Who still held them 20 s later believes so itself. Others than Leasehold do so in fewer \
-             runs, since they keep the API server busy, and once where options make no difference to who holds.",
+             and holds them. Requests are counted from 10 to 40 s after that, in which every lease of up to 30 s is renewed; who \
+             still held them in the end believes so itself. Where options make no difference to who holds, one of each \
+             takes part.",
         );
         let rows = self.rows("held", |this, entry| {
             vec![

@@ -31,11 +31,11 @@ struct Options {
     #[arg(long, default_value_t = 5)]
     runs: u32,
     /// In how many of the runs others than Leasehold hold very many locks: they keep the API server busy with it.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 5)]
     held_runs: u32,
     /// In how many of the runs is measured what takes long and says little new: those cycle and contend that look seldom, 32
     /// contend, and holders crash whose leases last as long as they have them.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 5)]
     slow_runs: u32,
     /// A smoke run of a minute or two: its figures are worth nothing.
     #[arg(long)]
@@ -72,7 +72,7 @@ impl Options {
                 warm_up: millis(300),
                 hand_offs: (5, seconds(1)),
                 idle: seconds(5),
-                held: (500, seconds(1), seconds(2)),
+                held: (500, seconds(1), seconds(1), seconds(2)),
             };
         }
         Plan {
@@ -83,7 +83,7 @@ impl Options {
             warm_up: millis(500),
             hand_offs: (20, seconds(3)),
             idle: seconds(40),
-            held: (10_000, seconds(8), seconds(20)),
+            held: (10_000, seconds(8), seconds(10), seconds(30)),
         }
     }
 }

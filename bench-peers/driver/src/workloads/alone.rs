@@ -34,7 +34,7 @@ impl Run<'_> {
 
     /// One process holds very many locks.
     pub(crate) async fn held(&mut self, contestant: &Contestant) -> Result<()> {
-        let (count, limit, time) = self.plan.held;
+        let (count, limit, pause, time) = self.plan.held;
         // What it is held to is to hold all of them.
         let limit = if contestant.id == LEASEHOLD { limit * 6 } else { limit };
         let mut peer = self.stage.peer(contestant, At::Main, Lasts::Own).await?;
@@ -48,6 +48,8 @@ impl Run<'_> {
         let [held, _, took] = peer.ask(&command, "holding", limit + SOON).await?[..] else {
             anyhow::bail!("three numbers are missing");
         };
+        // Whoever has just taken them finds its pace.
+        sleep(pause).await;
         let before = peer.mark().await?;
         let from = self.asked(contestant, before.requests).await?;
         sleep(time).await;

@@ -34,8 +34,8 @@ pub(crate) struct Plan {
     pub(crate) hand_offs: (u32, Duration),
     /// For how long idle processes are watched, when they have had half as long again, and those measured that look seldom.
     pub(crate) idle: Duration,
-    /// How many locks one process takes, for how long it may, and for how long it is watched then.
-    pub(crate) held: (u32, Duration, Duration),
+    /// How many locks one process takes, for how long it may, how long it is left alone then, and for how long it is watched.
+    pub(crate) held: (u32, Duration, Duration, Duration),
 }
 
 /// What a peer was doing when its requests are counted.
