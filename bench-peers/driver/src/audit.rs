@@ -65,6 +65,8 @@ impl Audit {
             // One that is full, and was moved aside.
             if name != "audit.log" {
                 fs::remove_file(&path)?;
+                // The next file may get the same inode.
+                self.read.remove(&inode);
             }
         }
         Ok(())
@@ -80,5 +82,28 @@ impl Audit {
     /// Forgets what has been counted.
     pub(crate) fn forget(&mut self) {
         self.came.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_read_from_its_beginning_whatever_became_of_the_one_before() {
+        let folder = std::env::temp_dir().join(format!("audit-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let log = folder.join("audit.log");
+        let mut audit = Audit::new(&log).unwrap();
+        let event = r#"{"user":{"username":"a"},"requestReceivedTimestamp":"2026-01-01T00:00:00.000001Z"}"#;
+        for round in 1..=5 {
+            fs::write(&log, format!("{event}\n{event}\n")).unwrap();
+            audit.read().unwrap();
+            fs::rename(&log, folder.join(format!("audit-{round}.log"))).unwrap();
+            audit.read().unwrap();
+            let all = (Timestamp::UNIX_EPOCH, Timestamp::MAX);
+            assert_eq!((audit.count("a", all.0, all.1), audit.read.len()), (2 * round, 0));
+        }
+        fs::remove_dir_all(&folder).unwrap();
     }
 }
