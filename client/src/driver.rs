@@ -148,6 +148,7 @@ impl Driver {
         let mut alarm = (Moment::default(), Box::pin(clock::sleep_until(Moment::default())));
         let mut ends = Ends::default();
         loop {
+            self.take_back();
             let now = clock::moment();
             let wake = if std::mem::take(&mut self.passed_on) && now < stepped + PASSING_ON {
                 self.end_what_is_over().into_iter().chain([stepped + PASSING_ON]).min()
@@ -174,10 +175,12 @@ impl Driver {
             }
             ends.look(&self.engaged);
             let own_deadline = ends::own_deadline(&self.engaged);
+            self.lend_out();
             tokio::select! {
                 biased;
                 answer = wait_for(&mut self.in_flight) => {
                     self.in_flight = None;
+                    self.take_back();
                     if matches!(answer, Answer::Is(_)) {
                         self.heard = self.sent;
                     }
@@ -246,7 +249,9 @@ impl Driver {
                 changed
             });
         }
-        wake.into_iter().chain(watch_wake).chain(over).min()
+        // What has just been handed out may be bounded.
+        let too_long = self.end_what_is_held_too_long();
+        wake.into_iter().chain(watch_wake).chain(over).chain(too_long).min()
     }
 
     /// Of what is held, what rests and what is asked for. Returns when there is more of it.
@@ -441,6 +446,7 @@ impl Drop for Driver {
     /// A driver that ends in the middle of something, with its runtime for example, takes with it what it drove: nobody
     /// else would release it, and the next driver of this lock would take it for a leftover.
     fn drop(&mut self) {
+        self.take_back();
         if self.leave_behind() {
             return;
         }

@@ -269,6 +269,9 @@ impl Hold {
         // From here on nobody may believe in it: the next holder can have it before this one hears of that.
         self.validity().lose(LossReason::Released);
         self.grant.slot.is_given_back(self.grant.guard);
+        if before.is_ok() && keep.is_none() && self.grant.slot.pass_on(self.grant.guard) {
+            return Ok(());
+        }
         let (reply, done) = oneshot::channel();
         let _ = self.grant.slot.commands.send(Command::Release(self.grant.guard, keep, Some(reply)));
         let limit = self.access.client.inner().shared.request_timeout * 3;

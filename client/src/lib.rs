@@ -247,6 +247,7 @@ mod fence;
 mod handle;
 mod hold;
 mod in_pod;
+mod loan;
 mod lock;
 #[cfg(feature = "memory")]
 pub mod memory;

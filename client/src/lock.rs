@@ -168,7 +168,8 @@ impl LockBuilder {
     /// expired.**
     ///
     /// What lingers goes to tasks of this process as by [`local_handoff`](Self::local_handoff), and what is given up there is here as
-    /// well: one token, one identity, and a break may be seen one event late.
+    /// well: one token, one identity, and a break may be seen one event late. While the runtime on which this client lives is
+    /// kept from running, nobody sees a join: tasks of another runtime pass the lock on for two renew intervals at most.
     pub fn linger(mut self, time: Duration) -> Self {
         self.linger = Some(time);
         self

@@ -9,9 +9,10 @@ use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::error::LossReason;
+use crate::loan::Loan;
 use crate::protocol::contender::{Refusal, Wish};
 use crate::protocol::lending::Terms;
-use crate::protocol::{HolderId, Kind, Mode, Moment, ReleaseRequest};
+use crate::protocol::{HolderId, Kind, Mode, Moment, ReleaseRequest, SessionId};
 use crate::session::SessionUse;
 use crate::task::Waiting;
 use crate::telemetry::Course;
@@ -26,6 +27,8 @@ pub(crate) struct Slot {
     owners: Mutex<Vec<Owner>>,
     /// Who of this process waits for it, by their places. There may be thousands, and the first leaves first.
     queue: Mutex<BTreeMap<u64, Queued>>,
+    /// What this process holds of it may be passed on without the driver.
+    loan: Mutex<Option<Loan>>,
     /// Something is said on the Lease of what these hold elsewhere.
     reports: AtomicBool,
     /// The custom resource lets nobody wait, as far as the driver knows.
@@ -104,6 +107,7 @@ impl Slot {
             turn: Arc::default(),
             owners: Mutex::default(),
             queue: Mutex::default(),
+            loan: Mutex::default(),
             reports: AtomicBool::new(false),
             nobody_waits,
         }
@@ -204,6 +208,32 @@ impl Slot {
         self.queue().first_entry()?.get_mut().order.take_if(|order| would_do(order))
     }
 
+    /// The driver leaves it to this process's tasks to pass this on, until it takes it back.
+    pub(crate) fn lend(&self, loan: Loan) {
+        *self.loan() = Some(loan);
+    }
+
+    pub(crate) fn take_back(&self) -> Option<Loan> {
+        self.loan().take()
+    }
+
+    /// Passes what this guard had, which has just been released, on to whoever is next in this process. Otherwise the driver is
+    /// to be told of the release.
+    pub(crate) fn pass_on(&self, guard: GuardId) -> bool {
+        let mut place = self.loan();
+        let Some(loan) = place.as_mut().filter(|loan| loan.guard == guard) else { return false };
+        let Some(order) = self.unpark(|order| !order.reply.is_closed() && loan.goes_to(order)) else { return false };
+        let (reply, grant) = loan.give(*order);
+        // If nobody wants it any more, it is dropped, and so released.
+        drop(place);
+        let _ = reply.send(Ok(grant));
+        true
+    }
+
+    fn loan(&self) -> MutexGuard<'_, Option<Loan>> {
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn queue(&self) -> MutexGuard<'_, BTreeMap<u64, Queued>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,6 +298,17 @@ pub(crate) struct Order {
     /// Who holds the lock and how many wait ahead, as far as known.
     pub(crate) ahead: watch::Sender<(String, usize)>,
     pub(crate) course: Course,
+}
+
+impl Order {
+    /// Whether a lock's hold by this session, which is good, is what was asked for.
+    pub(crate) fn is_met_by(&self, resource_id: Option<&Arc<str>>, session: &SessionId) -> bool {
+        self.wish.kind == Kind::Lock
+            && self.wish.own_duration.is_none()
+            && self.wish.resource_id.as_ref() == resource_id
+            && self.session.id() == session
+            && self.session.validity().check().is_ok()
+    }
 }
 
 /// What is the same for all guards that have the same hold.

@@ -328,6 +328,12 @@ impl Course {
         Self { labels, acquired: None, leaving: None }
     }
 
+    /// Somebody else goes on telling of it.
+    pub(crate) fn hand_over(&mut self) -> Self {
+        let empty = Self::new(self.labels.clone());
+        std::mem::replace(self, empty)
+    }
+
     pub(crate) fn acquired(&mut self) {
         self.acquired = ON.then(clock::moment);
         record::add(&HELD, &self.labels, 1.0);

@@ -290,6 +290,27 @@ async fn nothing_is_held_for_longer_than_it_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_held_too_long_passes_on_at_once_though_nobody_looks() {
+    let store = MemoryStore::new();
+    let (one, two) = (client(&store), client(&store));
+    let bound = Duration::from_secs(2);
+    let holds = process(1, Duration::ZERO).spawn(async move {
+        let _guard = one.lock("a").max_hold(bound).build().unwrap().acquire().await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let waits = process(2, Duration::ZERO).spawn(async move {
+        // The other one first.
+        clock::sleep_until(clock::moment() + Duration::from_millis(100)).await;
+        let begun = clock::moment();
+        two.lock("a").build().unwrap().acquire().await.unwrap().release().await.unwrap();
+        clock::moment().since(begun)
+    });
+    let waited = waits.await.unwrap();
+    assert!((bound / 2..bound * 2).contains(&waited), "{waited:?}");
+    holds.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_lost_is_not_kept() {
     let store = MemoryStore::new();
     let (one, two) = (client(&store), client(&store));

@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicU64;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::clock;
+use crate::loan::Loan;
 use crate::protocol::contender::Refusal;
-use crate::protocol::lending::Lending;
+use crate::protocol::lending::{Lending, News};
 use crate::protocol::{HolderId, Kind, Moment, ReleaseRequest, SessionId};
 use crate::session::{Holding, SessionUse};
 use crate::slot::{Grant, GuardId, Order, Slot, Stay, Tenancy};
@@ -23,7 +24,7 @@ pub(super) struct Engaged {
     pub(super) guard: GuardId,
     pub(super) slot: Arc<Slot>,
     pub(super) session: Option<SessionUse>,
-    /// It rests, and its session is one by which something is held all the same.
+    /// It rests or is passed on, and its session is one by which something is held all the same.
     pub(super) resting: Option<Holding>,
     pub(super) session_over: bool,
     pub(super) reply: Option<oneshot::Sender<Result<Grant, Refusal>>>,
@@ -88,6 +89,38 @@ impl Engaged {
 
     pub(super) fn lives_by(&self, session: &SessionId) -> bool {
         self.session.as_ref().is_some_and(|own| own.id() == session)
+    }
+
+    /// Lets the tasks of this process pass it on by themselves, if a guard has it, by what is known of it now.
+    pub(super) fn lend_out(&mut self, news: News) {
+        let held = self.validity.as_ref().filter(|validity| self.reply.is_none() && validity.check().is_ok());
+        let (Some(validity), Some(session)) = (held, &self.session) else { return };
+        self.resting.get_or_insert_with(|| Holding::new(session.clone()));
+        self.slot.lend(Loan {
+            guard: self.guard,
+            validity: validity.clone(),
+            course: self.course.hand_over(),
+            lending: self.lending.clone(),
+            news,
+            tenancy: self.tenancy.clone(),
+            token: self.token,
+            session: session.clone(),
+            resource_id: self.resource_id.clone(),
+            request: self.request.subscribe(),
+        });
+    }
+
+    /// From now on it is the driver's to pass it on. What was said of a guard before says nothing of the one that has it now.
+    pub(super) fn take_back(&mut self) {
+        if self.shared {
+            return;
+        }
+        let Some(loan) = self.slot.take_back() else { return };
+        if loan.guard != self.guard {
+            (self.guard, self.validity) = (loan.guard, Some(loan.validity));
+            (self.at_most_until, self.stay_until, self.watch_for_loss) = (None, None, false);
+        }
+        (self.course, self.lending) = (loan.course, loan.lending);
     }
 
     /// Gives a guard of it to whoever asked.

@@ -5,9 +5,9 @@ use crate::clock;
 use crate::error::LossReason;
 use crate::protocol::contender::{Answer, Refusal};
 use crate::protocol::lending::News;
-use crate::protocol::{Kind, Moment, renew_interval};
+use crate::protocol::{Moment, renew_interval};
 use crate::session::Holding;
-use crate::slot::Order;
+use crate::slot::{Order, rest};
 
 /// An order that begins when what was held before has been given back.
 pub(super) struct Later {
@@ -49,6 +49,20 @@ impl Driver {
         engaged.turn = turn.or(engaged.turn.take());
         engaged.hand_out();
         self.passed_on = true;
+    }
+
+    /// While this driver sleeps, tasks of this process pass on what is held, if it may be.
+    pub(super) fn lend_out(&mut self) {
+        let may_be = |engaged: &Engaged| engaged.allowed_until.is_none() && engaged.lending.is_asked_for();
+        let Some(at) = self.engaged.iter().position(may_be).filter(|_| !self.is_shut_down) else { return };
+        if let Some(news) = self.news(at) {
+            self.engaged[at].lend_out(news);
+        }
+    }
+
+    /// Whoever has it by now: nobody passes it on any more but this driver.
+    pub(super) fn take_back(&mut self) {
+        self.engaged.iter_mut().for_each(Engaged::take_back);
     }
 
     /// Begins an acquisition under a number of its own.
@@ -166,6 +180,9 @@ impl Driver {
             other.contender.answer(Answer::Unclear(why), clock::moment());
         }
         other.give_all_back();
+        // Their guards may have said so, and the driver has not heard of it.
+        let left = other.engaged.iter().map(|engaged| (engaged.id.clone(), rest(engaged.stay_until)));
+        left.collect::<Vec<_>>().into_iter().for_each(|(id, rest)| other.leave(&id, rest));
         tasks.spawn(async move {
             let (_open, commands) = tokio::sync::mpsc::unbounded_channel();
             other.run(commands, || true).await;
@@ -176,11 +193,7 @@ impl Driver {
 
 /// Whether this hold is lent to whoever gave this order: it rests, and is what was asked for.
 fn lends(engaged: &mut Engaged, news: Option<News>, order: &Order) -> bool {
-    order.wish.kind == Kind::Lock
-        && order.wish.own_duration.is_none()
-        && order.wish.resource_id == engaged.resource_id
-        && engaged.lives_by(order.session.id())
-        && order.session.validity().check().is_ok()
+    engaged.session.as_ref().is_some_and(|session| order.is_met_by(engaged.resource_id.as_ref(), session.id()))
         && engaged.lending.lend(order.terms, news, clock::moment())
 }
 

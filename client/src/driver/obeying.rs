@@ -12,6 +12,7 @@ use crate::slot::{Command, GuardId, rest};
 
 impl Driver {
     pub(super) fn obey(&mut self, command: Command) {
+        self.take_back();
         let now = clock::moment();
         match command {
             // Whoever asked hears that nobody answers.
@@ -93,7 +94,7 @@ impl Driver {
         }
     }
 
-    fn leave(&mut self, id: &HolderId, keep: Option<Duration>) {
+    pub(super) fn leave(&mut self, id: &HolderId, keep: Option<Duration>) {
         let allowed = self.engaged.iter().find(|engaged| engaged.id == *id).and_then(|engaged| engaged.allowed_until);
         let left = allowed.map_or(Duration::MAX, |allowed| allowed.since(clock::moment()));
         match keep.map(|duration| duration.min(left)).filter(|duration| !duration.is_zero()) {

@@ -118,6 +118,7 @@ impl Driver {
     }
 
     pub(super) fn saw(&mut self, sight: Option<Result<Sight, Failure>>) {
+        self.take_back();
         let now = clock::moment();
         if let (Some(watch), Some(Ok(sight))) = (&mut self.watch, &sight) {
             // An API server that is cut off from its store says again and again that it has come no further.

@@ -59,6 +59,12 @@ impl Lending {
         self.rests_since.is_some()
     }
 
+    /// It may ever go from one guard to another.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        self.terms != Terms::default()
+    }
+
     /// It is to be kept back from others for longer than its guards need it: they are to be looked for.
     #[must_use]
     pub fn lingers(&self) -> bool {

@@ -43,6 +43,24 @@ fn all_that_lingers_on_a_runtime_that_ends_is_given_back() {
     stays.block_on(until(|| names.into_iter().all(is_free)));
 }
 
+#[test]
+fn what_was_released_unheard_before_a_runtime_ended_is_given_back() {
+    let stays = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let store = MemoryStore::new();
+    let client = client(&store, "one");
+    // The session lives here, and goes on.
+    let guard = stays.block_on(client.lock("b").build().unwrap().acquire()).unwrap();
+    for lock in [lock(&client, |lock| lock), lock(&client, |lock| lock.local_handoff(MINUTE))] {
+        let ends = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let released = ends.block_on(lock.acquire()).unwrap();
+        // Its driver runs no more.
+        drop(released);
+        drop(ends);
+        stays.block_on(until(|| !is_held(&store)));
+        guard.check().unwrap();
+    }
+}
+
 /// A store whose watches come to their end in good order every 20 s.
 #[derive(Debug)]
 struct Ending(MemoryStore);
