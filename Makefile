@@ -157,7 +157,7 @@ bench: controlplane ## Measure, in an optimized build (40 minutes); ARGS="--only
 	$(CARGO) run --release --package leasehold-bench -- $(ARGS)
 
 .PHONY: profile
-profile: controlplane ## See where the API server spends its time: tables and flame graphs (needs Go; 3 minutes)
+profile: controlplane ## See where the API server spends its time: tables and flame graphs (needs Go; ten minutes)
 	$(CARGO) run --release --package leasehold-bench -- --only profile $(ARGS)
 
 # What it is written from: FROM=<files of make bench>, those of several parts with commas between.

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
-use leasehold::{Client, KubeStore, clock};
+use leasehold::{Client, KubeStore, Permits, clock};
 use tokio::task::JoinSet;
 
 use crate::measure::{Bench, Target, What, bare_put};
@@ -22,6 +23,8 @@ pub(crate) enum Load {
     Cycles,
     /// So many contend for one lock. With two of them each cycle is a hand-off.
     Contenders(usize),
+    /// One client takes a permit of a semaphore and gives it back, and so many others hold one.
+    Holders(usize),
 }
 
 impl Load {
@@ -33,6 +36,7 @@ impl Load {
             Self::Cycles => "cycles".to_owned(),
             Self::Contenders(2) => "hand-offs".to_owned(),
             Self::Contenders(many) => format!("contenders-{many}"),
+            Self::Holders(many) => format!("holders-{many}"),
         }
     }
 
@@ -45,6 +49,7 @@ impl Load {
             Self::Cycles => "an uncontended cycle".to_owned(),
             Self::Contenders(2) => "a cycle of two: a join and a hand-off".to_owned(),
             Self::Contenders(many) => format!("a cycle of {many} contenders"),
+            Self::Holders(many) => format!("a cycle of a semaphore that {many} others hold"),
         }
     }
 }
@@ -55,6 +60,8 @@ pub(crate) struct Running {
     over: Arc<AtomicBool>,
     workers: JoinSet<Result<()>>,
     clients: Vec<Client>,
+    /// By those who do nothing but hold.
+    held: Vec<Permits>,
 }
 
 impl Running {
@@ -72,9 +79,11 @@ impl Running {
         while let Some(worker) = self.workers.join_next().await {
             worker??;
         }
-        for client in self.clients {
-            client.shutdown().await;
-        }
+        drop(self.held);
+        // Few at a time: those who stand on one object are in each other's way.
+        futures::stream::iter(self.clients)
+            .for_each_concurrent(4, |client| async move { client.shutdown().await })
+            .await;
         Ok(())
     }
 }
@@ -83,15 +92,20 @@ impl Bench {
     /// Starts a load, and returns when everybody has had two turns.
     pub(crate) async fn start(&self, load: Load) -> Result<Running> {
         let lease = format!("load-{}-{}", load.name(), clock::moment().since_start().as_micros());
-        self.lease(&lease).await?;
+        let what = match load {
+            Load::Holders(many) => What::Semaphore(u32::try_from(many)? + 1),
+            _ => What::Lock,
+        };
+        self.make(&lease, what).await?;
         let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let count = match load {
             Load::Puts(_) => 0,
             Load::Renewals | Load::Cycles => 1,
             Load::Contenders(many) => many,
+            Load::Holders(many) => many + 1,
         };
         let clients: Vec<Client> = (0..count).map(|_| self.client(&Arc::default())).collect::<Result<_>>()?;
-        let mut workers = JoinSet::new();
+        let (mut workers, mut held) = (JoinSet::new(), Vec::new());
         let warm = Arc::new(AtomicU64::new(0));
         let worker = || Worker { done: done.clone(), over: over.clone(), warm: warm.clone() };
         match load {
@@ -104,19 +118,28 @@ impl Bench {
             Load::Renewals => drop(workers.spawn(renewals(clients[0].clone(), lease.clone(), worker()))),
             Load::Cycles | Load::Contenders(_) => {
                 for client in &clients {
-                    workers.spawn(cycles(What::Lock.target(client, &lease)?, worker()));
+                    workers.spawn(cycles(what.target(client, &lease)?, worker()));
                 }
+            }
+            Load::Holders(many) => {
+                for client in &clients[..many] {
+                    held.push(client.semaphore(&lease).build()?.acquire(1).await?);
+                    if held.len() % 100 == 0 {
+                        eprintln!("{} of {many} hold a permit", held.len());
+                    }
+                }
+                workers.spawn(cycles(what.target(&clients[many], &lease)?, worker()));
             }
         }
         let (all, begun) = (workers.len() as u64, clock::moment());
         while warm.load(Ordering::SeqCst) < all {
-            ensure!(clock::moment().since(begun) < Duration::from_secs(120), "not everybody had two turns");
+            ensure!(clock::moment().since(begun) < Duration::from_secs(300), "not everybody had two turns");
             if let Some(ended) = workers.try_join_next() {
                 ended??;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Ok(Running { done, over, workers, clients })
+        Ok(Running { done, over, workers, clients, held })
     }
 }
 

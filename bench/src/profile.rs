@@ -17,6 +17,9 @@ use crate::load::Load;
 use crate::measure::{Bench, ratio};
 use crate::usage::Servers;
 
+/// So many wait for one lock, or hold one semaphore: what the benchmark of growth ends with.
+const CROWD: usize = 1000;
+
 /// How many packages the table has.
 const PACKAGES: usize = 20;
 
@@ -28,17 +31,21 @@ pub(crate) async fn profile(bench: &mut Bench, cluster: &Cluster, time: Duration
     fs::create_dir_all(folder)?;
     let servers = Servers::of(cluster).await.context("a cluster of this program's own")?;
     let mut text = String::from("# Where the API server spends its time\n");
-    for load in
-        [Load::Puts(1), Load::Puts(64), Load::Renewals, Load::Cycles, Load::Contenders(2), Load::Contenders(128)]
-    {
+    let few = [Load::Puts(1), Load::Puts(64), Load::Renewals, Load::Cycles, Load::Contenders(2), Load::Contenders(128)];
+    let many = [Load::Contenders(CROWD), Load::Holders(CROWD)];
+    for load in few.into_iter().chain(many) {
         let name = load.name();
+        eprintln!("{}", load.operation());
         let running = bench.start(load).await?;
         let (done, begun, before) = (running.done(), clock::moment(), servers.spent()?);
         let raw = folder.join(format!("{name}.pb.gz"));
         fetch(cluster, time, &raw).await?;
         let (count, took) = (running.done() - done, clock::moment().since(begun).as_secs_f64());
         let spent = servers.spent()? - before;
-        running.stop().await?;
+        // The last go down with the control plane: a thousand would be minutes in each other's way.
+        if load != many[1] {
+            running.stop().await?;
+        }
         let stacks = stacks(&traces(&raw).await?)?;
         let each = |seconds: f64| 1000.0 * seconds / ratio(count, 1);
         let _ = write!(
