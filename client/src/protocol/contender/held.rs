@@ -43,14 +43,14 @@ impl Contender {
         }
     }
 
-    /// Make more or less of a hold: [`Notice::Changed`] tells when it is. The last wish counts.
+    /// Make more or less of a hold: [`Notice::Changed`](super::Notice::Changed) tells when it is. The last wish counts.
     pub fn change(&mut self, id: &HolderId, mode: Mode) {
         if let Some(hold) = self.holds.iter_mut().find(|hold| hold.id == *id) {
             hold.change = Some(mode);
         }
     }
 
-    /// Show people this text beside a hold, as long as it lasts: [`Notice::Published`] tells when it is there.
+    /// Show people this text beside a hold, as long as it lasts: [`Notice::Published`](super::Notice::Published) tells when it is there.
     /// False: it does not last any more.
     pub fn publish(&mut self, id: &HolderId, text: String) -> bool {
         let hold = self.holds.iter_mut().find(|hold| hold.id == *id && !hold.lost);
