@@ -1,11 +1,13 @@
 //! What a lock costs that stays with one process: passed on from task to task, and taken again while it lingers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 use futures::FutureExt as _;
 use leasehold::{Client, KubeStore, Lock, clock};
+use tokio::sync::Notify;
 
 use crate::counting::Counts;
 use crate::measure::{Bench, millis, new, ratio, record};
@@ -83,23 +85,48 @@ async fn crowds(lock: Lock) -> Result<f64> {
     Ok(middle(each))
 }
 
+/// A crowd of which it is heard only when the last is through: hearing of each would cost more than what is measured.
+struct Through {
+    left: AtomicU64,
+    last: Notify,
+}
+
+impl Through {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { left: AtomicU64::new(TASKS), last: Notify::new() })
+    }
+
+    fn one_more(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.last.notify_one();
+        }
+    }
+}
+
 /// So many tasks take it once each. How long one takes, on average.
 async fn crowd(lock: Lock) -> Result<Duration> {
     let first = lock.acquire().await?;
+    let through = Through::new();
     let waiting: Vec<_> = (0..TASKS)
         .map(|_| {
-            let lock = lock.clone();
-            tokio::spawn(async move { anyhow::Ok(lock.acquire().await?.release().await?) })
+            let (lock, through) = (lock.clone(), through.clone());
+            tokio::spawn(async move {
+                let outcome = async { anyhow::Ok(lock.acquire().await?.release().await?) }.await;
+                through.one_more();
+                outcome
+            })
         })
         .collect();
     // They all wait.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let begun = clock::moment();
     first.release().await?;
+    through.last.notified().await;
+    let took = clock::moment().since(begun);
     for task in waiting {
         task.await??;
     }
-    Ok(clock::moment().since(begun) / u32::try_from(TASKS)?)
+    Ok(took / u32::try_from(TASKS)?)
 }
 
 /// The same on a runtime of one thread, and beside it what a lock takes there that knows of no other process.
@@ -121,14 +148,25 @@ fn one_thread(store: KubeStore, namespace: &str) -> Result<(f64, f64)> {
 async fn bare_crowd() -> Result<Duration> {
     let lock = Arc::<tokio::sync::Mutex<()>>::default();
     let first = lock.clone().lock_owned().await;
-    let waiting: Vec<_> = (0..TASKS).map(|_| tokio::spawn(lock.clone().lock_owned().map(drop))).collect();
+    let through = Through::new();
+    let waiting: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let through = through.clone();
+            tokio::spawn(lock.clone().lock_owned().map(move |guard| {
+                drop(guard);
+                through.one_more();
+            }))
+        })
+        .collect();
     tokio::time::sleep(Duration::from_millis(100)).await;
     let begun = clock::moment();
     drop(first);
+    through.last.notified().await;
+    let took = clock::moment().since(begun);
     for task in waiting {
         task.await?;
     }
-    Ok(clock::moment().since(begun) / u32::try_from(TASKS)?)
+    Ok(took / u32::try_from(TASKS)?)
 }
 
 fn middle(mut each: Vec<Duration>) -> f64 {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tracing::{Instrument, warn};
 
+use crate::ahead::Ahead;
 use crate::client::Client;
 use crate::clock;
 use crate::error::{AcquireError, ApiError, OptionsError, ReadError, RequestReleaseError, TryAcquireError};
@@ -128,7 +129,7 @@ impl Access {
             return Err(taken("another task of this process".to_owned()));
         };
         let wish = Wish { queue: false, ..wish.clone() };
-        match self.take(&slot, turn, wish, &watch::Sender::default(), None).await {
+        match self.take(&slot, turn, wish, &Ahead::default(), None).await {
             Ok(hold) => Ok(hold),
             Err(Refusal::Held { holder }) => Err(taken(holder)),
             Err(_) if self.client.inner().is_shut_down() => Err(TryAcquireError::ShutDown),
@@ -148,7 +149,8 @@ impl Access {
         // Whoever says for how long to wait is told in the end.
         let endless = limit.is_none();
         let limit = limit.or(self.wait_limit);
-        let (ahead, mut seen) = watch::channel((String::new(), 0));
+        let seen = Ahead::default();
+        let ahead = seen.clone();
         let begun = clock::moment();
         let acquiring = async {
             let mut pause = Duration::ZERO;
@@ -203,13 +205,10 @@ impl Access {
                 deadlock = &mut deadlocked => {
                     return Err(AcquireError::Deadlock { name: self.name.to_string(), deadlock });
                 }
-                Ok(()) = seen.changed() => {
-                    let (holder, ahead) = seen.borrow_and_update().clone();
-                    progress(Progress { holder, ahead });
-                }
+                (holder, ahead) = seen.changed() => progress(Progress { holder, ahead }),
             }
         }
-        let (holder, _) = seen.borrow().clone();
+        let (holder, _) = seen.known();
         Err(AcquireError::TimedOut { name: self.name.to_string(), holder, waited: clock::moment().since(begun) })
     }
 
@@ -321,13 +320,7 @@ impl Access {
     }
 
     /// Waits for its turn in this process, and then takes it; or is handed what another task of this process has.
-    async fn queue_up(
-        &self,
-        slot: &Arc<Slot>,
-        wish: &Wish,
-        ahead: &watch::Sender<(String, usize)>,
-        in_line: &InLine,
-    ) -> Result<Hold, Refusal> {
+    async fn queue_up(&self, slot: &Arc<Slot>, wish: &Wish, ahead: &Ahead, in_line: &InLine) -> Result<Hold, Refusal> {
         let turn = slot.turn.clone().lock_owned();
         if *self.terms == Terms::default() {
             return self.take(slot, turn.await, wish.clone(), ahead, Some(in_line)).await;
@@ -348,7 +341,7 @@ impl Access {
         slot: &Arc<Slot>,
         turn: OwnedMutexGuard<()>,
         wish: Wish,
-        ahead: &watch::Sender<(String, usize)>,
+        ahead: &Ahead,
         in_line: Option<&InLine>,
     ) -> Result<Hold, Refusal> {
         let (order, asked) = self.order(slot, Some(turn), wish, ahead, in_line).await?;
@@ -361,7 +354,7 @@ impl Access {
         slot: &Arc<Slot>,
         turn: Option<OwnedMutexGuard<()>>,
         wish: Wish,
-        ahead: &watch::Sender<(String, usize)>,
+        ahead: &Ahead,
         in_line: Option<&InLine>,
     ) -> Result<(Box<Order>, Asked), Refusal> {
         let session = self.client.inner().sessions.enter().await.map_err(refusal)?;

@@ -144,8 +144,8 @@ impl Driver {
     /// Runs until there has been nothing to do for a while and `may_end` says that nobody can ask for more.
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, may_end: impl Fn() -> bool) {
         let mut stepped = Moment::default();
-        // It is kept from one time to the next: setting a timer can wake a thread.
-        let mut alarm = (Moment::default(), Box::pin(clock::sleep_until(Moment::default())));
+        // It is kept from one time to the next, and may ring too early: setting a timer can wake a thread.
+        let mut alarm = None;
         let mut ends = Ends::default();
         loop {
             self.take_back();
@@ -170,8 +170,8 @@ impl Driver {
                 self.busy_until = now + LINGER;
             }
             let wake = wake.unwrap_or(self.busy_until).min(self.busy_until).max(now + Duration::from_millis(1));
-            if alarm.0 != wake {
-                alarm = (wake, Box::pin(clock::sleep_until(wake)));
+            if alarm.as_ref().is_none_or(|(at, _)| wake < *at) {
+                alarm = Some((wake, clock::sleep_until(wake).boxed()));
             }
             ends.look(&self.engaged);
             let own_deadline = ends::own_deadline(&self.engaged);
@@ -199,7 +199,7 @@ impl Driver {
                 () = caller_gone(&mut self.engaged, &mut self.next) => self.caller_gone(),
                 session = ends.session_lost() => self.session_lost(&session),
                 () = ends::passed(own_deadline) => self.own_deadline_passed(),
-                () = &mut alarm.1 => alarm.0 = Moment::default(),
+                () = rung(&mut alarm) => alarm = None,
             }
         }
     }
@@ -242,12 +242,7 @@ impl Driver {
         self.observe();
         let watch_wake = self.keep_watch();
         if let Some(engaged) = self.engaged.iter().find(|engaged| engaged.reply.is_some()) {
-            let ahead = self.contender.ahead();
-            engaged.ahead.send_if_modified(|known| {
-                let changed = *known != ahead;
-                *known = ahead;
-                changed
-            });
+            engaged.ahead.tell(self.contender.ahead());
         }
         // What has just been handed out may be bounded.
         let too_long = self.end_what_is_held_too_long();
@@ -467,6 +462,14 @@ fn answer<T: Copy>(askers: &mut Vec<(HolderId, oneshot::Sender<T>)>, of: impl Fn
 async fn wait_for(answer: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
     match answer {
         Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// When the alarm rings, if one is set.
+async fn rung(alarm: &mut Option<(Moment, BoxFuture<'static, ()>)>) {
+    match alarm {
+        Some((_, alarm)) => alarm.await,
         None => std::future::pending().await,
     }
 }

@@ -234,6 +234,7 @@
 #![warn(missing_docs)]
 
 mod access;
+mod ahead;
 #[cfg(feature = "blocking")]
 mod blocking;
 mod breaking;

@@ -1,6 +1,6 @@
 //! The session's driver: one heartbeat for all that a client holds or waits for.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,11 +53,13 @@ pub(crate) struct Live {
     validity: Arc<Validity>,
     acquisitions: AtomicU32,
     uses: AtomicUsize,
+    /// Somebody has begun to use it since that was last asked.
+    used: AtomicBool,
     /// So many holds live by it.
     holds: AtomicUsize,
     /// Something has been held by it since that was last asked.
     held: AtomicBool,
-    /// It is to be renewed now, or looked at whether it is still used.
+    /// It is to be renewed now, or, once it is over, looked at whether it is still used.
     nudge: Notify,
     renewals: Mutex<Vec<oneshot::Sender<()>>>,
     /// Something sent in its name may still come true: it is to be ended, not removed.
@@ -83,7 +85,12 @@ impl Clone for SessionUse {
 
 impl Drop for SessionUse {
     fn drop(&mut self) {
-        if self.0.uses.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.0.uses.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        // Whoever waits for that does so only once it is over, and looks after that.
+        fence(Ordering::SeqCst);
+        if self.0.validity.is_over() {
             self.0.nudge.notify_one();
         }
     }
@@ -170,6 +177,7 @@ impl Sessions {
         let is_left = |live: &Arc<Live>| live.given_up.load(Ordering::Acquire);
         if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok() && !is_left(live)) {
             live.uses.fetch_add(1, Ordering::AcqRel);
+            live.used.store(true, Ordering::Release);
             return Ok(SessionUse(live.clone()));
         }
         if let Some(live) = current.take_if(|live| is_left(live)) {
@@ -243,6 +251,7 @@ impl Sessions {
             validity: Arc::new(Validity::until(deadline)),
             acquisitions: AtomicU32::new(1),
             uses: AtomicUsize::new(1),
+            used: AtomicBool::new(false),
             holds: AtomicUsize::new(0),
             held: AtomicBool::new(false),
             nudge: Notify::new(),
@@ -324,7 +333,7 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
     let mut used = clock::moment();
     loop {
         let now = clock::now();
-        if live.uses.load(Ordering::Acquire) > 0 {
+        if live.used.swap(false, Ordering::AcqRel) || live.uses.load(Ordering::Acquire) > 0 {
             used = now.moment;
         }
         if in_flight.is_none() {
@@ -376,6 +385,7 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
     }
     drop(in_flight);
     // Whoever holds something by a lost session has been told. Its Lease stands until they have let go.
+    fence(Ordering::SeqCst);
     while live.uses.load(Ordering::Acquire) > 0 && !live.closing.is_cancelled() {
         tokio::select! {
             biased;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 
+use crate::ahead::Ahead;
 use crate::clock;
 use crate::error::LossReason;
 use crate::loan::Loan;
@@ -296,7 +297,7 @@ pub(crate) struct Order {
     /// with the hold.
     pub(crate) turn: Option<OwnedMutexGuard<()>>,
     /// Who holds the lock and how many wait ahead, as far as known.
-    pub(crate) ahead: watch::Sender<(String, usize)>,
+    pub(crate) ahead: Ahead,
     pub(crate) course: Course,
 }
 

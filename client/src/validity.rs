@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,8 @@ pub(crate) struct Validity {
     reason: OnceLock<LossReason>,
     /// From when on it was over.
     ended: OnceLock<Moment>,
-    lost: CancellationToken,
+    /// Made when somebody asks for it: of most guards nobody does.
+    lost: OnceLock<CancellationToken>,
     /// It is over when this is.
     parent: Option<Arc<Validity>>,
     /// It is over then, however often it is renewed.
@@ -33,22 +34,22 @@ const OVER: u64 = 0;
 impl Validity {
     /// Valid until then.
     pub(crate) fn until(deadline: Moment) -> Self {
-        Self::new(deadline, CancellationToken::new(), None)
+        Self::new(deadline, None)
     }
 
     /// Valid as long as `parent` is.
     pub(crate) fn within(parent: Arc<Validity>) -> Self {
-        Self::new(Moment::from_start(Duration::MAX), parent.lost.child_token(), Some(parent))
+        Self::new(Moment::from_start(Duration::MAX), Some(parent))
     }
 
-    fn new(deadline: Moment, lost: CancellationToken, parent: Option<Arc<Validity>>) -> Self {
+    fn new(deadline: Moment, parent: Option<Arc<Validity>>) -> Self {
         let at_most_until = Moment::from_start(Duration::MAX);
         let until = AtomicU64::new(nanos(deadline));
         Self {
             until,
             reason: OnceLock::new(),
             ended: OnceLock::new(),
-            lost,
+            lost: OnceLock::new(),
             parent,
             at_most_until,
             kept_at_most_until: None,
@@ -110,7 +111,8 @@ impl Validity {
         if until != OVER {
             let _ = self.ended.set(Moment::from_start(Duration::from_nanos(until)).min(clock::moment()));
         }
-        self.lost.cancel();
+        fence(Ordering::SeqCst);
+        self.lost.get().inspect(|lost| lost.cancel());
     }
 
     /// For how long it has been over, by the clock and at this very moment. `None` while it is not.
@@ -136,7 +138,22 @@ impl Validity {
 
     /// Cancelled when it is over.
     pub(crate) fn lost(&self) -> &CancellationToken {
-        &self.lost
+        let lost = self.lost.get_or_init(|| match &self.parent {
+            Some(parent) => parent.lost().child_token(),
+            None => CancellationToken::new(),
+        });
+        // Either whoever ends it finds the token, or it is found here that it has ended.
+        fence(Ordering::SeqCst);
+        if self.is_over() {
+            lost.cancel();
+        }
+        lost
+    }
+
+    /// Whether it is known to be over. That its time has passed is told by [`check`](Self::check) alone.
+    pub(crate) fn is_over(&self) -> bool {
+        let over = self.until.load(Ordering::Acquire) == OVER;
+        over || self.parent.as_ref().is_some_and(|parent| parent.is_over())
     }
 }
 
@@ -146,6 +163,8 @@ fn nanos(moment: Moment) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
@@ -166,6 +185,27 @@ mod tests {
         let over = Validity::until(clock::moment() + Duration::from_secs(60)).at_most_until(clock::moment());
         assert_eq!(over.extend_to(clock::moment() + Duration::from_secs(90)), Ok(()));
         assert_eq!(over.check(), Err(LossReason::HeldTooLong));
+    }
+
+    #[test]
+    fn whoever_asks_for_the_token_hears_of_an_end_before_and_meanwhile() {
+        let over = Validity::until(clock::moment() + Duration::from_secs(60));
+        over.lose(LossReason::Broken);
+        assert!(over.lost().is_cancelled());
+        for _ in 0..2000 {
+            let session = Arc::new(Validity::until(clock::moment() + Duration::from_secs(60)));
+            let hold = Validity::within(session.clone());
+            let together = Barrier::new(2);
+            let lost = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    together.wait();
+                    session.lose(LossReason::Expired);
+                });
+                together.wait();
+                hold.lost().clone()
+            });
+            assert!(lost.is_cancelled());
+        }
     }
 
     #[test]

@@ -50,6 +50,26 @@ async fn shutdown_returns_though_a_guard_of_a_lost_session_is_kept() {
 }
 
 #[tokio::test]
+async fn the_lease_of_a_lost_session_stands_until_what_was_held_by_it_is_let_go() {
+    let store = MemoryStore::new();
+    let client = client(&store);
+    let guard = client.lock("a").build().unwrap().acquire().await.unwrap();
+    let id: HolderId = guard.holder_identity().parse().unwrap();
+    let lease = id.session.lease_name();
+    store.write(&lease, &write::end_session(&session(&store, &id.session).await, "by hand")).await.unwrap();
+    in_time("the session's loss is not told", guard.lost().cancelled()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(session(&store, &id.session).await.ended, "it is removed under a guard");
+    drop(guard);
+    let gone = async {
+        while store.read(&lease).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    in_time("it is never removed", gone).await;
+}
+
+#[tokio::test]
 async fn who_waits_in_the_same_process_is_told_of_a_shutdown() {
     for own in [false, true] {
         let store = MemoryStore::new();

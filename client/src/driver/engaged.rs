@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
+use crate::ahead::Ahead;
 use crate::clock;
 use crate::loan::Loan;
 use crate::protocol::contender::Refusal;
@@ -45,7 +46,7 @@ pub(super) struct Engaged {
     pub(super) at_most_until: Option<Moment>,
     /// The custom resource lets nobody have it for longer, and so it does not stay on the Lease for longer either.
     pub(super) allowed_until: Option<Moment>,
-    pub(super) ahead: watch::Sender<(String, usize)>,
+    pub(super) ahead: Ahead,
     pub(super) request: watch::Sender<Option<ReleaseRequest>>,
     /// Of a lock as long as somebody has it or it is being given back, else until it is held.
     pub(super) turn: Option<OwnedMutexGuard<()>>,
@@ -84,7 +85,7 @@ impl Engaged {
     }
 
     pub(super) fn is_lost(&self) -> bool {
-        self.validity.as_ref().is_some_and(|validity| validity.lost().is_cancelled())
+        self.validity.as_ref().is_some_and(|validity| validity.is_over())
     }
 
     pub(super) fn lives_by(&self, session: &SessionId) -> bool {

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// A `resourceVersion`, which grows with every write to the API server (KEP-5504 makes it comparable).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +32,7 @@ pub struct BadId;
 
 /// One client process's heartbeat: `<pod or host name, cut>_<random>`. A name is never used twice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(String);
+pub struct SessionId(Arc<str>);
 
 /// The longest session name: with `.` and ten digits behind it, it still fits into a label's or annotation's name.
 const SESSION_MAX: usize = 52;
@@ -56,7 +57,7 @@ impl SessionId {
         if cut.is_empty() {
             cut.push_str("host");
         }
-        Self(format!("{cut}_{random}"))
+        Self(format!("{cut}_{random}").into())
     }
 
     /// Makes the name of a session of a Pod: what would be its random part begins with eight digits of the Pod's uid. So
@@ -108,7 +109,7 @@ impl FromStr for SessionId {
         let host_ok = host.starts_with(|c: char| c.is_ascii_alphanumeric())
             && host.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.'));
         let random_ok = !random.is_empty() && random.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9'));
-        if host_ok && random_ok && text.len() <= SESSION_MAX { Ok(Self(text.to_owned())) } else { Err(BadId) }
+        if host_ok && random_ok && text.len() <= SESSION_MAX { Ok(Self(text.into())) } else { Err(BadId) }
     }
 }
 
