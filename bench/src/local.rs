@@ -95,10 +95,15 @@ impl Through {
     fn new() -> Arc<Self> {
         Arc::new(Self { left: AtomicU64::new(TASKS), last: Notify::new() })
     }
+}
 
-    fn one_more(&self) {
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.last.notify_one();
+/// One of them, until it is through or has failed.
+struct One(Arc<Through>);
+
+impl Drop for One {
+    fn drop(&mut self) {
+        if self.0.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.last.notify_one();
         }
     }
 }
@@ -109,11 +114,10 @@ async fn crowd(lock: Lock) -> Result<Duration> {
     let through = Through::new();
     let waiting: Vec<_> = (0..TASKS)
         .map(|_| {
-            let (lock, through) = (lock.clone(), through.clone());
+            let (lock, one) = (lock.clone(), One(through.clone()));
             tokio::spawn(async move {
-                let outcome = async { anyhow::Ok(lock.acquire().await?.release().await?) }.await;
-                through.one_more();
-                outcome
+                let _one = one;
+                anyhow::Ok(lock.acquire().await?.release().await?)
             })
         })
         .collect();
@@ -151,11 +155,8 @@ async fn bare_crowd() -> Result<Duration> {
     let through = Through::new();
     let waiting: Vec<_> = (0..TASKS)
         .map(|_| {
-            let through = through.clone();
-            tokio::spawn(lock.clone().lock_owned().map(move |guard| {
-                drop(guard);
-                through.one_more();
-            }))
+            let one = One(through.clone());
+            tokio::spawn(lock.clone().lock_owned().map(move |guard| drop((guard, one))))
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -61,8 +61,9 @@ pub(crate) async fn profile(bench: &mut Bench, cluster: &Cluster, time: Duration
         );
         bench.report.add(&format!("profile_{name}_cpu_apiserver"), each(spent.apiserver), "ms", None, count);
         fs::write(folder.join(format!("{name}.svg")), flame::graph(&load.operation(), &stacks))?;
+        // Each as soon as it is known: the last ones take minutes, and may come to nothing.
+        fs::write(folder.join("profile.md"), &text)?;
     }
-    fs::write(folder.join("profile.md"), &text)?;
     println!("{text}\nwritten to {}", folder.display());
     Ok(())
 }

@@ -149,8 +149,7 @@ impl Access {
         // Whoever says for how long to wait is told in the end.
         let endless = limit.is_none();
         let limit = limit.or(self.wait_limit);
-        let seen = Ahead::default();
-        let ahead = seen.clone();
+        let (ahead, mut told) = (Ahead::default(), (String::new(), 0));
         let begun = clock::moment();
         let acquiring = async {
             let mut pause = Duration::ZERO;
@@ -205,10 +204,14 @@ impl Access {
                 deadlock = &mut deadlocked => {
                     return Err(AcquireError::Deadlock { name: self.name.to_string(), deadlock });
                 }
-                (holder, ahead) = seen.changed() => progress(Progress { holder, ahead }),
+                known = ahead.changed() => if known != told {
+                    told.clone_from(&known);
+                    let (holder, ahead) = known;
+                    progress(Progress { holder, ahead });
+                }
             }
         }
-        let (holder, _) = seen.known();
+        let (holder, _) = ahead.known();
         Err(AcquireError::TimedOut { name: self.name.to_string(), holder, waited: clock::moment().since(begun) })
     }
 

@@ -29,7 +29,8 @@ impl Ahead {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until something else is said than before. Cancel-safe; for one listener.
+    /// Waits until something has been said that was not known before. What is known by then may be what it was when the
+    /// last wait ended. For one listener.
     pub(crate) async fn changed(&self) -> (String, usize) {
         self.0.changed.notified().await;
         self.known()

@@ -144,7 +144,8 @@ impl Driver {
     /// Runs until there has been nothing to do for a while and `may_end` says that nobody can ask for more.
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, may_end: impl Fn() -> bool) {
         let mut stepped = Moment::default();
-        // It is kept from one time to the next, and may ring too early: setting a timer can wake a thread.
+        // It is kept from one time to the next, and may ring too early: setting a timer can wake a thread. One that ought
+        // to have rung by now has slept with the machine.
         let mut alarm = None;
         let mut ends = Ends::default();
         loop {
@@ -170,7 +171,7 @@ impl Driver {
                 self.busy_until = now + LINGER;
             }
             let wake = wake.unwrap_or(self.busy_until).min(self.busy_until).max(now + Duration::from_millis(1));
-            if alarm.as_ref().is_none_or(|(at, _)| wake < *at) {
+            if alarm.as_ref().is_none_or(|(at, _)| wake < *at || *at <= now) {
                 alarm = Some((wake, clock::sleep_until(wake).boxed()));
             }
             ends.look(&self.engaged);

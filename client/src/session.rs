@@ -1,6 +1,6 @@
 //! The session's driver: one heartbeat for all that a client holds or waits for.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::clock;
 use crate::error::{ApiError, LossReason};
 use crate::protocol::record::{Pod, SessionRecord};
 use crate::protocol::session::{Answer, Loss, Request, Session};
-use crate::protocol::{HolderId, LATEST_COMMIT, Now, SessionId, renew_interval, write};
+use crate::protocol::{HolderId, LATEST_COMMIT, Moment, Now, SessionId, renew_interval, write};
 use crate::store::{Failure, Store, within};
 use crate::task::Tasks;
 use crate::telemetry;
-use crate::validity::Validity;
+use crate::validity::{Validity, nanos};
 
 /// What a client's sessions are like.
 #[derive(Clone, Debug)]
@@ -53,8 +53,8 @@ pub(crate) struct Live {
     validity: Arc<Validity>,
     acquisitions: AtomicU32,
     uses: AtomicUsize,
-    /// Somebody has begun to use it since that was last asked.
-    used: AtomicBool,
+    /// When nobody used it any more, in nanoseconds. As long as somebody does this says nothing.
+    left: AtomicU64,
     /// So many holds live by it.
     holds: AtomicUsize,
     /// Something has been held by it since that was last asked.
@@ -88,9 +88,10 @@ impl Drop for SessionUse {
         if self.0.uses.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        // Whoever waits for that does so only once it is over, and looks after that.
+        self.0.left.store(nanos(clock::moment()), Ordering::Release);
+        // The session's task waits for this only once the session is over. Either it finds no use then, or it is found over here.
         fence(Ordering::SeqCst);
-        if self.0.validity.is_over() {
+        if self.0.validity.is_over() || self.0.given_up.load(Ordering::Acquire) {
             self.0.nudge.notify_one();
         }
     }
@@ -177,7 +178,6 @@ impl Sessions {
         let is_left = |live: &Arc<Live>| live.given_up.load(Ordering::Acquire);
         if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok() && !is_left(live)) {
             live.uses.fetch_add(1, Ordering::AcqRel);
-            live.used.store(true, Ordering::Release);
             return Ok(SessionUse(live.clone()));
         }
         if let Some(live) = current.take_if(|live| is_left(live)) {
@@ -236,22 +236,22 @@ impl Sessions {
         let name = id.lease_name();
         let timeout = self.options.request_timeout;
         let lease = within(timeout, self.store.write(&name, &post)).await;
-        if matches!(lease, Err(Failure::Unclear(_))) {
+        let may_stand = matches!(lease, Ok(_) | Err(Failure::Unclear(_)));
+        let opened = lease.and_then(|lease| lease.ok_or(Failure::Absent).and_then(parse)).and_then(|record| {
+            session.answer(Answer::Is(Box::new(record)), clock::moment());
+            session.deadline().ok_or_else(|| Failure::Unclear("the session was opened too late".to_owned()))
+        });
+        if may_stand && opened.is_err() {
             self.remove_later(id.clone());
         }
-        let lease = lease?;
-        let record = lease.ok_or(Failure::Absent).and_then(parse)?;
-        session.answer(Answer::Is(Box::new(record)), clock::moment());
-        let Some(deadline) = session.deadline() else {
-            return Err(Failure::Unclear("the session was opened too late".to_owned()));
-        };
+        let deadline = opened?;
         debug!(session = %id, "opened a session");
         let live = Arc::new(Live {
             id,
             validity: Arc::new(Validity::until(deadline)),
             acquisitions: AtomicU32::new(1),
             uses: AtomicUsize::new(1),
-            used: AtomicBool::new(false),
+            left: AtomicU64::new(0),
             holds: AtomicUsize::new(0),
             held: AtomicBool::new(false),
             nudge: Notify::new(),
@@ -261,7 +261,8 @@ impl Sessions {
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
-        self.options.tasks.spawn(drive(self.clone(), session, live.clone()));
+        // However its task ends, with its runtime for example, nobody believes in the session after it.
+        self.options.tasks.spawn(drive(self.clone(), session, Over(live.clone())));
         Ok(SessionUse(live))
     }
 
@@ -324,21 +325,18 @@ impl Drop for Over {
 }
 
 /// Runs one session until it is lost or nobody uses it.
-async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
-    // However this task ends, with its runtime for example, nobody believes in the session after it.
-    let _over = Over(live.clone());
+async fn drive(sessions: Arc<Sessions>, mut session: Session, over: Over) {
+    let live = &over.0;
     let name = session.id().lease_name();
     let mut in_flight: Option<BoxFuture<'_, Answer>> = None;
     let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
-    let mut used = clock::moment();
     loop {
         let now = clock::now();
-        if live.used.swap(false, Ordering::AcqRel) || live.uses.load(Ordering::Acquire) > 0 {
-            used = now.moment;
-        }
-        if in_flight.is_none() {
-            let idle = now.moment.since(used) >= renew_interval(sessions.options.duration);
-            if idle && retire(&sessions, &live).await {
+        if in_flight.is_none() && live.uses.load(Ordering::Acquire) == 0 {
+            let left = Moment::from_start(Duration::from_nanos(live.left.load(Ordering::Acquire)));
+            let idle = now.moment.since(left) >= renew_interval(sessions.options.duration);
+            // Others pass over what it leaves behind as soon as it has ended.
+            if (idle || live.given_up.load(Ordering::Acquire)) && retire(&sessions, live).await {
                 break;
             }
         }
@@ -385,6 +383,7 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
     }
     drop(in_flight);
     // Whoever holds something by a lost session has been told. Its Lease stands until they have let go.
+    // Either this finds that they have, or they find the session over, and nudge.
     fence(Ordering::SeqCst);
     while live.uses.load(Ordering::Acquire) > 0 && !live.closing.is_cancelled() {
         tokio::select! {
@@ -399,6 +398,7 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, live: Arc<Live>) {
             Ok(()) => return,
             Err(failure) => debug!(session = %live.id, %failure, "the session's Lease could not be removed yet"),
         }
+        clock::sleep(Duration::from_millis(200)).await;
     }
 }
 

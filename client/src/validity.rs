@@ -138,10 +138,8 @@ impl Validity {
 
     /// Cancelled when it is over.
     pub(crate) fn lost(&self) -> &CancellationToken {
-        let lost = self.lost.get_or_init(|| match &self.parent {
-            Some(parent) => parent.lost().child_token(),
-            None => CancellationToken::new(),
-        });
+        let parent = self.parent.as_ref().map(|parent| parent.lost());
+        let lost = self.lost.get_or_init(|| parent.map_or_else(CancellationToken::new, CancellationToken::child_token));
         // Either whoever ends it finds the token, or it is found here that it has ended.
         fence(Ordering::SeqCst);
         if self.is_over() {
@@ -157,7 +155,8 @@ impl Validity {
     }
 }
 
-fn nanos(moment: Moment) -> u64 {
+/// As it is kept in one word; never [`OVER`].
+pub(crate) fn nanos(moment: Moment) -> u64 {
     u64::try_from(moment.since_start().as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 

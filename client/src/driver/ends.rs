@@ -44,9 +44,10 @@ impl Ends {
     }
 }
 
-/// Of what lives by its own record.
+/// Of what lives by its own record, or not beyond a certain time.
 pub(super) fn own_deadline(engaged: &[Engaged]) -> Option<Moment> {
-    engaged.iter().filter(|engaged| !engaged.is_lost()).filter_map(|engaged| engaged.deadline).min()
+    let there = engaged.iter().filter(|engaged| !engaged.is_lost());
+    there.flat_map(|engaged| [engaged.deadline, engaged.at_most_until]).flatten().min()
 }
 
 pub(super) async fn passed(deadline: Option<Moment>) {
