@@ -94,6 +94,9 @@ struct Options {
     /// For how many seconds the API server is profiled under each load.
     #[arg(long, default_value_t = 20)]
     profile_seconds: u64,
+    /// Profile these loads only, by the names of their files in the folder, as `cycles` or `holders-1000`.
+    #[arg(long, value_delimiter = ',')]
+    loads: Vec<String>,
     /// The folder for profiles.
     #[arg(long, default_value = "target/bench/profile")]
     profiles: PathBuf,
@@ -164,7 +167,7 @@ async fn main() -> Result<()> {
     if wanted(Part::Profile) {
         let (cluster, _namespace, mut bench) = begin(&mut report, Cluster::start_profiled().await?).await?;
         let time = Duration::from_secs(options.profile_seconds);
-        profile::profile(&mut bench, &cluster, time, &options.profiles).await?;
+        profile::profile(&mut bench, &cluster, time, &options.profiles, &options.loads).await?;
         report = bench.report;
     }
     report.write(&options.summary)?;

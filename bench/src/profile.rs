@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use leasehold::clock;
 use leasehold_testkit::Cluster;
 use tokio::process::Command;
@@ -17,7 +17,8 @@ use crate::load::Load;
 use crate::measure::{Bench, ratio};
 use crate::usage::Servers;
 
-/// So many wait for one lock, or hold one semaphore: what the benchmark of growth ends with.
+/// So many hold one semaphore: what the benchmark of growth ends with. (As many who begin to contend for one lock at once are in
+/// each other's way for minutes.)
 const CROWD: usize = 1000;
 
 /// How many packages the table has.
@@ -27,13 +28,23 @@ const PACKAGES: usize = 20;
 type Stacks = Vec<(Vec<String>, f64)>;
 
 /// Profiles the API server under each load, for so long, and writes into the folder what came out.
-pub(crate) async fn profile(bench: &mut Bench, cluster: &Cluster, time: Duration, folder: &Path) -> Result<()> {
+pub(crate) async fn profile(
+    bench: &mut Bench,
+    cluster: &Cluster,
+    time: Duration,
+    folder: &Path,
+    only: &[String],
+) -> Result<()> {
     fs::create_dir_all(folder)?;
     let servers = Servers::of(cluster).await.context("a cluster of this program's own")?;
     let mut text = String::from("# Where the API server spends its time\n");
     let few = [Load::Puts(1), Load::Puts(64), Load::Renewals, Load::Cycles, Load::Contenders(2), Load::Contenders(128)];
-    let many = [Load::Contenders(CROWD), Load::Holders(CROWD)];
-    for load in few.into_iter().chain(many) {
+    let last = Load::Holders(CROWD);
+    let names: Vec<String> = few.iter().chain([&last]).map(|load| load.name()).collect();
+    if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {
+        bail!("there is no load {unknown}: {} can be profiled", names.join(", "));
+    }
+    for load in few.into_iter().chain([last]).filter(|load| only.is_empty() || only.contains(&load.name())) {
         let name = load.name();
         eprintln!("{}", load.operation());
         let running = bench.start(load).await?;
@@ -43,7 +54,7 @@ pub(crate) async fn profile(bench: &mut Bench, cluster: &Cluster, time: Duration
         let (count, took) = (running.done() - done, clock::moment().since(begun).as_secs_f64());
         let spent = servers.spent()? - before;
         // The last go down with the control plane: a thousand would be minutes in each other's way.
-        if load != many[1] {
+        if load != last {
             running.stop().await?;
         }
         let stacks = stacks(&traces(&raw).await?)?;
