@@ -183,7 +183,7 @@ impl Client {
     /// up: what could not be told to the API server by then expires by itself.
     ///
     /// Dropping a client without this is safe as well: guards and waiters end with their own drops, and the session is
-    /// closed when it would have to be renewed and nobody has used it for a renew interval, or expires.
+    /// closed at one of the next renewals at which nobody has used it since the last, or expires.
     ///
     /// # Cancel safety
     /// Cancelled, it has done some of it. It can be called again.

@@ -1,6 +1,6 @@
 //! The session's driver: one heartbeat for all that a client holds or waits for.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::clock;
 use crate::error::{ApiError, LossReason};
 use crate::protocol::record::{Pod, SessionRecord};
 use crate::protocol::session::{Answer, Loss, Request, Session};
-use crate::protocol::{HolderId, LATEST_COMMIT, Moment, Now, SessionId, renew_interval, write};
+use crate::protocol::{HolderId, LATEST_COMMIT, Now, SessionId, renew_interval, write};
 use crate::store::{Failure, Store, within};
 use crate::task::Tasks;
 use crate::telemetry;
-use crate::validity::{Validity, nanos};
+use crate::validity::Validity;
 
 /// What a client's sessions are like.
 #[derive(Clone, Debug)]
@@ -53,8 +53,8 @@ pub(crate) struct Live {
     validity: Arc<Validity>,
     acquisitions: AtomicU32,
     uses: AtomicUsize,
-    /// When nobody used it any more, in nanoseconds. As long as somebody does this says nothing.
-    left: AtomicU64,
+    /// Somebody has begun to use it since that was last asked.
+    used: AtomicBool,
     /// So many holds live by it.
     holds: AtomicUsize,
     /// Something has been held by it since that was last asked.
@@ -88,7 +88,6 @@ impl Drop for SessionUse {
         if self.0.uses.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        self.0.left.store(nanos(clock::moment()), Ordering::Release);
         // The session's task waits for this only once the session is over. Either it finds no use then, or it is found over here.
         fence(Ordering::SeqCst);
         if self.0.validity.is_over() || self.0.given_up.load(Ordering::Acquire) {
@@ -178,6 +177,7 @@ impl Sessions {
         let is_left = |live: &Arc<Live>| live.given_up.load(Ordering::Acquire);
         if let Some(live) = current.as_ref().filter(|live| live.validity.check().is_ok() && !is_left(live)) {
             live.uses.fetch_add(1, Ordering::AcqRel);
+            live.used.store(true, Ordering::Release);
             return Ok(SessionUse(live.clone()));
         }
         if let Some(live) = current.take_if(|live| is_left(live)) {
@@ -251,7 +251,7 @@ impl Sessions {
             validity: Arc::new(Validity::until(deadline)),
             acquisitions: AtomicU32::new(1),
             uses: AtomicUsize::new(1),
-            left: AtomicU64::new(0),
+            used: AtomicBool::new(false),
             holds: AtomicUsize::new(0),
             held: AtomicBool::new(false),
             nudge: Notify::new(),
@@ -330,11 +330,15 @@ async fn drive(sessions: Arc<Sessions>, mut session: Session, over: Over) {
     let name = session.id().lease_name();
     let mut in_flight: Option<BoxFuture<'_, Answer>> = None;
     let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
+    let mut last_used = clock::moment();
     loop {
         let now = clock::now();
-        if in_flight.is_none() && live.uses.load(Ordering::Acquire) == 0 {
-            let left = Moment::from_start(Duration::from_nanos(live.left.load(Ordering::Acquire)));
-            let idle = now.moment.since(left) >= renew_interval(sessions.options.duration);
+        let in_use = live.uses.load(Ordering::Acquire) > 0;
+        if live.used.swap(false, Ordering::AcqRel) || in_use {
+            last_used = now.moment;
+        }
+        if in_flight.is_none() && !in_use {
+            let idle = now.moment.since(last_used) >= renew_interval(sessions.options.duration);
             // Others pass over what it leaves behind as soon as it has ended.
             if (idle || live.given_up.load(Ordering::Acquire)) && retire(&sessions, live).await {
                 break;

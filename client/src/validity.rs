@@ -156,7 +156,7 @@ impl Validity {
 }
 
 /// As it is kept in one word; never [`OVER`].
-pub(crate) fn nanos(moment: Moment) -> u64 {
+fn nanos(moment: Moment) -> u64 {
     u64::try_from(moment.since_start().as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
