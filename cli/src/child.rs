@@ -95,10 +95,9 @@ impl Child {
         let _ = kill_process_group(self.pid, signal);
     }
 
-    /// Sends a signal to those as well who have left its group.
+    /// The same, and to those as well who have left its group.
     pub(crate) fn signal_all(&self, signal: Signal) {
-        self.signal(signal);
-        strays::signal(signal);
+        strays::signal_all(self.pid, signal);
     }
 
     /// The next thing that becomes of the command. Nothing is lost when the future is dropped.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use leasehold::clock::moment;
 use leasehold::protocol::Moment;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, waitpid};
 use tokio::signal::unix::{self, SignalKind};
 use tokio::time::timeout;
 
@@ -101,16 +101,16 @@ fn next_ended() -> Option<Pid> {
     Pid::from_raw(pid)
 }
 
-/// All that descends from this process and runs, but for what it has started in its own process group.
+/// All that descends from this process and runs, with their process groups, but for what it has started in its own.
 ///
 /// Linux only: elsewhere nobody is found.
-pub(crate) fn all() -> Vec<Pid> {
+pub(crate) fn all() -> Vec<(Pid, i32)> {
     let (own, group) = (getpid().as_raw_nonzero().get(), group_of(0));
     // Where another namespace's processes are shown, their numbers are not those of this one.
     if fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse::<i32>().ok()) != Some(own) {
         return Vec::new();
     }
-    let mut children: BTreeMap<i32, Vec<(i32, bool)>> = BTreeMap::new();
+    let mut children: BTreeMap<i32, Vec<(i32, Option<i32>)>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let stat = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
         let Some(pid) = stat else { continue };
@@ -118,14 +118,14 @@ pub(crate) fn all() -> Vec<Pid> {
             fs::read_to_string(entry.path().join("stat")).ok().and_then(|s| parse(&s))
         {
             let counts = of_group != group && !matches!(state, 'Z' | 'X');
-            children.entry(parent).or_default().push((pid, counts));
+            children.entry(parent).or_default().push((pid, counts.then_some(of_group)));
         }
     }
     let (mut open, mut seen, mut found) = (vec![own], BTreeSet::from([own]), Vec::new());
     while let Some(parent) = open.pop() {
         for &(pid, counts) in children.get(&parent).into_iter().flatten().filter(|(pid, _)| seen.insert(*pid)) {
             open.push(pid);
-            found.extend(Pid::from_raw(pid).filter(|_| counts));
+            found.extend(Pid::from_raw(pid).zip(counts));
         }
     }
     found
@@ -138,11 +138,15 @@ fn parse(stat: &str) -> Option<(char, i32, i32)> {
     Some((words.next()?.chars().next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
-/// Sends a signal to all of them.
-pub(crate) fn signal(signal: Signal) {
-    for pid in all() {
-        // It may just have ended.
-        let _ = kill_process(pid, signal);
+/// Sends a signal to a process group, and once, as many take a second one for an order to end at once, to all those who
+/// are not in it.
+pub(crate) fn signal_all(group: Pid, signal: Signal) {
+    // There may be nobody left.
+    let _ = kill_process_group(group, signal);
+    for (pid, of_group) in all() {
+        if of_group != group.as_raw_nonzero().get() {
+            let _ = kill_process(pid, signal);
+        }
     }
 }
 

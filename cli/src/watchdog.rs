@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use leasehold::clock::moment;
 use leasehold::protocol::Moment;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal};
 
 use crate::exit::{self, say};
 use crate::strays;
@@ -38,8 +38,7 @@ impl Watchdog {
             if !watched.wait_until_late() {
                 return;
             }
-            let _ = kill_process_group(group, Signal::KILL);
-            strays::signal(Signal::KILL);
+            strays::signal_all(group, Signal::KILL);
             if !watched.is_called_off_within(LAST_WORDS) {
                 say("the lock is lost, and this process hangs; the command was killed");
                 std::process::exit(exit::LOST.into());

@@ -67,6 +67,28 @@ async fn a_command_that_ignores_sigterm_gets_sigkill_after_the_grace() -> Result
 }
 
 #[tokio::test]
+async fn each_process_of_the_command_gets_one_sigterm() -> Result<()> {
+    let scene = Scene::new().await?;
+    // One that comes before the first is seen to would not be noticed. Hence so many.
+    let script = r"
+        for n in 1 2 3 4 5 6 7 8 9 10 11 12; do
+            (trap 'echo asked' TERM; sleep 1000 & echo ready; wait; wait; sleep 0.4; echo ended) &
+        done
+        trap '' TERM
+        wait
+    ";
+    let mut process = scene.script(&["job", "--grace", "10s"], script)?.start()?;
+    for _ in 0..12 {
+        process.wait_for_line(SOON, |line| line == "ready").await?;
+    }
+    delete(&scene, "job").await?;
+    let ended = end(&mut process).await?;
+    ended.is(76, &["ended"]);
+    assert_eq!(ended.output.matches("asked").count(), 12, "{}", ended.output);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_stopped_command_whose_lock_is_lost_ends_too() -> Result<()> {
     let scene = Scene::new().await?;
     let mut process = scene.script(&["job"], GENTLE)?.start()?;
