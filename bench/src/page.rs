@@ -324,9 +324,10 @@ What else there is in the cluster (other locks, other sessions, other namespaces
 than it costs a bare PUT. What stands on the same Lease does cost time. Each waiter is a key there, or a part of one when the queue
 has been folded, and each holder of a semaphore another (`growth_…_annotation_bytes` in [scale.json](scale.json)); the API server takes
 a Lease as a whole in every write, and what that costs with 128 waiters, and where a thousand hold a semaphore, is in [costs](costs.md):
-it is JSON, and the rules for the names of annotations, each checked anew. A thousand waiters have not been profiled. The writes stay the same, two. By the protocol the events of a join go to those of the first sixteen waiters who have
-waited for long, the first four look at the sessions of those ahead, and each of those who hold one semaphore reads it once in a
-renew interval: a thousand are a hundred reads of the whole object a second, which is a reason to spread them over several names.
+it is JSON, and the rules for the names of annotations, each checked anew. A thousand waiters have not been profiled. The writes
+stay the same, two. By the protocol the events of a join go to those of the first sixteen waiters who have waited for long, the
+first four look at the sessions of those ahead, and each of those who hold one semaphore reads it once in a renew interval: a
+thousand are a hundred reads of the whole object a second, which is a reason to spread them over several names.
 ";
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use crate::load::Load;
 use crate::measure::{Bench, ratio};
 use crate::usage::Servers;
 
-/// So many hold one semaphore: what the benchmark of growth ends with. (As many who begin to contend for one lock at once are in
-/// each other's way for minutes.)
+/// So many hold one semaphore: what the benchmark of growth ends with. (Where as many begin to contend for one lock at once, a
+/// release is not settled in time.)
 const CROWD: usize = 1000;
 
 /// How many packages the table has.

@@ -146,7 +146,7 @@ impl Driver {
         let mut stepped = Moment::default();
         // It is kept from one time to the next, and may ring too early: setting a timer can wake a thread. One that ought
         // to have rung by now has slept with the machine.
-        let mut alarm = None;
+        let (mut alarm, mut rings_at) = (None, Moment::default());
         let mut ends = Ends::default();
         loop {
             self.take_back();
@@ -171,11 +171,11 @@ impl Driver {
                 self.busy_until = now + LINGER;
             }
             let wake = wake.unwrap_or(self.busy_until).min(self.busy_until).max(now + Duration::from_millis(1));
-            if alarm.as_ref().is_none_or(|(at, _)| wake < *at || *at <= now) {
-                alarm = Some((wake, clock::sleep_until(wake).boxed()));
+            if alarm.is_none() || wake < rings_at || rings_at <= now {
+                (alarm, rings_at) = (Some(clock::sleep_until(wake).boxed()), wake);
             }
             ends.look(&self.engaged);
-            let own_deadline = ends::own_deadline(&self.engaged);
+            let deadline = ends::deadline(&self.engaged);
             self.lend_out();
             tokio::select! {
                 biased;
@@ -199,8 +199,8 @@ impl Driver {
                 (session, end) = next_verdict(&mut self.verdicts) => self.contender.verdict(session, end),
                 () = caller_gone(&mut self.engaged, &mut self.next) => self.caller_gone(),
                 session = ends.session_lost() => self.session_lost(&session),
-                () = ends::passed(own_deadline) => self.own_deadline_passed(),
-                () = rung(&mut alarm) => alarm = None,
+                () = ends::passed(deadline) => self.deadline_passed(),
+                () = wait_for(&mut alarm) => alarm = None,
             }
         }
     }
@@ -351,7 +351,7 @@ impl Driver {
         self.contender.session_lost(session);
     }
 
-    fn own_deadline_passed(&mut self) {
+    fn deadline_passed(&mut self) {
         for validity in self.engaged.iter().filter_map(|engaged| engaged.validity.as_ref()) {
             let _ = validity.check();
         }
@@ -460,17 +460,9 @@ fn answer<T: Copy>(askers: &mut Vec<(HolderId, oneshot::Sender<T>)>, of: impl Fn
     }
 }
 
-async fn wait_for(answer: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
-    match answer {
-        Some(answer) => answer.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// When the alarm rings, if one is set.
-async fn rung(alarm: &mut Option<(Moment, BoxFuture<'static, ()>)>) {
-    match alarm {
-        Some((_, alarm)) => alarm.await,
+async fn wait_for<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
         None => std::future::pending().await,
     }
 }

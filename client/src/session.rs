@@ -59,7 +59,7 @@ pub(crate) struct Live {
     holds: AtomicUsize,
     /// Something has been held by it since that was last asked.
     held: AtomicBool,
-    /// It is to be renewed now, or, once it is over, looked at whether it is still used.
+    /// It is to be renewed now, or, once it is over or given up, looked at whether it is still used.
     nudge: Notify,
     renewals: Mutex<Vec<oneshot::Sender<()>>>,
     /// Something sent in its name may still come true: it is to be ended, not removed.

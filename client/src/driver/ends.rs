@@ -45,7 +45,7 @@ impl Ends {
 }
 
 /// Of what lives by its own record, or not beyond a certain time.
-pub(super) fn own_deadline(engaged: &[Engaged]) -> Option<Moment> {
+pub(super) fn deadline(engaged: &[Engaged]) -> Option<Moment> {
     let there = engaged.iter().filter(|engaged| !engaged.is_lost());
     there.flat_map(|engaged| [engaged.deadline, engaged.at_most_until]).flatten().min()
 }
