@@ -85,7 +85,7 @@ async fn crowds(lock: Lock) -> Result<f64> {
     Ok(middle(each))
 }
 
-/// A crowd of which it is heard only when the last is through: hearing of each would cost more than what is measured.
+/// A crowd of which it is heard only when the last has had it: hearing of each would cost more than what is measured.
 struct Through {
     left: AtomicU64,
     last: Notify,
@@ -97,7 +97,7 @@ impl Through {
     }
 }
 
-/// One of them, until it is through or has failed.
+/// One of them, until it has got it or has failed.
 struct One(Arc<Through>);
 
 impl Drop for One {
@@ -108,7 +108,8 @@ impl Drop for One {
     }
 }
 
-/// So many tasks take it once each. How long one takes, on average.
+/// So many tasks take it once each. How long a hand-off takes, on average, from the first holder to the last: that one
+/// hands it on to nobody, and gives it back to the API server.
 async fn crowd(lock: Lock) -> Result<Duration> {
     let first = lock.acquire().await?;
     let through = Through::new();
@@ -116,8 +117,9 @@ async fn crowd(lock: Lock) -> Result<Duration> {
         .map(|_| {
             let (lock, one) = (lock.clone(), One(through.clone()));
             tokio::spawn(async move {
-                let _one = one;
-                anyhow::Ok(lock.acquire().await?.release().await?)
+                let guard = lock.acquire().await;
+                drop(one);
+                anyhow::Ok(guard?.release().await?)
             })
         })
         .collect();
@@ -156,7 +158,7 @@ async fn bare_crowd() -> Result<Duration> {
     let waiting: Vec<_> = (0..TASKS)
         .map(|_| {
             let one = One(through.clone());
-            tokio::spawn(lock.clone().lock_owned().map(move |guard| drop((guard, one))))
+            tokio::spawn(lock.clone().lock_owned().map(move |guard| drop((one, guard))))
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(100)).await;
