@@ -13,6 +13,13 @@ use super::scenario::Scenario;
 /// Small ones, for every change.
 pub(super) fn quick() -> Vec<Scenario> {
     let quick = vec![
+        // What takes longest is begun first.
+        Scenario {
+            ticks: 1,
+            queued: 1,
+            allowed: &[Break, DeleteLock, WatchBreaks],
+            ..lingering("two, what lingers, a fault")
+        },
         Scenario { faults: 0, ticks: 1, cancels: 1, ..Scenario::plain("two, a cancel") },
         Scenario { allowed: &[Lost], ticks: 1, ..Scenario::plain("two, a lost request") },
         leftover("one, a lost request and a cancel"),
@@ -30,7 +37,6 @@ pub(super) fn quick() -> Vec<Scenario> {
         Scenario { queued: 2, faults: 0, keep: true, ..own("two, own liveness") },
         Scenario { ticks: 2, faults: 0, queued: 1, ..lingering("two, what lingers") },
         Scenario { ticks: 2, faults: 0, queued: 1, ..passed_on("two, what is passed on") },
-        Scenario { ticks: 1, allowed: &[Break, DeleteLock, WatchBreaks], ..lingering("two, what lingers, a fault") },
     ];
     // Of the small ones more are followed to the end.
     [quick, sharing::quick()].concat().into_iter().map(|scenario| Scenario { sample: 16, ..scenario }).collect()
@@ -126,6 +132,11 @@ fn deaths() -> Vec<Scenario> {
             allowed: &[Doze, Lost],
             prompt_writes: false,
             ..lingering("two, what lingers, slow writes")
+        },
+        Scenario {
+            ticks: 1,
+            allowed: &[Break, DeleteLock, WatchBreaks],
+            ..lingering("two, what lingers, a fault from the beginning")
         },
         // With an operator.
         opening("two and operator, an unclear opening"),
