@@ -10,6 +10,7 @@ use leasehold::protocol::Record;
 use leasehold::{Client, Lock, LockGuard, Store as _, clock};
 use leasehold_testkit::Namespace;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::MissedTickBehavior;
 
 use super::{AT_ONCE, Growth, STORES};
 use crate::counting::{CountingStore, Counts};
@@ -17,6 +18,9 @@ use crate::measure::What;
 use crate::stamping::{self, Stamp, StampingStore};
 
 const SOON: Duration = Duration::from_secs(60);
+/// So often [`AT_ONCE`] sessions are opened. What they cost in the end is measured here, not what a start of all at once does
+/// to two processors that carry the servers as well.
+const OPENING: Duration = Duration::from_millis(640);
 
 impl Growth<'_> {
     /// Locks that one process holds, and one more of its own.
@@ -53,17 +57,22 @@ impl Growth<'_> {
         let lock = probe.lock("growth-beside-sessions").build()?;
         let mut others: Vec<(Client, LockGuard)> = Vec::new();
         for size in self.plan.up_to(self.plan.sessions) {
-            let (this, counts_of) = (&*self, &counts);
-            let more: Vec<_> = futures::stream::iter(others.len()..size)
-                .map(|n| async move {
-                    let client = this.client(counts_of, n)?;
-                    let guard = client.lock(format!("growth-of-session-{n}")).build()?.acquire().await?;
-                    anyhow::Ok((client, guard))
-                })
-                .buffer_unordered(AT_ONCE)
-                .try_collect()
-                .await?;
-            others.extend(more);
+            let mut pace = tokio::time::interval(OPENING);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while others.len() < size {
+                pace.tick().await;
+                let (this, counts_of) = (&*self, &counts);
+                let more: Vec<_> = futures::stream::iter(others.len()..size.min(others.len() + AT_ONCE))
+                    .map(|n| async move {
+                        let client = this.client(counts_of, n)?;
+                        let guard = client.lock(format!("growth-of-session-{n}")).build()?.acquire().await?;
+                        anyhow::Ok((client, guard))
+                    })
+                    .buffer_unordered(AT_ONCE)
+                    .try_collect()
+                    .await?;
+                others.extend(more);
+            }
             let idle = self.idle(("sessions", size), size, &counts).await?;
             self.operate(&idle, ("cycle", 2, self.plan.rounds), &counts, async || cycle(&lock).await).await?;
             others.iter().try_for_each(|(_, guard)| guard.check())?;
