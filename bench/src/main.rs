@@ -12,6 +12,7 @@ mod local;
 mod many;
 mod measure;
 mod operator;
+mod outage;
 mod page;
 mod profile;
 mod reclaim;
@@ -91,6 +92,12 @@ struct Options {
     /// For how many seconds those are watched who have nothing to do, at each size. Sessions are renewed every 10 s.
     #[arg(long, default_value_t = 20)]
     growth_seconds: u64,
+    /// How many sessions there are when the API server falls silent for 8 s.
+    #[arg(long, default_value_t = 5000)]
+    silenced: usize,
+    /// How many there are when it is killed, and started again after 3 s.
+    #[arg(long, default_value_t = 2000)]
+    killed: usize,
     /// For how many seconds the API server is profiled under each load.
     #[arg(long, default_value_t = 20)]
     profile_seconds: u64,
@@ -121,6 +128,8 @@ enum Part {
     Wire,
     /// What the operator does where there are very many locks.
     Operator,
+    /// What becomes of sessions when the API server falls silent or is killed. Only where it is asked for.
+    Outage,
     /// Where the API server spends its time. Only where it is asked for: it slows down what it looks at.
     Profile,
 }
@@ -133,7 +142,7 @@ async fn main() -> Result<()> {
     }
     usage::allow_many_files()?;
     let mut report = Report::default();
-    let wanted = |part| options.only.map_or(part != Part::Profile, |only| only == part);
+    let wanted = |part| options.only.map_or(!matches!(part, Part::Outage | Part::Profile), |only| only == part);
     if wanted(Part::Clients) {
         clients(&options, &mut report).await?;
     }
@@ -163,6 +172,13 @@ async fn main() -> Result<()> {
     }
     if wanted(Part::Operator) && options.scale > 0 {
         scale::operator(&mut report, options.scale, Duration::from_secs(options.idle_seconds.max(1))).await?;
+    }
+    if wanted(Part::Outage) {
+        let (cluster, _namespace, mut bench) = begin(&mut report, Cluster::start().await?).await?;
+        let (silent_for, killed_for) = (Duration::from_secs(8), Duration::from_secs(3));
+        let plan = outage::Plan { silent_for, silenced: options.silenced, killed_for, killed: options.killed };
+        outage::outage(&mut bench, &cluster, plan).await?;
+        report = bench.report;
     }
     if wanted(Part::Profile) {
         let (cluster, _namespace, mut bench) = begin(&mut report, Cluster::start_profiled().await?).await?;

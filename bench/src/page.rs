@@ -86,9 +86,9 @@ impl Figures {
              (`cost_puts_64_per_s`; clients on the same cores, etcd without syncing): {}. Heartbeats are {:.0} % of them. They grow\n   \
              with the number of processes, not of locks, and shrink with D: sessions of 60 s halve them, and a killed holder's\n   \
              lock passes on after twice as long. A start of all at once costs more: there are the openings, and ten seconds after\n   \
-             its acquisition the first watch of what each holds, by a connection of its own. Of some 4,000 processes that began as\n   \
-             fast as they could, beside the servers on two processors, all kept their sessions in one run, and many lost them in\n   \
-             another, presumably since that was too much at once. The table is of 50 that begin in a second.\n{TAIL}",
+             its acquisition the first watch of what each holds, by a connection of its own. The table is of 50 that begin in a\n   \
+             second. What a restart of the API server, or some seconds of silence, does to thousands of processes is in\n   \
+             [architecture](architecture.md).\n{TAIL}",
             show(capacity, 0),
             unit(capacity.map(|most| 100.0 * WRITES / most), 0, "%"),
             100.0 * HEARTBEATS / WRITES,

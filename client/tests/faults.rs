@@ -440,6 +440,78 @@ async fn a_watch_that_cannot_be_resumed_begins_anew() {
     free.expect("it waits for what is free").unwrap();
 }
 
+/// A store whose watches can all be broken off, and whose reads are counted.
+#[derive(Debug)]
+struct Breakable {
+    store: MemoryStore,
+    breaks: tokio::sync::watch::Sender<u64>,
+    reads: Arc<AtomicU64>,
+    watches: Arc<AtomicU64>,
+}
+
+impl Store for Breakable {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Lease, Failure>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.store.read(name)
+    }
+
+    fn write<'a>(&'a self, name: &'a str, write: &'a Write) -> BoxFuture<'a, Result<Option<Lease>, Failure>> {
+        self.store.write(name, write)
+    }
+
+    fn watch(
+        &self,
+        name: &str,
+        label: Option<&str>,
+        from: Option<Version>,
+    ) -> BoxStream<'static, Result<Sight, Failure>> {
+        self.watches.fetch_add(1, Ordering::SeqCst);
+        let mut breaks = self.breaks.subscribe();
+        let broken = async move { breaks.changed().await };
+        let end = futures::stream::iter([Err(Failure::Unclear("the connection broke".to_owned()))]);
+        self.store.watch(name, label, from).take_until(broken).chain(end).boxed()
+    }
+}
+
+/// Thousands may have lost their watches at once, and all have their sessions to renew.
+#[tokio::test(flavor = "multi_thread")]
+async fn holders_whose_watches_broke_do_not_all_ask_at_once_and_hear_of_their_loss_all_the_same() {
+    const LOCKS: usize = 20;
+    let (reads, watches) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let breaks = tokio::sync::watch::Sender::new(0);
+    let store = MemoryStore::new();
+    let breakable =
+        Breakable { store: store.clone(), breaks: breaks.clone(), reads: reads.clone(), watches: watches.clone() };
+    let client = Client::builder().store(Arc::new(breakable)).build().unwrap();
+    let mut guards = Vec::new();
+    for n in 0..LOCKS {
+        let guard = client.lock(format!("lock-{n}")).build().unwrap().acquire().await.unwrap();
+        guards.push((guard.lost(), guard));
+    }
+    while watches.load(Ordering::SeqCst) < LOCKS as u64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // One that ends sooner has been refused.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let counts = || (reads.load(Ordering::SeqCst), watches.load(Ordering::SeqCst));
+    let before = counts();
+    breaks.send_modify(|breaks| *breaks += 1);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let after = counts();
+    assert_eq!(after.0, before.0, "they read what nobody waits for");
+    assert!(after.1 - before.1 <= LOCKS as u64 / 2, "{} of {LOCKS} watch at once", after.1 - before.1);
+    for n in 0..LOCKS {
+        let name = format!("lock-{n}");
+        let lease = store.read(&name).await.unwrap().metadata;
+        let version = lease.resource_version.unwrap().parse().unwrap();
+        store.write(&name, &Write::Delete { uid: lease.uid.unwrap(), version }).await.unwrap();
+    }
+    // A renew interval, and as much again for a slow machine: none is as long as it takes until a session is lost.
+    for (lost, _guard) in &guards {
+        tokio::time::timeout(Duration::from_secs(20), lost.cancelled()).await.expect("a loss was not told");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_release_of_which_nothing_is_heard_is_said_to_be_unsettled() {
     let store = MemoryStore::new();

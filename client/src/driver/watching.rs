@@ -11,6 +11,7 @@ use crate::clock;
 use crate::protocol::record::HOLDER;
 use crate::protocol::{Moment, Record, SessionId, Version, renew_interval};
 use crate::store::{Failure, Sight};
+use crate::task;
 
 pub(super) struct Watch {
     session: SessionId,
@@ -30,6 +31,9 @@ pub(super) struct Watch {
 
 /// A watch that shows nothing for so long is taken for dead: the API server says every minute how far it has come.
 const SILENT: Duration = Duration::from_secs(150);
+
+/// What an API server has to say against a watch it says within this time.
+const SAID_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A watch that has come to its end as it should, and from where the next one goes on.
 pub(super) struct Left {
@@ -76,10 +80,15 @@ impl Driver {
                 self.watch = None;
             }
         }
+        if self.recheck_at.is_some_and(|at| now >= at) {
+            (self.recheck_at, self.watch_anew) = (None, false);
+            self.contender.doubt();
+            return Some(now);
+        }
         if let (Some((from, all)), Some(session), None) = (wanted, session, &self.watch) {
             if now < self.watch_retry_at {
                 self.contender.set_watched(false, false);
-                return Some(self.watch_retry_at);
+                return self.recheck_at.into_iter().chain([self.watch_retry_at]).min();
             }
             let label = format!("{HOLDER}{session}");
             let left = self.watch_left.take().filter(|left| left.session == session && left.all == all);
@@ -89,17 +98,13 @@ impl Driver {
             // What is there is shown at once where all is, or by a lock that lingers: that is as good as a read. What is
             // not shown is read.
             let from = (!anew && (shared || !all)).then_some(from);
-            self.recheck_at = anew.then(|| now + Duration::from_secs(1));
+            let soon = now + Duration::from_secs(1);
+            self.recheck_at = anew.then(|| self.recheck_at.map_or(soon, |at| at.max(soon)));
             let label = (!all).then_some(label.as_str());
             let sights = self.shared.store.watch(&self.name, label, from);
             let goes_on = from.is_some();
             let (begun, used, heard) = (now, now, now);
             self.watch = Some(Watch { session, all, sights, shown, goes_on, begun, used, heard, reached: None });
-        }
-        if self.recheck_at.is_some_and(|at| now >= at) {
-            (self.recheck_at, self.watch_anew) = (None, false);
-            self.contender.doubt();
-            return Some(now);
         }
         let sees_all = self.watch.as_ref().is_some_and(|watch| watch.all && watch.shown);
         self.contender.set_watched(self.watch.is_some(), sees_all);
@@ -158,18 +163,37 @@ impl Driver {
                 // It failed. The next one begins with what there is then, so that a version that is too old
                 // by now does not matter; what is not shown to this session is read.
                 debug!(name = self.name, ?end, "the watch ended");
-                let lived = self.watch.take().map_or(Duration::ZERO, |watch| clock::moment().since(watch.begun));
+                let watch = self.watch.take();
+                let lived = watch.as_ref().map_or(Duration::ZERO, |watch| now.since(watch.begun));
                 if lived > LINGER {
                     self.watch_failures = 0;
                 }
+                // It was to go on from a version that is not known any more, which is said at once.
+                let was_outdated = lived < SAID_AT_ONCE && watch.is_some_and(|watch| watch.goes_on);
                 (self.watch_anew, self.watch_left) = (true, None);
+                let most = renew_interval(self.shared.session_duration);
                 let pause = Duration::from_millis(50) * (1 << self.watch_failures.min(8));
-                self.watch_retry_at = clock::moment() + pause.min(renew_interval(self.shared.session_duration));
+                let waits = self.contender.watch_from().is_some() || self.contender.is_evicted_on_request();
+                let pause = if waits || was_outdated || self.lingers() {
+                    self.contender.doubt();
+                    pause.min(most).mul_f64(0.5 + 0.5 * chance())
+                } else {
+                    // Nothing waits for what it would show, and an API server that has lost thousands of watches at once
+                    // has their sessions to see to first.
+                    self.recheck_at = Some(now + most.mul_f64(0.9 + 0.1 * chance()));
+                    most.mul_f64(if self.watch_failures == 0 { chance() } else { 0.5 + 0.5 * chance() })
+                };
+                self.watch_retry_at = now + pause;
                 self.watch_failures += 1;
-                self.contender.doubt();
             }
         }
     }
+}
+
+/// A number from 0 to 1, so that what fails for all at once is not tried again by all at once.
+#[expect(clippy::cast_precision_loss, reason = "only so much precision is wanted")]
+fn chance() -> f64 {
+    (task::random() >> 32) as f64 / f64::from(u32::MAX)
 }
 
 pub(super) async fn next_sight(watch: &mut Option<Watch>) -> Option<Result<Sight, Failure>> {

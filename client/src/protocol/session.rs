@@ -39,7 +39,7 @@ enum State {
         renewed: (Moment, Duration),
         deadline: Moment,
         renew_at: Moment,
-        /// A write was refused or its answer did not come: what stands there is to be read.
+        /// A write was refused: what stands there is to be read.
         stale: bool,
     },
     /// It never came to be, or it is over.
@@ -188,12 +188,19 @@ impl Session {
         }
     }
 
-    /// How long the request just polled may take: it must not outlive what it is for.
+    /// How long the request just polled may take, where `usual` is what requests are given.
+    ///
+    /// It must not outlive what it is for. But while there is time it may take half of what is left: an API server that
+    /// thousands of sessions ask for more than it can do loses all of them if each gives up, closes its connection and
+    /// begins again sooner than its turn comes.
     #[must_use]
-    pub fn time_limit(&self, now: Moment, most: Duration) -> Duration {
+    pub fn time_limit(&self, now: Moment, usual: Duration) -> Duration {
         match &self.state {
-            State::Open { deadline, .. } => most.min(deadline.since(now)),
-            State::Fresh | State::Lost(_) => most,
+            State::Open { deadline, .. } => {
+                let left = deadline.since(now);
+                usual.max(left / 2).min(left)
+            }
+            State::Fresh | State::Lost(_) => usual,
         }
     }
 
@@ -234,9 +241,11 @@ impl Session {
                 // Read, not renewed: the version is known again, and the next poll renews.
             }
             (State::Open { stale, .. }, Answer::Refused) => *stale = true,
-            (State::Open { stale, .. }, Answer::Unclear) => {
-                *stale = true;
-                self.retry_at = now + (self.duration / 30).min(Duration::from_millis(500));
+            // A renewal is sent again as it was, which needs no read: if the one before was carried out, or still is, no
+            // more than one of them succeeds.
+            (State::Open { renew_at, .. }, Answer::Unclear) => {
+                let late = now.since(*renew_at);
+                self.retry_at = now + (late / 4).clamp(self.duration / 60, self.duration / 20);
             }
         }
     }

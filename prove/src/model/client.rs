@@ -341,17 +341,6 @@ impl Client {
         }
     }
 
-    /// All its watches have broken off, and what they had yet to show is lost.
-    pub(super) fn break_watches(&mut self, now: Moment) {
-        self.wake = Some(now);
-        self.eyes.break_watches();
-        if self.watch.take().is_some() {
-            self.watch_anew = true;
-            self.watch_retry_at = now + Duration::from_millis(50);
-            self.contender.doubt();
-        }
-    }
-
     // ------------------------------------------------------------------------------------------------------- a step
 
     /// Does all that is due now.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::protocol::record::HOLDER;
-use leasehold::protocol::{Kind, Moment, SessionId, Version};
+use leasehold::protocol::{Kind, Moment, SessionId, Version, renew_interval};
 
 use super::client::{At, Client};
 use super::wire::{Change, Place, Server, Stored};
@@ -73,21 +73,40 @@ impl Client {
                 self.watch = None;
             }
         }
-        if let (Some((from, all)), Some(session), None) = (wanted, session, &self.watch) {
-            if now < self.watch_retry_at {
-                self.contender.set_watched(false, false);
-                return (Some(self.watch_retry_at), false);
-            }
-            let from = (!anew).then_some(from);
-            self.recheck_at = self.watch_anew.then(|| now + Duration::from_secs(1));
-            self.watch = Some(Watch::begin(session, all, from, at.server));
-        }
         if self.recheck_at.is_some_and(|at| now >= at) {
             (self.recheck_at, self.watch_anew) = (None, false);
             self.contender.doubt();
             return (None, true);
         }
+        if let (Some((from, all)), Some(session), None) = (wanted, session, &self.watch) {
+            if now < self.watch_retry_at {
+                self.contender.set_watched(false, false);
+                return (self.recheck_at.into_iter().chain([self.watch_retry_at]).min(), false);
+            }
+            let from = (!anew).then_some(from);
+            let soon = now + Duration::from_secs(1);
+            self.recheck_at = self.watch_anew.then(|| self.recheck_at.map_or(soon, |at| at.max(soon)));
+            self.watch = Some(Watch::begin(session, all, from, at.server));
+        }
         self.contender.set_watched(self.watch.is_some(), self.watch.as_ref().is_some_and(|watch| watch.all));
         (self.recheck_at, false)
+    }
+
+    /// All its watches have broken off, and what they had yet to show is lost.
+    pub(super) fn break_watches(&mut self, now: Moment) {
+        self.wake = Some(now);
+        self.eyes.break_watches();
+        if self.watch.take().is_none() {
+            return;
+        }
+        self.watch_anew = true;
+        if self.contender.watch_from().is_some() || self.lingers() {
+            self.watch_retry_at = now + Duration::from_millis(50);
+            self.contender.doubt();
+        } else {
+            // As late as it may be where nothing waits for what it would show.
+            self.watch_retry_at = now + renew_interval(self.duration);
+            self.recheck_at = Some(self.watch_retry_at);
+        }
     }
 }
