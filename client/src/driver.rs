@@ -89,6 +89,8 @@ pub(crate) struct Driver {
     /// What was out of a new watch's sight before it began is read when it has.
     recheck_at: Option<Moment>,
     watch_retry_at: Moment,
+    /// Not before this time where nothing is to be watched for but the loss of what is held.
+    watch_hold_at: Moment,
     watch_failures: u32,
     verdicts: BTreeMap<SessionId, watch::Receiver<Word>>,
     /// Whoever waits to hear of something that was asked of a hold.
@@ -127,6 +129,7 @@ impl Driver {
             watches_hold: None,
             recheck_at: None,
             watch_retry_at: Moment::default(),
+            watch_hold_at: Moment::default(),
             watch_failures: 0,
             verdicts: BTreeMap::new(),
             releases: Vec::new(),

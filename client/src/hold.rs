@@ -119,7 +119,8 @@ impl Hold {
         } else {
             self.session.renew()
         };
-        let limit = self.access.client.inner().shared.request_timeout * 2;
+        // A renewal that hangs may take twice as long, and the next is to be heard of.
+        let limit = self.access.client.inner().shared.request_timeout * 3;
         tokio::select! {
             biased;
             Ok(()) = renewed => {}

@@ -40,7 +40,7 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// what there is: the Lease is shown if it is there, with the label.
     ///
     /// The stream ends when the API server ends it, and after a failure. An API server that was restarted, or is busy,
-    /// no longer knows what happened since an old version, and says so by a failure.
+    /// no longer knows what happened since an old version, and says so by [`Failure::Refused`].
     fn watch(
         &self,
         name: &str,
@@ -99,7 +99,8 @@ impl Failure {
     pub(crate) fn of(status: &Status) -> Self {
         match status.code {
             404 => Self::Absent,
-            409 => Self::Refused,
+            // Also of a version from which on nothing can be watched any more.
+            409 | 410 => Self::Refused,
             // A `test` of a JSON Patch that fails, and an object that is not valid, answer the same code.
             422 if status.details.as_ref().is_none_or(|details| details.causes.is_empty()) => Self::Refused,
             400 | 405 | 413 | 415 | 422 => Self::Invalid(status.message.clone()),

@@ -88,7 +88,7 @@ async fn what_is_compacted_cannot_be_watched_again_and_what_is_watched_goes_on()
     assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
     assert!(matches!(late.next().now_or_never(), Some(None)));
     let expired = store.watch("a", None, Some(begun)).next().await.unwrap();
-    assert!(matches!(expired, Err(Failure::Unclear(_))), "{expired:?}");
+    assert!(matches!(expired, Err(Failure::Refused)), "{expired:?}");
     let mut here = server.watch(None, "", server.version()).unwrap();
     assert!(here.next().now_or_never().is_none());
     server.restart();

@@ -10,7 +10,8 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::Record;
 use leasehold::protocol::{Version, Write};
-use leasehold::{Client, Failure, Lock, MemoryStore, Sight, Store};
+use leasehold::{Client, Failure, Lock, LockGuard, MemoryStore, Sight, Store};
+use tokio_util::sync::CancellationToken;
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -401,7 +402,7 @@ impl Store for Forgetful {
         from: Option<Version>,
     ) -> BoxStream<'static, Result<Sight, Failure>> {
         match from {
-            Some(_) => futures::stream::iter([Err(Failure::Unclear("too old resource version".to_owned()))]).boxed(),
+            Some(_) => futures::stream::iter([Err(Failure::Refused)]).boxed(),
             None => self.0.watch(name, label, None),
         }
     }
@@ -445,8 +446,8 @@ async fn a_watch_that_cannot_be_resumed_begins_anew() {
 struct Breakable {
     store: MemoryStore,
     breaks: tokio::sync::watch::Sender<u64>,
-    reads: Arc<AtomicU64>,
-    watches: Arc<AtomicU64>,
+    reads: AtomicU64,
+    watches: AtomicU64,
 }
 
 impl Store for Breakable {
@@ -473,29 +474,33 @@ impl Store for Breakable {
     }
 }
 
-/// Thousands may have lost their watches at once, and all have their sessions to renew.
-#[tokio::test(flavor = "multi_thread")]
-async fn holders_whose_watches_broke_do_not_all_ask_at_once_and_hear_of_their_loss_all_the_same() {
-    const LOCKS: usize = 20;
-    let (reads, watches) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+const LOCKS: usize = 20;
+
+/// So many locks that are held, and watched for their loss.
+async fn watched_holds(store: &MemoryStore) -> (Arc<Breakable>, Client, Vec<(CancellationToken, LockGuard)>) {
+    let (reads, watches) = (AtomicU64::new(0), AtomicU64::new(0));
     let breaks = tokio::sync::watch::Sender::new(0);
-    let store = MemoryStore::new();
-    let breakable =
-        Breakable { store: store.clone(), breaks: breaks.clone(), reads: reads.clone(), watches: watches.clone() };
-    let client = Client::builder().store(Arc::new(breakable)).build().unwrap();
+    let breakable = Arc::new(Breakable { store: store.clone(), breaks, reads, watches });
+    let client = Client::builder().store(breakable.clone()).build().unwrap();
     let mut guards = Vec::new();
     for n in 0..LOCKS {
         let guard = client.lock(format!("lock-{n}")).build().unwrap().acquire().await.unwrap();
         guards.push((guard.lost(), guard));
     }
-    while watches.load(Ordering::SeqCst) < LOCKS as u64 {
+    while breakable.watches.load(Ordering::SeqCst) < LOCKS as u64 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // One that ends sooner has been refused.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let counts = || (reads.load(Ordering::SeqCst), watches.load(Ordering::SeqCst));
+    (breakable, client, guards)
+}
+
+/// Thousands may have lost their watches at once, and all have their sessions to renew.
+#[tokio::test(flavor = "multi_thread")]
+async fn holders_whose_watches_broke_do_not_all_ask_at_once_and_hear_of_their_loss_all_the_same() {
+    let store = MemoryStore::new();
+    let (breakable, _client, guards) = watched_holds(&store).await;
+    let counts = || (breakable.reads.load(Ordering::SeqCst), breakable.watches.load(Ordering::SeqCst));
     let before = counts();
-    breaks.send_modify(|breaks| *breaks += 1);
+    breakable.breaks.send_modify(|breaks| *breaks += 1);
     tokio::time::sleep(Duration::from_millis(200)).await;
     let after = counts();
     assert_eq!(after.0, before.0, "they read what nobody waits for");
@@ -509,6 +514,33 @@ async fn holders_whose_watches_broke_do_not_all_ask_at_once_and_hear_of_their_lo
     // A renew interval, and as much again for a slow machine: none is as long as it takes until a session is lost.
     for (lost, _guard) in &guards {
         tokio::time::timeout(Duration::from_secs(20), lost.cancelled()).await.expect("a loss was not told");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_after_a_watch_of_a_hold_broke_is_told_of_its_grant_by_a_watch() {
+    let store = MemoryStore::new();
+    let (breakable, client, guards) = watched_holds(&store).await;
+    breakable.breaks.send_modify(|breaks| *breaks += 1);
+    let other = Client::builder().store(Arc::new(store.clone())).build().unwrap();
+    let (mut others, mut waiting) = (Vec::new(), Vec::new());
+    for (n, (_, guard)) in guards.into_iter().enumerate() {
+        guard.release().await.unwrap();
+        let lock = other.lock(format!("lock-{n}")).build().unwrap();
+        others.push((lock.acquire().await.unwrap(), lock));
+        let lock = client.lock(format!("lock-{n}")).build().unwrap();
+        waiting.push(tokio::spawn(async move { lock.acquire().await.unwrap() }));
+    }
+    for (guard, lock) in others {
+        while lock.status().await.unwrap().waiters.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        guard.release().await.unwrap();
+    }
+    // They look for themselves only after nine seconds.
+    for waiter in waiting {
+        let granted = tokio::time::timeout(Duration::from_secs(4), waiter).await;
+        granted.expect("it heard nothing of its grant").unwrap().release().await.unwrap();
     }
 }
 

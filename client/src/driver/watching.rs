@@ -32,9 +32,6 @@ pub(super) struct Watch {
 /// A watch that shows nothing for so long is taken for dead: the API server says every minute how far it has come.
 const SILENT: Duration = Duration::from_secs(150);
 
-/// What an API server has to say against a watch it says within this time.
-const SAID_AT_ONCE: Duration = Duration::from_secs(1);
-
 /// A watch that has come to its end as it should, and from where the next one goes on.
 pub(super) struct Left {
     session: SessionId,
@@ -86,9 +83,11 @@ impl Driver {
             return Some(now);
         }
         if let (Some((from, all)), Some(session), None) = (wanted, session, &self.watch) {
-            if now < self.watch_retry_at {
+            let urgent = lingers || !self.contender.only_holds();
+            let retry_at = if urgent { self.watch_retry_at } else { self.watch_retry_at.max(self.watch_hold_at) };
+            if now < retry_at {
                 self.contender.set_watched(false, false);
-                return self.recheck_at.into_iter().chain([self.watch_retry_at]).min();
+                return self.recheck_at.into_iter().chain([retry_at]).min();
             }
             let label = format!("{HOLDER}{session}");
             let left = self.watch_left.take().filter(|left| left.session == session && left.all == all);
@@ -99,7 +98,7 @@ impl Driver {
             // not shown is read.
             let from = (!anew && (shared || !all)).then_some(from);
             let soon = now + Duration::from_secs(1);
-            self.recheck_at = anew.then(|| self.recheck_at.map_or(soon, |at| at.max(soon)));
+            self.recheck_at = anew.then(|| self.recheck_at.filter(|_| !urgent).map_or(soon, |at| at.max(soon)));
             let label = (!all).then_some(label.as_str());
             let sights = self.shared.store.watch(&self.name, label, from);
             let goes_on = from.is_some();
@@ -163,27 +162,25 @@ impl Driver {
                 // It failed. The next one begins with what there is then, so that a version that is too old
                 // by now does not matter; what is not shown to this session is read.
                 debug!(name = self.name, ?end, "the watch ended");
-                let watch = self.watch.take();
-                let lived = watch.as_ref().map_or(Duration::ZERO, |watch| now.since(watch.begun));
+                let lived = self.watch.take().map_or(Duration::ZERO, |watch| now.since(watch.begun));
                 if lived > LINGER {
                     self.watch_failures = 0;
                 }
-                // It was to go on from a version that is not known any more, which is said at once.
-                let was_outdated = lived < SAID_AT_ONCE && watch.is_some_and(|watch| watch.goes_on);
                 (self.watch_anew, self.watch_left) = (true, None);
                 let most = renew_interval(self.shared.session_duration);
                 let pause = Duration::from_millis(50) * (1 << self.watch_failures.min(8));
-                let waits = self.contender.watch_from().is_some() || self.contender.is_evicted_on_request();
-                let pause = if waits || was_outdated || self.lingers() {
+                let part = 0.5 + 0.5 * chance();
+                self.watch_retry_at = now + pause.min(most).mul_f64(part);
+                let is_outdated = matches!(end, Some(Err(Failure::Refused)));
+                if is_outdated || self.lingers() || !self.contender.only_holds() {
                     self.contender.doubt();
-                    pause.min(most).mul_f64(0.5 + 0.5 * chance())
                 } else {
                     // Nothing waits for what it would show, and an API server that has lost thousands of watches at once
                     // has their sessions to see to first.
-                    self.recheck_at = Some(now + most.mul_f64(0.9 + 0.1 * chance()));
-                    most.mul_f64(if self.watch_failures == 0 { chance() } else { 0.5 + 0.5 * chance() })
-                };
-                self.watch_retry_at = now + pause;
+                    let pause = most.mul_f64(if self.watch_failures == 0 { chance() } else { part });
+                    self.watch_hold_at = now + pause;
+                    self.recheck_at.get_or_insert(now + most.mul_f64(0.8 + 0.2 * part));
+                }
                 self.watch_failures += 1;
             }
         }

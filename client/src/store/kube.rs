@@ -118,7 +118,7 @@ impl Store for KubeStore {
                     Ok(Sight::Hides(version(lease.metadata.resource_version.as_deref())?))
                 }
                 Ok(WatchEvent::Bookmark(mark)) => Ok(Sight::Reached(version(Some(&mark.metadata.resource_version))?)),
-                Ok(WatchEvent::Error(status)) => Err(Failure::Unclear(status.message)),
+                Ok(WatchEvent::Error(status)) => Err(Failure::of(&status)),
                 Err(error) => Err(failure(&error)),
             })
             .boxed()

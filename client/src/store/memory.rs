@@ -99,6 +99,6 @@ fn sight(event: Event) -> Result<Sight, Failure> {
             Ok(Sight::Hides(version.and_then(|version| version.parse().ok()).unwrap_or_default()))
         }
         Event::Bookmark { version, .. } => Ok(Sight::Reached(Version(version))),
-        Event::Error(status) => Err(Failure::Unclear(status.message)),
+        Event::Error(status) => Err(Failure::of(&status)),
     }
 }

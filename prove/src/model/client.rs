@@ -76,6 +76,7 @@ pub(super) struct Client {
     pub(super) watch_anew: bool,
     pub(super) recheck_at: Option<Moment>,
     pub(super) watch_retry_at: Moment,
+    pub(super) watch_hold_at: Moment,
     /// The highest version of the lock that it has seen.
     pub(super) seen: Version,
     /// When a step is due, by its own clock.
@@ -161,6 +162,7 @@ impl Client {
             watch_anew: false,
             recheck_at: None,
             watch_retry_at: Moment::default(),
+            watch_hold_at: Moment::default(),
             seen: Version::default(),
             wake: None,
         }

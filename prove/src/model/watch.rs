@@ -79,13 +79,16 @@ impl Client {
             return (None, true);
         }
         if let (Some((from, all)), Some(session), None) = (wanted, session, &self.watch) {
-            if now < self.watch_retry_at {
+            let urgent = lingers || !self.contender.only_holds();
+            let retry_at = if urgent { self.watch_retry_at } else { self.watch_retry_at.max(self.watch_hold_at) };
+            if now < retry_at {
                 self.contender.set_watched(false, false);
-                return (self.recheck_at.into_iter().chain([self.watch_retry_at]).min(), false);
+                return (self.recheck_at.into_iter().chain([retry_at]).min(), false);
             }
             let from = (!anew).then_some(from);
             let soon = now + Duration::from_secs(1);
-            self.recheck_at = self.watch_anew.then(|| self.recheck_at.map_or(soon, |at| at.max(soon)));
+            self.recheck_at =
+                self.watch_anew.then(|| self.recheck_at.filter(|_| !urgent).map_or(soon, |at| at.max(soon)));
             self.watch = Some(Watch::begin(session, all, from, at.server));
         }
         self.contender.set_watched(self.watch.is_some(), self.watch.as_ref().is_some_and(|watch| watch.all));
@@ -99,14 +102,13 @@ impl Client {
         if self.watch.take().is_none() {
             return;
         }
-        self.watch_anew = true;
-        if self.contender.watch_from().is_some() || self.lingers() {
-            self.watch_retry_at = now + Duration::from_millis(50);
+        (self.watch_anew, self.watch_retry_at) = (true, now + Duration::from_millis(50));
+        if self.lingers() || !self.contender.only_holds() {
             self.contender.doubt();
         } else {
             // As late as it may be where nothing waits for what it would show.
-            self.watch_retry_at = now + renew_interval(self.duration);
-            self.recheck_at = Some(self.watch_retry_at);
+            self.watch_hold_at = now + renew_interval(self.duration);
+            self.recheck_at.get_or_insert(self.watch_hold_at);
         }
     }
 }

@@ -64,4 +64,12 @@ impl Contender {
         matches!(&self.known, Known::Present(record) if record.evicts_on_request || record.policy.max_hold.is_some())
             && self.holds.iter().any(|hold| !hold.lost)
     }
+
+    /// Whether there is nothing to do but to hold: what is watched then is the loss of it, and nobody waits for that here.
+    #[must_use]
+    pub fn only_holds(&self) -> bool {
+        let nothing_else = self.turn.is_none() && self.exits.is_empty() && matches!(self.known, Known::Present(_));
+        let holds = !self.holds.is_empty() && self.holds.iter().all(|hold| hold.change.is_none());
+        nothing_else && holds && !self.is_evicted_on_request()
+    }
 }
