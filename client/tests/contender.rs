@@ -456,3 +456,21 @@ fn what_may_be_held_for_so_long_counts_from_when_it_is_known_and_ends_the_grace_
     let told = notices(&mut me);
     assert!(matches!(&told[..], [Notice::Refused { why: Refusal::Denied(..), .. }]), "{told:?}");
 }
+
+/// A leader that nobody answers has to be there when somebody does.
+#[test]
+fn what_is_to_be_renewed_is_tried_at_least_every_two_seconds_or_so() {
+    let mut me = contender();
+    me.start(id("me_x.1"), Wish { own_duration: Some(D), renewal: true, ..wish() }, at(0).moment);
+    reads(&mut me, 0, Answer::Is(record(10, "", json!({}))));
+    writes(&mut me, 0, Answer::Is(record(12, "me_x.1", own())), 0);
+    let mut now = at(10);
+    for _ in 0..12 {
+        let next = me.poll(now);
+        assert!(matches!(next, Next::Read | Next::Write(_)), "it asks for nothing: {next:?}");
+        me.answer(Answer::Unclear("lost".to_owned()), now.moment);
+        let Next::Wait(Some(again)) = me.poll(now) else { panic!("it does not pause") };
+        assert!(again.since(now.moment) <= Duration::from_millis(2500), "{:?}", again.since(now.moment));
+        now.moment = again;
+    }
+}

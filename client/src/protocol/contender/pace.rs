@@ -70,11 +70,9 @@ impl Contender {
         self.read_at = now + every.mul_f64(0.9 + 0.1 * self.random());
     }
 
-    /// The pause after so many failures: longer where there is nothing to be done, but only something to be known.
+    /// The pause after so many failures.
     pub(super) fn backoff(&mut self, failures: u32) -> Duration {
-        let every = renew_interval(self.session_duration);
-        let only_holds = self.turn.is_none() && self.exits.is_empty();
-        let most = if only_holds { every / 2 } else { every.min(Duration::from_secs(2)) };
+        let most = renew_interval(self.session_duration).min(Duration::from_secs(2));
         let pause = Duration::from_millis(20) * (1 << failures.min(8));
         pause.min(most).mul_f64(0.75 + 0.5 * self.random())
     }
