@@ -204,9 +204,7 @@ impl ClientBuilder {
     }
 
     /// After how long a request is given up: at most a third of the session's duration, and at most the contact timeout.
-    /// Default: 5 s, or a third of the session's duration if that is less.
-    ///
-    /// A renewal of the session may take half of the time that is left, where that is longer.
+    /// Default: 5 s, or a third of the session's duration if less. A session's renewal may take half of the time left, if more.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = Some(Given::new("request_timeout", timeout));
         self
