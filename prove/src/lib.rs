@@ -9,7 +9,8 @@
 //! [`interop`] runs client-go's leader election beside ours. What each found is told in a [`report::Report`].
 
 pub mod interop;
-pub mod model;
-pub mod report;
 pub mod simulation;
 pub mod torture;
+
+pub use leasehold_model as model;
+pub use leasehold_model::report;

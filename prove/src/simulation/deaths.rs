@@ -28,7 +28,9 @@ impl Deaths {
     /// A session's Lease is like this now, or is not there any more.
     pub(super) fn saw_session(&mut self, name: &str, record: Option<SessionRecord>, now: Duration) {
         if record.as_ref().is_none_or(|record| record.ended) {
-            self.sessions.entry(name.to_owned()).or_insert((now, record));
+            let (_, tombstone) = self.sessions.entry(name.to_owned()).or_insert((now, record.clone()));
+            // Who knows that its process has ended may say so of one that had fallen silent before.
+            *tombstone = record.filter(|record| record.by_evidence).or(tombstone.take());
         }
     }
 

@@ -35,6 +35,8 @@ struct Tenancy {
 #[derive(Debug, Default)]
 pub(super) struct Tenancies {
     last: BTreeMap<usize, Tenancy>,
+    /// Others have come after those that were taken away by hand, and their processes may not know it yet.
+    taken: BTreeMap<(usize, String), Tenancy>,
     /// Since when it has been there to be had.
     freed: BTreeMap<usize, Duration>,
 }
@@ -63,21 +65,34 @@ impl Tenancies {
     pub(super) fn handed(&mut self, handed: &Handed<'_>) -> Result<Option<Duration>, String> {
         let Handed { lock, id, token, asked, now, .. } = *handed;
         let freed = self.freed.remove(&lock);
-        if let Some(tenancy) = self.last.get_mut(&lock).filter(|tenancy| tenancy.id == id) {
+        if let Some(tenancy) = self.known(lock, id) {
             let before = tenancy.clone();
             (tenancy.done, tenancy.lent_since) = (false, before.lent_since.or(Some(now)));
             before.judge(handed)?;
             return Ok(Some(before.asked));
         }
-        let tenancy =
-            Tenancy { id: id.to_owned(), token, asked, since: now, lent_since: None, done: false, broken: false };
-        self.last.insert(lock, tenancy);
+        // It may have been taken away on its way to its guard.
+        let broken = handed.broken.is_some_and(|broken| broken >= asked);
+        let tenancy = Tenancy { id: id.to_owned(), token, asked, since: now, lent_since: None, done: false, broken };
+        let before = self.last.insert(lock, tenancy).filter(|before| before.broken);
+        let unheard = self.forget_taken(lock, id);
+        if let Some(before) = before.filter(|before| session_of(&before.id) != session_of(id)) {
+            self.taken.insert((lock, before.id.clone()), before);
+        }
         match freed.map(|freed| now.saturating_sub(freed.max(asked))) {
-            Some(waited) if handed.calm && waited > PROMPT => {
+            Some(waited) if handed.calm && waited > PROMPT && !unheard => {
                 Err(format!("what had been released was waited for, for {waited:?}"))
             }
             _ => Ok(None),
         }
+    }
+
+    /// A process that has a lock anew knows of what was taken from it before. Whether there was anything: who waited for it
+    /// may have waited for another task of the process, which did not know it yet.
+    fn forget_taken(&mut self, lock: usize, id: &str) -> bool {
+        let before = self.taken.len();
+        self.taken.retain(|(of, taken), _| *of != lock || session_of(taken) != session_of(id));
+        self.taken.len() < before
     }
 
     /// Somebody by hand has to do with it: when it is to be had nobody can tell.
@@ -88,12 +103,17 @@ impl Tenancies {
 
     /// Its guard is being released.
     pub(super) fn done(&mut self, lock: usize, id: &str, now: Duration) {
-        if let Some(tenancy) = self.last.get_mut(&lock).filter(|tenancy| tenancy.id == id) {
-            tenancy.done = true;
-            if !tenancy.broken {
-                self.freed.insert(lock, now);
-            }
+        let Some(tenancy) = self.known(lock, id) else { return };
+        tenancy.done = true;
+        if !tenancy.broken {
+            self.freed.insert(lock, now);
         }
+    }
+
+    /// The last tenancy, or one that was taken away.
+    fn known(&mut self, lock: usize, id: &str) -> Option<&mut Tenancy> {
+        let last = self.last.get_mut(&lock).filter(|tenancy| tenancy.id == id);
+        last.or_else(|| self.taken.get_mut(&(lock, id.to_owned())))
     }
 }
 
@@ -126,6 +146,11 @@ impl Tenancy {
     }
 }
 
+/// Of whose holds this is the id of one.
+fn session_of(id: &str) -> &str {
+    id.rsplit_once('.').map_or(id, |(session, _)| session)
+}
+
 /// Since when who waits has waited, as the API server knows it.
 #[derive(Debug, Default)]
 pub(super) struct Joins(BTreeMap<(String, String), (SessionId, Duration)>);
@@ -143,9 +168,8 @@ impl Joins {
 
     /// Who has waited for longest, of those that are not of the process that has this id.
     pub(super) fn longest(&self, name: &str, id: &str) -> Option<(String, Duration)> {
-        let others = self.0.iter().filter(|((lock, _), (session, _))| {
-            lock == name && !id.strip_prefix(session.as_str()).is_some_and(|rest| rest.starts_with('.'))
-        });
+        let others =
+            self.0.iter().filter(|((lock, _), (session, _))| lock == name && session.as_str() != session_of(id));
         let (place, (_, since)) = others.min_by_key(|(_, (_, since))| *since)?;
         Some((place.1.clone(), *since))
     }

@@ -7,6 +7,8 @@ use std::fmt;
 use leasehold::protocol::record::Waiter;
 use leasehold::protocol::{HolderId, Kind, Liveness, Record, SessionId, Write, write};
 
+use crate::model::is_left_over;
+
 pub(super) use self::shared::Heads;
 
 /// Who sent a write.
@@ -106,7 +108,8 @@ impl Change<'_> {
     fn a_ticket_is_written_once(&self) -> Result<(), String> {
         let (Some(before), Some(after)) = (&self.before, &self.after) else { return Ok(()) };
         for waiter in &before.waiters {
-            if after.waiters.iter().any(|now| now.id == waiter.id && now.ticket != waiter.ticket) {
+            let another = |now: &&Waiter| now.id == waiter.id && now.ticket != waiter.ticket;
+            if after.waiters.iter().find(another).is_some_and(|now| !is_left_over(before, after, now)) {
                 return Err(format!("{} got another ticket", waiter.id));
             }
         }

@@ -15,6 +15,7 @@ mod invariants;
 mod lent;
 mod moves;
 mod operator;
+pub mod report;
 mod scenario;
 mod scenarios;
 mod search;
@@ -29,8 +30,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, ensure};
 use leasehold::clock;
+use leasehold::protocol::Record;
+use leasehold::protocol::record::{JOIN, Waiter};
 
-use crate::report::Report;
+use report::Report;
 use scenario::Scenario;
 use search::{Outcome, search};
 
@@ -115,4 +118,13 @@ fn search_all(scenarios: &[Scenario], options: &Options) -> Vec<Outcome> {
         }
     });
     outcomes.into_inner().expect("nobody panics with it")
+}
+
+/// Whether this is what a join leaves that was carried out once more after its waiter had been folded into the queue: a key
+/// that counts for nothing, until its waiter is let in by whoever has not seen it.
+#[must_use]
+pub fn is_left_over(before: &Record, after: &Record, waiter: &Waiter) -> bool {
+    let key = format!("{JOIN}{}", waiter.id);
+    let stood = before.lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
+    after.is_held_by(&waiter.id) && stood.is_some_and(|ticket| *ticket == waiter.ticket.to_string())
 }

@@ -1,6 +1,6 @@
 //! The small scenarios of the model, searched to their bounds.
 
-use leasehold_prove::model::{Options, run};
+use leasehold_model::{Options, run};
 
 #[test]
 fn the_protocol_keeps_its_promises_in_every_order_of_events() {

@@ -8,6 +8,7 @@ use super::scenario::{Fault, Scenario};
 use super::sharing;
 use super::wire::Change;
 use super::world::{Effects, Part, World};
+use crate::is_left_over;
 
 /// A guarantee that does not hold, and how.
 #[derive(Clone, Debug)]
@@ -113,7 +114,8 @@ pub(super) fn waits(world: &World, waiter: &Waiter) -> bool {
 fn a_waiter_keeps_its_place(change: &Change) -> Judgement {
     let (Some(before), Some(after)) = change.records() else { return Ok(()) };
     let ticket = |waiter: &Waiter| before.waiters.iter().find(|was| was.id == waiter.id).map(|was| was.ticket);
-    match after.waiters.iter().find(|waiter| ticket(waiter).is_some_and(|ticket| ticket != waiter.ticket)) {
+    let another = |waiter: &&Waiter| ticket(waiter).is_some_and(|ticket| ticket != waiter.ticket);
+    match after.waiters.iter().filter(another).find(|waiter| !is_left_over(before, after, waiter)) {
         Some(waiter) => Err(format!("{} had another ticket than {}", waiter.id, waiter.ticket)),
         None => Ok(()),
     }
