@@ -11,7 +11,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use leasehold_testkit::{Cluster, DumpOnFailure, Namespace, Process, Program, bin, eventually};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes, on a busy machine too.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -147,12 +147,14 @@ pub(crate) fn runs(pid: u32) -> bool {
         .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
 }
 
+/// Looks so often that it can be told when it ended.
 pub(crate) async fn wait_dead(pid: u32) -> Result<()> {
-    eventually(SOON, "the end of a process", async || {
-        ensure!(!runs(pid), "{pid} runs");
-        Ok(())
-    })
-    .await
+    let ended = async {
+        while runs(pid) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, ended).await.with_context(|| format!("{pid} runs"))
 }
 
 /// Reads lines up to one that starts so, and returns the rest of it.
