@@ -31,7 +31,7 @@ example: controlplane-tool controlplane ## Run one of examples/ in the cluster o
 
 # Most tests wait for something to expire: more of them run at once than there are cores.
 .PHONY: test
-test: export RUST_TEST_THREADS ?= 3
+test: export RUST_TEST_THREADS ?= 5
 # The web page is tested in Chromium, and where there is none in no browser: the tests say so.
 test: export LEASEHOLD_TEST_CHROMIUM ?= $(shell for program in chromium chromium-browser google-chrome; do \
 	command -v "$$program" && exit; done; echo none)
