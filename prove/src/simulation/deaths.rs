@@ -15,10 +15,19 @@ const FASTEST: f64 = 0.99;
 /// Since when the dead are dead, by the API server's own knowledge. Nobody else can have known earlier.
 #[derive(Debug, Default)]
 pub(super) struct Deaths {
-    /// When a session's Lease was ended or removed, by its name, and for what.
-    sessions: BTreeMap<String, (Duration, Option<SessionRecord>)>,
+    /// When a session's Lease was ended or removed, by its name.
+    sessions: BTreeMap<String, Death>,
     /// Since when a record that lives by itself stands there like this.
     own: BTreeMap<(String, String), (State, Duration)>,
+}
+
+#[derive(Debug)]
+struct Death {
+    since: Duration,
+    /// What was written first.
+    tombstone: Option<SessionRecord>,
+    /// Somebody has said that its process has ended, then or later.
+    is_evident: bool,
 }
 
 /// What a renewal changes.
@@ -28,9 +37,10 @@ impl Deaths {
     /// A session's Lease is like this now, or is not there any more.
     pub(super) fn saw_session(&mut self, name: &str, record: Option<SessionRecord>, now: Duration) {
         if record.as_ref().is_none_or(|record| record.ended) {
-            let (_, tombstone) = self.sessions.entry(name.to_owned()).or_insert((now, record.clone()));
+            let is_evident = record.as_ref().is_some_and(|record| record.by_evidence);
+            let death = || Death { since: now, tombstone: record, is_evident };
             // Who knows that its process has ended may say so of one that had fallen silent before.
-            *tombstone = record.filter(|record| record.by_evidence).or(tombstone.take());
+            self.sessions.entry(name.to_owned()).or_insert_with(death).is_evident |= is_evident;
         }
     }
 
@@ -72,14 +82,14 @@ impl Deaths {
         let (since, wait) = match &holder.liveness {
             Liveness::Session(session) => {
                 // Whether it has ended at all is another rule.
-                let (since, tombstone) = self.sessions.get(&session.lease_name())?;
-                let evidence = tombstone.as_ref().filter(|tombstone| tombstone.by_evidence);
-                let wait = match (policy.reclaim, evidence) {
+                let death = self.sessions.get(&session.lease_name())?;
+                let before_its_time = death.tombstone.as_ref().filter(|tombstone| tombstone.by_evidence);
+                let wait = match (policy.reclaim, before_its_time) {
                     (Reclaim::Expiry, Some(tombstone)) => tombstone.duration + policy.lock_delay,
-                    (_, Some(_)) => Duration::ZERO,
-                    (_, None) => policy.lock_delay,
+                    (Reclaim::Evidence, _) if death.is_evident => Duration::ZERO,
+                    _ => policy.lock_delay,
                 };
-                (*since, wait)
+                (death.since, wait)
             }
             Liveness::Own(term) => {
                 let (_, since) = self.own.get(&(name.to_owned(), holder.identity.clone()))?;
