@@ -189,6 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn exit_codes_are_those_of_shells() {
+        let _alone = strays::ALONE.lock().await;
         assert_eq!(start("exit 3").change().await, Change::Ended(3));
         assert_eq!(start("kill -TERM $$").change().await, Change::Ended(143));
         assert_eq!(start("test \"$LEASEHOLD_NAME\" = 'x y'").change().await, Change::Ended(0));
@@ -203,6 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_has_a_group_of_its_own_which_is_signalled_whole() {
+        let _alone = strays::ALONE.lock().await;
         let mut child = start("sleep 1000 & sleep 1000 & wait");
         assert_ne!(child.group(), rustix::process::getpgrp());
         child.signal(Signal::STOP);

@@ -150,6 +150,11 @@ pub(crate) fn signal_all(group: Pid, signal: Signal) {
     }
 }
 
+/// Tests of one program are each other's parents too: whoever starts what has a group of its own, or signals what there is,
+/// does so while nobody else does.
+#[cfg(test)]
+pub(crate) static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[cfg(test)]
 mod tests {
     use super::*;
