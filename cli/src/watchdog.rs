@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Of a try in which this thread stands still for as long nothing can be told. The next one waits for twice as long.
+    /// A try tells nothing where its thread stands still for longer than it waits: the next one waits for twice as long.
     fn waits() -> impl Iterator<Item = Duration> {
         (0..).map(|tries| Duration::from_millis(20 << tries))
     }
