@@ -362,15 +362,11 @@ impl Driver {
 
     fn send(&mut self, write: Option<crate::protocol::Write>) -> BoxFuture<'static, Answer> {
         // A request must not outlive what it is for; what is over already has nothing left to lose.
-        let left = self.engaged.iter().map(|engaged| match (&engaged.validity, &engaged.session) {
-            // What lives by itself is renewed by this: there has to be time for another attempt.
-            (Some(validity), _) if !validity.has_parent() => validity.remaining() / 2,
-            (Some(validity), _) => validity.remaining(),
-            (None, Some(session)) => session.validity().remaining(),
-            (None, None) => Duration::ZERO,
-        });
-        let limit = left.filter(|left| !left.is_zero()).fold(self.shared.request_timeout, Duration::min);
+        let sessions = self.engaged.iter().filter_map(|engaged| engaged.session.as_ref());
+        let left = sessions.map(|session| session.validity().remaining()).filter(|left| !left.is_zero());
+        let limit = left.fold(self.shared.request_timeout, Duration::min);
         self.sent = clock::moment();
+        let limit = self.contender.time_limit(self.sent, limit);
         let (store, name) = (self.shared.store.clone(), self.name.clone());
         async move {
             let answer = match &write {

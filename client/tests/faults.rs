@@ -10,7 +10,8 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use leasehold::protocol::record::Record;
 use leasehold::protocol::{Version, Write};
-use leasehold::{Client, Failure, Lock, MemoryStore, Sight, Store};
+use leasehold::testing::{Process, ProcessOptions};
+use leasehold::{Client, Failure, Lock, MemoryStore, SemaphoreBuilder, Sight, Store, clock};
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,10 @@ enum Fault {
     Unheard,
     /// It is carried out some time after it was given up.
     Late,
+    /// It takes a while.
+    Slow,
+    /// It never arrives, and nothing is ever heard of it.
+    Swallowed,
 }
 
 type Chooser = Box<dyn FnMut(&str, &Write) -> Fault + Send>;
@@ -73,6 +78,11 @@ impl Store for Faulty {
                         let _ = store.write(&name, &write).await;
                     });
                     unclear()
+                }
+                Fault::Swallowed => futures::future::pending().await,
+                Fault::Slow => {
+                    clock::sleep_until(clock::moment() + Duration::from_millis(700)).await;
+                    self.store.write(name, write).await
                 }
             }
         }
@@ -398,4 +408,58 @@ async fn a_release_of_which_nothing_is_heard_is_said_to_be_unsettled() {
     deaf.store(false, Ordering::SeqCst);
     let next = client.lock("a").build().unwrap();
     tokio::time::timeout(Duration::from_secs(60), next.acquire()).await.unwrap().unwrap().release().await.unwrap();
+}
+
+/// What ends at its time whatever is answered has nothing to gain by another's request being given up before.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_renewed_shortens_no_request_of_others() {
+    type Bounded = fn(SemaphoreBuilder) -> SemaphoreBuilder;
+    let bounds: [(&str, Bounded); 2] = [
+        ("a fixed term", |semaphore| semaphore.lease_duration(Duration::from_secs(1)).renewal(false)),
+        ("held for at most a time", |semaphore| semaphore.max_hold(Duration::from_millis(500))),
+    ];
+    for (what, bounded) in bounds {
+        let store = MemoryStore::new();
+        let slow = Arc::new(AtomicBool::new(false));
+        let faulty = Faulty::new(&store, {
+            let slow = slow.clone();
+            move |name, _| match name.starts_with("session-") {
+                false if slow.load(Ordering::SeqCst) => Fault::Slow,
+                _ => Fault::None,
+            }
+        });
+        let client = Client::builder().store(Arc::new(faulty)).build().unwrap();
+        let acquires = async move {
+            let semaphore = bounded(client.semaphore("a").with_permits(2)).build().unwrap();
+            let first = semaphore.acquire(1).await.unwrap();
+            slow.store(true, Ordering::SeqCst);
+            let other = semaphore.acquire(1).await.unwrap();
+            slow.store(false, Ordering::SeqCst);
+            other.release().await.unwrap();
+            drop(first);
+            client.shutdown().await;
+        };
+        Process::new(ProcessOptions::default()).spawn(acquires).await.unwrap();
+        let (left, _) = store.server().list(None, "").unwrap();
+        assert!(left.is_empty(), "{what}: a request was given up: {left:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extension_of_which_nothing_is_heard_is_tried_again_within_the_term() {
+    let store = MemoryStore::new();
+    let swallow = Arc::new(AtomicBool::new(false));
+    let faulty = Faulty::new(&store, {
+        let swallow = swallow.clone();
+        move |_, _| if swallow.swap(false, Ordering::SeqCst) { Fault::Swallowed } else { Fault::None }
+    });
+    let client = Client::builder().store(Arc::new(faulty)).build().unwrap();
+    let extends = async move {
+        let lock = client.lock("a").lease_duration(Duration::from_secs(2)).renewal(false).build().unwrap();
+        let guard = lock.acquire().await.unwrap();
+        swallow.store(true, Ordering::SeqCst);
+        guard.extend().await.unwrap();
+        guard.release().await.unwrap();
+    };
+    Process::new(ProcessOptions::default()).spawn(extends).await.unwrap();
 }

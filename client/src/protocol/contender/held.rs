@@ -35,6 +35,17 @@ impl Contender {
         }
     }
 
+    /// How long the request just polled may take, where `usual` is what requests are given.
+    ///
+    /// What is renewed on this Lease needs time for another attempt. What is not ends at its time whatever is answered: for
+    /// its sake nothing is given up, and so nothing made unclear.
+    #[must_use]
+    pub fn time_limit(&self, now: Moment, usual: Duration) -> Duration {
+        let renewed = self.holds.iter().filter(|hold| !hold.lost).filter_map(|hold| hold.own);
+        let renewed = renewed.filter(|own| own.renew_at.is_some() && own.deadline > now);
+        renewed.map(|own| own.deadline.since(now) / 2).fold(usual, Duration::min)
+    }
+
     /// Renew a hold that lives by its own record now, whether it is due or not.
     pub fn renew_now(&mut self, id: &HolderId, now: Moment) {
         let own = self.holds.iter_mut().filter(|hold| hold.id == *id).find_map(|hold| hold.own.as_mut());
