@@ -423,9 +423,9 @@ async fn what_is_not_renewed_shortens_no_request_of_others() {
         let slow = Arc::new(AtomicBool::new(false));
         let faulty = Faulty::new(&store, {
             let slow = slow.clone();
-            move |name, _| match name.starts_with("session-") {
-                false if slow.load(Ordering::SeqCst) => Fault::Slow,
-                _ => Fault::None,
+            move |name, _| {
+                let slow = slow.load(Ordering::SeqCst) && !name.starts_with("session-");
+                if slow { Fault::Slow } else { Fault::None }
             }
         });
         let client = Client::builder().store(Arc::new(faulty)).build().unwrap();
