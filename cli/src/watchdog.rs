@@ -3,6 +3,7 @@
 //! The lease is renewed, and its loss noticed, by tasks that share a runtime with the connections to the API server. A
 //! thread of its own that only looks at the clock depends on none of that.
 
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,26 +21,32 @@ const LOOK: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Kills a process group at a moment that is put off again and again. Dropping it calls it off.
+///
+/// Once it is dropped it kills nobody: what was begun by then is waited for, so that it does not strike the next command.
 #[derive(Debug)]
 pub(crate) struct Watchdog(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// `None`: called off.
+    /// `None`: called off. Kept locked while the watchdog kills.
     until: Mutex<Option<Moment>>,
     changed: Condvar,
 }
 
 impl Watchdog {
-    pub(crate) fn over(group: Pid, until: Moment) -> std::io::Result<Self> {
+    pub(crate) fn over(group: Pid, until: Moment) -> io::Result<Self> {
+        Self::new(until, move || strays::signal_all(group, Signal::KILL))
+    }
+
+    fn new(until: Moment, kill: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared { until: Mutex::new(Some(until)), changed: Condvar::new() });
         let watched = Arc::clone(&shared);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
-            if !watched.wait_until_late() {
+            let Some(late) = watched.late() else {
                 return;
-            }
-            strays::signal_all(group, Signal::KILL);
-            if !watched.is_called_off_within(LAST_WORDS) {
+            };
+            kill();
+            if !watched.is_called_off_within(LAST_WORDS, late) {
                 say("the lock is lost, and this process hangs; the command was killed");
                 std::process::exit(exit::LOST.into());
             }
@@ -60,27 +67,27 @@ impl Drop for Watchdog {
     }
 }
 
+type Until<'a> = MutexGuard<'a, Option<Moment>>;
+
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Option<Moment>> {
+    fn lock(&self) -> Until<'_> {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns true when the moment has come, and false when it was called off.
-    fn wait_until_late(&self) -> bool {
+    /// Waits until the moment has come, which can be neither put off nor called off from then on. None: it was called off.
+    fn late(&self) -> Option<Until<'_>> {
         let mut until = self.lock();
         loop {
-            let Some(then) = *until else { return false };
-            let left = then.since(moment());
+            let left = (*until)?.since(moment());
             if left.is_zero() {
-                return true;
+                return Some(until);
             }
             until = self.changed.wait_timeout(until, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn is_called_off_within(&self, limit: Duration) -> bool {
-        let running = |until: &mut Option<Moment>| until.is_some();
-        let waited = self.changed.wait_timeout_while(self.lock(), limit, running);
+    fn is_called_off_within(&self, limit: Duration, late: Until<'_>) -> bool {
+        let waited = self.changed.wait_timeout_while(late, limit, |until| until.is_some());
         waited.unwrap_or_else(PoisonError::into_inner).0.is_none()
     }
 }
@@ -88,7 +95,9 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-    use std::process::{Command, Stdio};
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
 
     use super::*;
 
@@ -118,23 +127,26 @@ mod tests {
 
     #[test]
     fn it_can_be_called_off() {
-        let _alone = strays::ALONE.blocking_lock();
-        for wait in waits() {
-            let mut child = Command::new("/bin/cat").stdin(Stdio::piped()).process_group(0).spawn().unwrap();
-            let until = moment() + wait;
-            let watchdog = Watchdog::over(Pid::from_child(&child), until).unwrap();
-            let shared = Arc::downgrade(&watchdog.0);
-            drop(watchdog);
-            let is_in_time = moment() < until;
-            while shared.strong_count() > 0 || moment() < until {
-                thread::sleep(Duration::from_millis(1));
-            }
-            drop(child.stdin.take());
-            let status = child.wait().unwrap();
-            if is_in_time {
-                assert!(status.success());
-                return;
-            }
-        }
+        let (kills, killed) = mpsc::channel();
+        let an_hour = Duration::from_secs(3600);
+        let watchdog = Watchdog::new(moment() + an_hour, move || kills.send(()).unwrap()).unwrap();
+        drop(watchdog);
+        // Its thread has ended: what would kill has gone with it, unused.
+        assert_eq!(killed.recv_timeout(Duration::from_secs(60)), Err(mpsc::RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn once_it_is_called_off_it_kills_no_more() {
+        let (begins, begun) = mpsc::channel();
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&has_ended);
+        let watchdog = Watchdog::new(moment(), move || {
+            begins.send(()).unwrap();
+            thread::sleep(Duration::from_millis(100));
+            ends.store(true, Ordering::SeqCst);
+        });
+        begun.recv().unwrap();
+        drop(watchdog.unwrap());
+        assert!(has_ended.load(Ordering::SeqCst));
     }
 }
