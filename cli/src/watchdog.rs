@@ -74,7 +74,8 @@ impl Shared {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the moment has come, which can be neither put off nor called off from then on. None: it was called off.
+    /// Waits until the moment has come. As long as what it returns is kept, it cannot be put off or called off any more.
+    /// `None`: it was called off before.
     fn late(&self) -> Option<Until<'_>> {
         let mut until = self.lock();
         loop {
